@@ -1,0 +1,89 @@
+//! The aggregate `avg(vector)`. (`sum` is `vector_add` alone.)
+//!
+//! Its state is a `double precision[]`: the number of rows, then the sum of each dimension. `{0}` is the state
+//! of no rows, whose dimensions are not known yet.
+
+use pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
+use pgrx::pg_extern;
+use pgrx::pg_sys;
+
+use super::array::{Array, NewArray};
+use super::error::{check_dims, check_expected_dims, check_finite, overflow, raise};
+use super::{NewVector, Vector};
+
+/// The rows and the sums of a state, which SQL can call these functions with as it likes.
+fn state<'a>(array: &'a Array, caller: &str) -> (f64, &'a [f64]) {
+    let is_state = matches!(*array.dims(), [len] if len >= 1)
+        && array.element_type() == pg_sys::FLOAT8OID
+        && !array.contains_nulls();
+    if !is_state {
+        raise(ERRCODE_INTERNAL_ERROR, format!("{caller}: expected state array"));
+    }
+    // SAFETY: the elements are float8 and not null, as just checked.
+    let elements: &[f64] = unsafe { array.elements() };
+    (elements[0], &elements[1..])
+}
+
+fn new_state(rows: f64, sums: impl ExactSizeIterator<Item = f64>) -> NewArray<f64> {
+    let mut state = NewArray::zeroed(1 + sums.len());
+    state[0] = rows;
+    for (element, sum) in state[1..].iter_mut().zip(sums) {
+        *element = sum;
+    }
+    state
+}
+
+fn finite_sum(a: f64, b: f64) -> f64 {
+    let sum = a + b;
+    if sum.is_infinite() {
+        overflow();
+    }
+    sum
+}
+
+/// `vector_accum(double precision[], vector) -> double precision[]`
+#[pg_extern]
+fn vector_accum(array: Array<'_>, vector: Vector<'_>) -> NewArray<f64> {
+    let (rows, sums) = state(&array, "vector_accum");
+    let elements = vector.iter().map(|&element| f64::from(element));
+    if sums.is_empty() {
+        return new_state(rows + 1.0, elements);
+    }
+    check_expected_dims(sums.len() as i32, vector.dims());
+    new_state(rows + 1.0, sums.iter().zip(elements).map(|(&sum, element)| finite_sum(sum, element)))
+}
+
+/// `vector_combine(double precision[], double precision[]) -> double precision[]`
+#[pg_extern]
+fn vector_combine(a: Array<'_>, b: Array<'_>) -> NewArray<f64> {
+    let (a_rows, a_sums) = state(&a, "vector_combine");
+    let (b_rows, b_sums) = state(&b, "vector_combine");
+    let rows = a_rows + b_rows;
+    match (a_sums, b_sums) {
+        ([], []) => new_state(rows, std::iter::empty()),
+        ([], sums) | (sums, []) => {
+            check_dims(sums.len());
+            new_state(rows, sums.iter().copied())
+        }
+        _ => {
+            check_dims(a_sums.len());
+            check_expected_dims(a_sums.len() as i32, b_sums.len());
+            new_state(rows, a_sums.iter().zip(b_sums).map(|(&x, &y)| finite_sum(x, y)))
+        }
+    }
+}
+
+/// `vector_avg(double precision[]) -> vector`: NULL for no rows, as SQL wants it.
+#[pg_extern]
+fn vector_avg(array: Array<'_>) -> Option<NewVector> {
+    let (rows, sums) = state(&array, "vector_avg");
+    if rows == 0.0 {
+        return None;
+    }
+    let mut average = NewVector::zeroed(sums.len());
+    for (element, sum) in average.iter_mut().zip(sums) {
+        *element = (sum / rows) as f32;
+    }
+    check_finite(&average);
+    Some(average)
+}

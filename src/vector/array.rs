@@ -1,0 +1,142 @@
+//! Postgres arrays as arguments and as results.
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use pgrx::array::RawArray;
+use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
+use pgrx::{FromDatum, pg_sys};
+
+use super::error::null_argument;
+use super::palloc_varlena;
+
+/// An array argument in plain storage. Where Postgres had to detoast it, the copy goes with the current memory
+/// context.
+pub(super) struct Array<'a> {
+    array: NonNull<pg_sys::ArrayType>,
+    datum: PhantomData<&'a pg_sys::ArrayType>,
+}
+
+impl Array<'_> {
+    pub(super) fn as_ptr(&self) -> *mut pg_sys::ArrayType {
+        self.array.as_ptr()
+    }
+
+    /// The number of elements in each dimension; an empty array has no dimensions.
+    pub(super) fn dims(&self) -> &[i32] {
+        // SAFETY: the dimensions are part of the array's header, which lives as long as `self`.
+        unsafe { &*std::ptr::from_ref(self.raw().dims()) }
+    }
+
+    pub(super) fn element_type(&self) -> pg_sys::Oid {
+        self.raw().oid()
+    }
+
+    pub(super) fn contains_nulls(&self) -> bool {
+        // SAFETY: Postgres made the array; the function reads its null bitmap.
+        unsafe { pg_sys::array_contains_nulls(self.as_ptr()) }
+    }
+
+    /// The elements of an array of fixed-length numbers.
+    ///
+    /// # Safety
+    /// `T` is the representation of the element type, any bits are a valid `T`, and no element is null.
+    pub(super) unsafe fn elements<T>(&self) -> &[T] {
+        // SAFETY: without nulls the elements lie one behind the other, aligned as their type wants.
+        unsafe { &*self.raw().data::<T>().as_ptr() }
+    }
+
+    fn raw(&self) -> RawArray {
+        // SAFETY: detoasted in `from_polymorphic_datum`. The type has no destructor, and it is only read.
+        unsafe { RawArray::from_ptr(self.array) }
+    }
+}
+
+impl FromDatum for Array<'_> {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller vouches for an array, which is a varlena.
+        let plain = unsafe { pg_sys::pg_detoast_datum(datum.cast_mut_ptr()) };
+        NonNull::new(plain.cast()).map(|array| Array { array, datum: PhantomData })
+    }
+}
+
+// SAFETY: reads the argument as an array, as which sql/vekter.sql declares it.
+unsafe impl<'fcx> ArgAbi<'fcx> for Array<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller vouches for the argument's type.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| null_argument())
+    }
+}
+
+/// A number that an array can hold.
+///
+/// # Safety
+/// Zero bytes are a valid value, and `OID` is the type that Postgres stores in these bytes.
+pub(super) unsafe trait Element {
+    const OID: pg_sys::Oid;
+}
+
+// SAFETY: IEEE 754 single precision, as float4.
+unsafe impl Element for f32 {
+    const OID: pg_sys::Oid = pg_sys::FLOAT4OID;
+}
+
+// SAFETY: IEEE 754 double precision, as float8.
+unsafe impl Element for f64 {
+    const OID: pg_sys::Oid = pg_sys::FLOAT8OID;
+}
+
+/// ARR_OVERHEAD_NONULLS(1) of src/include/utils/array.h: `ArrayType`, one length and one lower bound, a multiple
+/// of the maximal alignment.
+const ARRAY_HEADER_BYTES: usize = size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>();
+const _: () = assert!(ARRAY_HEADER_BYTES.is_multiple_of(8));
+
+/// A one-dimensional array without nulls, under construction in the current memory context. Its elements are 0
+/// until they are written.
+pub(super) struct NewArray<T>(NonNull<[T]>);
+
+impl<T: Element> NewArray<T> {
+    pub(super) fn zeroed(len: usize) -> NewArray<T> {
+        let varlena = palloc_varlena(ARRAY_HEADER_BYTES + len * size_of::<T>());
+        let array: NonNull<pg_sys::ArrayType> = varlena.cast();
+        // SAFETY: the allocation covers the header, the length, the lower bound and `len` elements, aligned.
+        unsafe {
+            (*array.as_ptr()).ndim = 1;
+            (*array.as_ptr()).elemtype = T::OID;
+            let bounds: NonNull<i32> = array.add(1).cast();
+            bounds.write(len as i32);
+            bounds.add(1).write(1);
+            let elements = array.byte_add(ARRAY_HEADER_BYTES).cast();
+            NewArray(NonNull::slice_from_raw_parts(elements, len))
+        }
+    }
+}
+
+impl<T> Deref for NewArray<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `zeroed` allocated the elements, and zero is valid by `Element`.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<T> DerefMut for NewArray<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; `self` is the only handle to the allocation.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+// SAFETY: the datum is a complete array, palloc'd in the context that Postgres gave for the result.
+unsafe impl<T> BoxRet for NewArray<T> {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        let array = self.0.as_ptr().cast::<pg_sys::ArrayType>().wrapping_byte_sub(ARRAY_HEADER_BYTES);
+        // SAFETY: see above.
+        unsafe { fcinfo.return_raw_datum(array.into()) }
+    }
+}

@@ -1,0 +1,61 @@
+//! The binary form on the wire, big-endian: int16 dims, int16 0, float4[dims].
+
+use std::ptr::NonNull;
+
+use pgrx::PgSqlErrorCode::ERRCODE_DATA_EXCEPTION;
+use pgrx::datum::Internal;
+use pgrx::pg_extern;
+use pgrx::pg_sys;
+
+use super::error::{check_dims, check_expected_dims, check_finite, null_argument, raise};
+use super::{Finished, NewVector, Vector, palloc_varlena};
+
+/// `vector_recv(internal, oid, integer) -> vector`
+#[pg_extern]
+fn vector_recv(message: Internal, _element_type: pg_sys::Oid, typmod: i32) -> NewVector {
+    let Some(message) = message.unwrap() else { null_argument() };
+    let message: pg_sys::StringInfo = message.cast_mut_ptr();
+    // SAFETY: Postgres passes receive functions a StringInfo (`internal` cannot come from SQL); pq_getmsgint
+    // raises an error at the message's end.
+    let (dims, unused) = unsafe { (pg_sys::pq_getmsgint(message, 2), pg_sys::pq_getmsgint(message, 2)) };
+    let dims = dims as usize;
+    check_dims(dims);
+    check_expected_dims(typmod, dims);
+    if unused != 0 {
+        raise(ERRCODE_DATA_EXCEPTION, format!("expected unused to be 0, not {unused}"));
+    }
+    let bytes = dims * size_of::<f32>();
+    // SAFETY: pq_getmsgbytes returns that many bytes inside the message or raises an error; the message
+    // outlives this call.
+    let body = unsafe {
+        let start = pg_sys::pq_getmsgbytes(message, bytes as i32);
+        std::slice::from_raw_parts(start.cast::<u8>(), bytes)
+    };
+    let mut vector = NewVector::zeroed(dims);
+    let (floats, _) = body.as_chunks();
+    for (element, &float) in vector.iter_mut().zip(floats) {
+        *element = f32::from_be_bytes(float);
+    }
+    check_finite(&vector);
+    vector
+}
+
+/// `vector_send(vector) -> bytea`
+#[pg_extern]
+fn vector_send(vector: Vector<'_>) -> Finished {
+    const BYTEA_HEADER_BYTES: usize = 4;
+    let bytes = 2 * size_of::<u16>() + vector.dims() * size_of::<f32>();
+    let bytea = palloc_varlena(BYTEA_HEADER_BYTES + bytes);
+    // SAFETY: `palloc_varlena` gave `bytes` zeroed bytes behind the header, and no one else has them.
+    let body = unsafe {
+        let start: NonNull<u8> = bytea.byte_add(BYTEA_HEADER_BYTES).cast();
+        std::slice::from_raw_parts_mut(start.as_ptr(), bytes)
+    };
+    let (head, floats) = body.split_at_mut(2 * size_of::<u16>());
+    head[..2].copy_from_slice(&(vector.dims() as u16).to_be_bytes());
+    let (floats, _) = floats.as_chunks_mut();
+    for (float, element) in floats.iter_mut().zip(vector.iter()) {
+        *float = element.to_be_bytes();
+    }
+    Finished(bytea.as_ptr().into())
+}

@@ -1,0 +1,49 @@
+-- Bytes that are no vector raise an error wherever they are read; nothing crashes.
+\set SHOW_CONTEXT never
+CREATE CAST (bytea AS vector) WITHOUT FUNCTION;
+
+-- a bytea with a vector's contents is one: little-endian dimensions, 0, elements
+SELECT '\x0200 0000 0000803f 000000c0'::bytea::vector;
+
+-- shorter than the header
+SELECT '\x'::bytea::vector;
+\echo :SQLSTATE
+SELECT '\x0100'::bytea::vector;
+\echo :SQLSTATE
+-- no dimensions, a negative number of them, more than there can be
+SELECT '\x0000 0000'::bytea::vector;
+\echo :SQLSTATE
+SELECT '\xffff 0000 0000803f'::bytea::vector;
+\echo :SQLSTATE
+SELECT vector_dims(('\x813e 0000'::bytea || decode(repeat('00', 4 * 16001), 'hex'))::vector);
+\echo :SQLSTATE
+-- fewer or more elements than dimensions
+SELECT '\x0200 0000 0000803f'::bytea::vector;
+\echo :SQLSTATE
+SELECT '\x0100 0000 0000803f 0000803f'::bytea::vector;
+\echo :SQLSTATE
+SELECT '\x0100 0000 0000803f 00'::bytea::vector;
+\echo :SQLSTATE
+
+-- every function that takes one
+CREATE TEMP TABLE damaged AS SELECT '\x0300 0000 0000803f'::bytea::vector AS v;
+DO $$
+DECLARE
+    expression text;
+BEGIN
+    FOREACH expression IN ARRAY ARRAY[
+        'v::text', 'vector_send(v)', 'v::real[]', 'v::vector(3)', 'vector_dims(v)', 'vector_norm(v)', 'l2_normalize(v)',
+        'subvector(v, 1, 1)', 'binary_quantize(v)', 'v <-> v', 'v <#> v', 'v <=> v', 'v <+> v', 'v + v', 'v - v',
+        'v * v', 'v || v', 'v < v', 'v <= v', 'v = v', 'v <> v', 'v >= v', 'v > v', 'vector_cmp(v, v)', 'avg(v)',
+        'sum(v || v)', 'l2_distance(v, v)', 'inner_product(v, v)', 'cosine_distance(v, v)', 'l1_distance(v, v)',
+        'vector_spherical_distance(v, v)', 'vector_l2_squared_distance(v, v)', 'vector_negative_inner_product(v, v)']
+    LOOP
+        BEGIN
+            EXECUTE format('SELECT %s FROM damaged', expression);
+            RAISE NOTICE '% did not notice', expression;
+        EXCEPTION WHEN data_corrupted THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+DROP CAST (bytea AS vector);

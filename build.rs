@@ -1,0 +1,44 @@
+//! Compiles the C++ shim over FAISS's own headers, which faiss-sys installs while it builds the library, and binds the
+//! library to the flavour of OpenBLAS that a database backend can bear.
+
+use std::env;
+use std::path::PathBuf;
+
+fn main() {
+    const SOURCES: [&str; 4] = ["shim.cc", "building.cc", "reading.cc", "searching.cc"];
+    for file in SOURCES.iter().chain(&["shim.h", "internal.h"]) {
+        println!("cargo:rerun-if-changed=src/engine/{file}");
+    }
+    // Cargo hands on what the build script of a direct dependency with `links = "faiss_c"` printed as `root`.
+    let Some(faiss_root) = env::var_os("DEP_FAISS_C_ROOT").map(PathBuf::from) else {
+        panic!("faiss-sys did not say where it installed FAISS's headers; is its feature `static` on?");
+    };
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .files(SOURCES.map(|file| format!("src/engine/{file}")))
+        .flag("-fopenmp")
+        // As system headers, so that warnings in FAISS do not become our errors.
+        .flag("-isystem")
+        .flag(faiss_root.join("include"))
+        .warnings(true)
+        .extra_warnings(true)
+        .warnings_into_errors(true)
+        .compile("vekter_engine");
+    link_openblas_openmp();
+}
+
+/// Links OpenBLAS's OpenMP flavour where Debian keeps it, and has the loader look there first.
+///
+/// The pthread flavour, which Debian's alternatives prefer as soon as it is installed, starts threads of its own when it
+/// is loaded, with signals unblocked. RPATH and not RUNPATH (ld.so(8)): it holds for libopenblas.so.0 as well, which
+/// only libblas.so.3 asks for.
+fn link_openblas_openmp() {
+    let architecture = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let folder = PathBuf::from(format!("/usr/lib/{architecture}-linux-gnu/openblas-openmp"));
+    if folder.is_dir() {
+        println!("cargo:rustc-link-search=native={}", folder.display());
+        println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", folder.display());
+    }
+}

@@ -1,0 +1,276 @@
+//! An index under construction, in private memory.
+
+use super::factory;
+use super::ffi::{self, Handle};
+use super::recipe::{Recipe, Structure, TrainingRows};
+use super::worker::is_interrupted;
+use super::{EngineError, Metric};
+use std::any::Any;
+use std::ffi::{CString, c_int, c_void};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+/// HNSW's positions are 32-bit signed (faiss/impl/HNSW.h).
+const MAX_ROWS: u64 = i32::MAX as u64;
+/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
+/// look at the interrupt flag within.
+const BATCH_VALUES: usize = 4 << 20;
+/// Rows in one such call, at most.
+const BATCH_ROWS: usize = 16_384;
+/// Rows in one such call for a graph: few, since among equal rows each takes a millisecond and FAISS looks at the
+/// flag every few thousand; but a share of those that it has, since it sets up state for all of them every time.
+const GRAPH_BATCH_ROWS: usize = 1_024;
+const GRAPH_BATCH_SHARE: u64 = 512;
+
+/// Where FAISS's serialised bytes are, and would like to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SerialLayout {
+    /// Length of what [`Builder::write`] writes.
+    pub bytes: u64,
+    /// Offset of the largest array in it, which is best placed on a multiple of 64 bytes when mapped.
+    pub aligned_at: u64,
+}
+
+/// Takes rows, in order, and becomes an index. After an error other than `BadParameter` and `Io` it must be dropped:
+/// an interrupted graph has rows without links.
+#[derive(Debug)]
+pub struct Builder {
+    index: Handle,
+    recipe: Recipe,
+    metric: Metric,
+}
+
+impl Builder {
+    /// An empty index after a FAISS factory string, for prepared rows of `dims` values. Errors are `Refused` (with
+    /// the reason) and `OutOfMemory`.
+    pub fn new(factory: &str, dims: usize, metric: Metric) -> Result<Self, EngineError> {
+        let recipe = factory::parse(factory, dims)?;
+        let no_inner_product = recipe.l2_only() && metric == Metric::InnerProduct;
+        if no_inner_product {
+            return Err(EngineError::refused(format!("\"{factory}\" has no inner product in FAISS")));
+        }
+        let text =
+            CString::new(factory).map_err(|_| EngineError::refused("factory string contains a NUL"))?;
+        let width = i32::try_from(dims).map_err(|_| EngineError::refused("too many dimensions"))?;
+        let stored_as = metric.stored_as(recipe.l2_only());
+        // SAFETY: the text is NUL-terminated and outlives the call; the shim stores an index into the pointer.
+        let made = Handle::from_shim(|index| unsafe {
+            ffi::vekter_index_new(text.as_ptr(), width, stored_as, index)
+        });
+        match made {
+            Ok(index) => Ok(Self { index, recipe, metric }),
+            Err(code) => Err(failure(code, |reason| EngineError::Refused { reason })),
+        }
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    pub fn dims(&self) -> usize {
+        self.recipe.dims
+    }
+
+    /// Whether [`Builder::train`] must come before [`Builder::add`].
+    pub fn needs_training(&self) -> bool {
+        self.index.describe().is_trained == 0
+    }
+
+    /// How many rows training takes; zeros where none is needed.
+    pub fn training_rows(&self) -> TrainingRows {
+        if self.needs_training() { self.recipe.training_rows() } else { TrainingRows::default() }
+    }
+
+    /// Bytes of private memory for each row that is added, if [`Builder::reserve`] was told their number.
+    pub fn bytes_per_row(&self) -> u64 {
+        self.recipe.bytes_per_row()
+    }
+
+    /// Bytes of private memory that do not depend on the number of rows: models, tables, buffers of a batch.
+    pub fn fixed_bytes(&self) -> u64 {
+        self.recipe.fixed_bytes()
+    }
+
+    /// Bytes of private memory for each row of the training sample while it trains, beside the caller's copy.
+    pub fn training_bytes_per_row(&self) -> u64 {
+        self.recipe.training_bytes_per_row()
+    }
+
+    /// Makes room for `rows` rows in all, so that arrays need not grow by being copied to twice their size.
+    pub fn reserve(&mut self, rows: u64) -> Result<(), EngineError> {
+        let rows = i64::try_from(rows.min(MAX_ROWS)).unwrap_or(i64::MAX);
+        // SAFETY: the handle is a live index that nothing else uses, by `&mut self`.
+        let code = unsafe { ffi::vekter_index_reserve(self.index.as_mut(), rows) };
+        EngineError::from_code(code, |reason| EngineError::Failed { reason })
+    }
+
+    /// Learns from a sample of prepared rows (row-major). `UntrainableSample` when it is too small for FAISS.
+    pub fn train(&mut self, rows: &[f32]) -> Result<(), EngineError> {
+        let count = self.check_rows(rows)?;
+        let min = self.training_rows().min;
+        if count < min {
+            return Err(EngineError::UntrainableSample {
+                reason: format!("training needs at least {min} rows, and there are {count}"),
+            });
+        }
+        if !self.needs_training() {
+            return Ok(());
+        }
+        // SAFETY: the handle is a live index that nothing else uses, and `rows` holds `count` rows of its dimension.
+        let code = unsafe { ffi::vekter_index_train(self.index.as_mut(), count as i64, rows.as_ptr()) };
+        EngineError::from_code(code, |reason| EngineError::UntrainableSample { reason })
+    }
+
+    /// Adds prepared rows (row-major); their positions follow those of the rows before. Looks at the interrupt flag
+    /// at least between batches.
+    pub fn add(&mut self, rows: &[f32]) -> Result<(), EngineError> {
+        let count = self.check_rows(rows)?;
+        if self.needs_training() {
+            return Err(EngineError::bad_parameter("the index must be trained before rows are added"));
+        }
+        if self.rows() + count as u64 > MAX_ROWS {
+            return Err(EngineError::bad_parameter(format!("an index holds at most {MAX_ROWS} rows")));
+        }
+        let dims = self.recipe.dims;
+        let mut rest = rows;
+        while !rest.is_empty() {
+            if is_interrupted() {
+                return Err(EngineError::Interrupted);
+            }
+            let (rows, later) = rest.split_at(rest.len().min(self.batch_rows() * dims));
+            rest = later;
+            let count = (rows.len() / dims) as i64;
+            // SAFETY: the handle is a live, trained index that nothing else uses, and `rows` holds `count` rows of
+            // its dimension, finite.
+            let code = unsafe { ffi::vekter_index_add(self.index.as_mut(), count, rows.as_ptr()) };
+            EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
+        }
+        Ok(())
+    }
+
+    /// Rows added so far.
+    pub fn rows(&self) -> u64 {
+        u64::try_from(self.index.describe().rows).unwrap_or(0)
+    }
+
+    /// What [`Builder::write`] is going to write: a dry run, which copies nothing.
+    pub fn layout(&self) -> Result<SerialLayout, EngineError> {
+        let mut largest = 0;
+        let mut layout = SerialLayout { bytes: 0, aligned_at: 0 };
+        self.stream(&mut |piece| {
+            if piece.len() > largest {
+                largest = piece.len();
+                layout.aligned_at = layout.bytes;
+            }
+            layout.bytes += piece.len() as u64;
+            Ok(())
+        })?;
+        Ok(layout)
+    }
+
+    /// Writes FAISS's own serialised bytes, exactly what `faiss.read_index` reads, array by array from where they
+    /// are. A panic of the sink unwinds from here.
+    pub fn write(&self, sink: &mut dyn io::Write) -> Result<(), EngineError> {
+        self.stream(&mut |piece| sink.write_all(piece))
+    }
+
+    /// The nearest rows of a prepared query in the index as it stands, for comparison with what an opened copy says.
+    #[doc(hidden)]
+    pub fn search_unwritten(
+        &self,
+        query: &[f32],
+        k: usize,
+        params: &super::SearchParams,
+        dead: Option<&[u8]>,
+    ) -> Result<Vec<super::Hit>, EngineError> {
+        super::opened::search(&self.index, self.metric, query, k, params, dead)
+    }
+
+    fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), EngineError> {
+        let mut state = Sink { sink, error: None, panic: None };
+        // SAFETY: the handle is a live index; the callback gets back the context that it expects, which outlives
+        // the call.
+        let code = unsafe {
+            ffi::vekter_index_write(self.index.as_ptr(), sink_callback, (&raw mut state).cast::<c_void>())
+        };
+        if let Some(panic) = state.panic {
+            resume_unwind(panic);
+        }
+        match (code, state.error) {
+            (ffi::SINK_STOPPED, Some(error)) => Err(EngineError::Io(error)),
+            _ => EngineError::from_code(code, |reason| EngineError::Failed { reason }),
+        }
+    }
+
+    /// Rows for the next call of FAISS's `add`.
+    fn batch_rows(&self) -> usize {
+        let limit = match self.recipe.structure {
+            Structure::Graph { .. } => {
+                let share = usize::try_from(self.rows() / GRAPH_BATCH_SHARE).unwrap_or(BATCH_ROWS);
+                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS)
+            }
+            _ => BATCH_ROWS,
+        };
+        (BATCH_VALUES / self.recipe.dims).clamp(1, limit)
+    }
+
+    /// Whether a prepared row can be added: sums of squares of a longer one overflow in this index type.
+    pub fn accepts(&self, row: &[f32]) -> bool {
+        norm(row) <= self.recipe.max_norm()
+    }
+
+    fn check_rows(&self, rows: &[f32]) -> Result<usize, EngineError> {
+        let dims = self.recipe.dims;
+        if !rows.len().is_multiple_of(dims) {
+            return Err(EngineError::bad_parameter(format!("{} values are not rows of {dims}", rows.len())));
+        }
+        if !rows.iter().all(|value| value.is_finite()) {
+            return Err(EngineError::bad_parameter("rows hold values that are not finite"));
+        }
+        if rows.chunks_exact(dims).any(|row| !self.accepts(row)) {
+            return Err(EngineError::bad_parameter(format!(
+                "a row is longer than {:e}, which overflows in this index type; use Flat",
+                self.recipe.max_norm()
+            )));
+        }
+        Ok(rows.len() / dims)
+    }
+}
+
+/// The Euclidean norm, which does not overflow.
+pub(super) fn norm(row: &[f32]) -> f64 {
+    row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
+}
+
+fn failure(code: c_int, classify: impl FnOnce(String) -> EngineError) -> EngineError {
+    match EngineError::from_code(code, classify) {
+        Err(error) => error,
+        Ok(()) => EngineError::Failed { reason: "no index was made".into() },
+    }
+}
+
+struct Sink<'a> {
+    sink: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
+    error: Option<io::Error>,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+/// Hands a piece to the sink; neither its error nor its panic may pass through FAISS's frames.
+extern "C" fn sink_callback(context: *mut c_void, bytes: *const u8, length: usize) -> c_int {
+    // SAFETY: the context is the `Sink` that `Builder::stream` passed to the shim, which calls back on this thread
+    // while `stream` waits.
+    let state = unsafe { &mut *context.cast::<Sink<'_>>() };
+    // SAFETY: the shim passes an array of the index, of `length` (> 0) bytes, that lives while it is being written.
+    let piece = unsafe { std::slice::from_raw_parts(bytes, length) };
+    match catch_unwind(AssertUnwindSafe(|| (state.sink)(piece))) {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            state.error = Some(error);
+            1
+        }
+        Err(panic) => {
+            state.panic = Some(panic);
+            1
+        }
+    }
+}

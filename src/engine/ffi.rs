@@ -1,0 +1,132 @@
+//! The functions of `shim.cc`; `shim.h` says what each promises.
+
+// The crate holds FAISS's static library; naming it makes the linker see it.
+use faiss_sys as _;
+use std::ffi::{c_char, c_int, c_void};
+
+pub const OK: c_int = 0;
+pub const INTERRUPTED: c_int = 2;
+pub const OUT_OF_MEMORY: c_int = 3;
+pub const SINK_STOPPED: c_int = 4;
+
+pub const INNER_PRODUCT: i32 = 0;
+pub const L2: i32 = 1;
+
+/// A `faiss::Index`.
+#[repr(C)]
+pub struct Index {
+    opaque: [u8; 0],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Description {
+    pub rows: i64,
+    pub lists: i64,
+    pub dims: i32,
+    pub metric: i32,
+    pub is_trained: i32,
+    pub ranks_exactly: i32,
+    pub scans_all: i32,
+    pub searches_graph: i32,
+    pub refines: i32,
+}
+
+#[repr(C)]
+pub struct SearchParams {
+    pub nprobe: i64,
+    pub ef_search: i64,
+    pub k_factor: f32,
+    pub dead: *const u8,
+    pub dead_bytes: usize,
+    pub dead_rows: i64,
+}
+
+/// Room for a `sigset_t`; glibc's has 128 bytes.
+pub type SignalMask = [u64; 16];
+
+unsafe extern "C" {
+    pub fn vekter_message() -> *const c_char;
+    pub fn vekter_initialise(interrupted: extern "C" fn() -> bool) -> c_int;
+    pub fn vekter_set_threads(threads: c_int);
+    pub fn vekter_block_signals(previous: *mut c_void, previous_bytes: usize) -> c_int;
+    pub fn vekter_restore_signals(previous: *const c_void) -> c_int;
+    pub fn vekter_index_new(factory: *const c_char, dims: i32, metric: i32, index: *mut *mut Index) -> c_int;
+    pub fn vekter_index_open(bytes: *const u8, length: usize, index: *mut *mut Index) -> c_int;
+    pub fn vekter_index_free(index: *mut Index);
+    pub fn vekter_index_describe(index: *const Index, description: *mut Description);
+    pub fn vekter_index_reserve(index: *mut Index, rows: i64) -> c_int;
+    pub fn vekter_index_train(index: *mut Index, rows: i64, values: *const f32) -> c_int;
+    pub fn vekter_index_add(index: *mut Index, rows: i64, values: *const f32) -> c_int;
+    pub fn vekter_index_write(
+        index: *const Index,
+        sink: extern "C" fn(*mut c_void, *const u8, usize) -> c_int,
+        context: *mut c_void,
+    ) -> c_int;
+    pub fn vekter_index_search(
+        index: *const Index,
+        query: *const f32,
+        k: i64,
+        params: *const SearchParams,
+        distances: *mut f32,
+        positions: *mut i64,
+        found: *mut i64,
+    ) -> c_int;
+    pub fn vekter_squared_distances(
+        out: *mut f32,
+        query: *const f32,
+        values: *const f32,
+        dims: usize,
+        rows: usize,
+    );
+    pub fn vekter_inner_products(
+        out: *mut f32,
+        query: *const f32,
+        values: *const f32,
+        dims: usize,
+        rows: usize,
+    );
+}
+
+/// A `faiss::Index` that is deleted with its owner.
+#[derive(Debug)]
+pub struct Handle(*mut Index);
+
+// SAFETY: a faiss::Index has no thread affinity; it may be used and deleted on any thread.
+unsafe impl Send for Handle {}
+// SAFETY: through a shared reference only const methods are called (describe, write, search), which FAISS allows
+// from several threads at once (faiss wiki, "Threads and asynchronous calls"); mutation needs `as_mut`.
+unsafe impl Sync for Handle {}
+
+impl Handle {
+    /// Takes what `make` stores into its argument when it returns `OK`.
+    pub fn from_shim(make: impl FnOnce(*mut *mut Index) -> c_int) -> Result<Self, c_int> {
+        let mut index = std::ptr::null_mut();
+        match make(&mut index) {
+            OK => Ok(Self(index)),
+            code => Err(code),
+        }
+    }
+
+    pub fn as_ptr(&self) -> *const Index {
+        self.0
+    }
+
+    pub fn as_mut(&mut self) -> *mut Index {
+        self.0
+    }
+
+    pub fn describe(&self) -> Description {
+        let mut description = Description::default();
+        // SAFETY: the handle is a live index; the description is a local of the declared layout.
+        unsafe { vekter_index_describe(self.0, &mut description) };
+        description
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle owns the index, made by vekter_index_new or vekter_index_open, and is not used again.
+        unsafe { vekter_index_free(self.0) };
+    }
+}

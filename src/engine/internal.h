@@ -1,0 +1,51 @@
+// What the C++ files of the engine share; nothing outside them includes it.
+
+#ifndef VEKTER_ENGINE_INTERNAL_H
+#define VEKTER_ENGINE_INTERNAL_H
+
+#include "shim.h"
+
+#include <memory>
+#include <vector>
+
+#include <faiss/Index.h>
+
+namespace vekter {
+
+using faiss::idx_t;
+using faiss::Index;
+
+// What FAISS throws when its interrupt callback says stop, word for word (faiss/impl/AuxIndexStructures.cpp).
+constexpr char INTERRUPTED[] = "computation interrupted";
+
+void throw_if_interrupted();
+// Throws `what`, as the reason that a user sees.
+void require(bool condition, const char* what);
+// Rows and queries come bounded, but a transform that learnt from odd rows may make anything of them.
+void require_bounded(const float* values, size_t count, float limit);
+
+// building.cc
+void tune_for_building(Index* index);
+void train_quietly(Index* index, idx_t rows, const float* values);
+void reserve_rows(Index* index, size_t rows);
+void add_rows(Index* index, idx_t rows, const float* values);
+
+// reading.cc
+void register_mapped_lists();
+std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length);
+
+// searching.cc
+struct Candidate {
+    // Smaller is nearer: a squared distance, or a negated inner product.
+    float key;
+    idx_t position;
+
+    bool operator<(const Candidate& other) const {
+        return key < other.key || (key == other.key && position < other.position);
+    }
+};
+std::vector<Candidate> nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params);
+
+} // namespace vekter
+
+#endif

@@ -1,0 +1,42 @@
+//! FAISS, and nothing of Postgres: factory strings, training, adding, writing, opening over mapped bytes, searching.
+//!
+//! # How it is used
+//! [`initialise`] once per process; then a [`Builder`] takes rows and writes FAISS's serialised bytes, or an
+//! [`OpenIndex`] searches such bytes where they lie. Builds run through [`on_worker`], because FAISS's threads must
+//! never run Postgres's signal handlers and because the calling thread has to go on listening to its user.
+//!
+//! # What holds
+//! * E1. A row's label in FAISS is its position, 0 to rows - 1, in the order of adding. Nothing else is ever stored.
+//! * E2. No factory string reaches FAISS that [`factory`] has not understood: FAISS aborts, hangs or allocates
+//!   without bound on some. What it understands is also what it can estimate the memory of.
+//! * E3. No C++ exception crosses into Rust, no Rust panic into C++ (`shim.cc`, and the callbacks in `builder.rs`).
+//! * E4. Rows and queries reach FAISS finite, of the right width, and prepared by [`Metric::prepare`].
+//! * E5. What FAISS answers is checked: positions exist, come once, in ascending distance, dead ones never.
+//! * E6. A search uses the calling thread and no other.
+//! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means, graph
+//!   building and exact scans, and the engine does between batches and between inverted lists. Not within LAPACK's
+//!   decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions) nor within one search of a graph.
+//! * E8. The bytes that are opened were checked by their owner (checksum). The engine checks that the parts of an
+//!   index fit each other, so that bytes of another index are an error; it cannot check each link of a graph.
+
+mod builder;
+mod error;
+mod factory;
+mod ffi;
+mod metric;
+mod opened;
+mod params;
+mod recipe;
+mod worker;
+
+pub use builder::{Builder, SerialLayout};
+pub use error::EngineError;
+pub use factory::{AUTO, resolve};
+pub use metric::Metric;
+pub use opened::{Hit, MappedBytes, OpenIndex};
+pub use params::SearchParams;
+pub use recipe::TrainingRows;
+pub use worker::{initialise, on_worker, stop_worker};
+
+/// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).
+pub const MAX_DIMS: usize = 16_000;

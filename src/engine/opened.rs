@@ -1,0 +1,234 @@
+//! An immutable index over bytes that lie in memory already, usually in a mapped file.
+
+use super::builder::norm;
+use super::ffi::{self, Description, Handle};
+use super::{EngineError, Metric, SearchParams};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Norm of the longest query of an index that is not a scan of plain floats: see `Recipe::max_norm`.
+const MAX_QUERY_NORM: f64 = 1e12;
+
+/// Bytes that stay where they are and as they are for as long as this lives.
+pub trait MappedBytes: Send + Sync {
+    /// The same slice at every call.
+    fn bytes(&self) -> &[u8];
+}
+
+impl MappedBytes for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// A row that a search found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Position of the row, in the order of adding.
+    pub position: u64,
+    /// The operator's distance where [`OpenIndex::ranks_exactly`]; else the codec's estimate of it, or for `LSH` a
+    /// number that grows with the differing bits. Smaller is nearer, always.
+    pub distance: f32,
+}
+
+/// An index that can be searched but not changed. Private memory holds its models (centroids, matrices, tables up to
+/// 2 MiB), 16 bytes for each inverted list and 12 for each row of a graph; codes of fast-scan lists and of RaBitQ are
+/// copied too, since FAISS wants them aligned or owned. The rest is read where it lies.
+pub struct OpenIndex {
+    // Before `bytes`, since fields are dropped in order and the index points into them.
+    index: Handle,
+    metric: Metric,
+    about: Description,
+    _bytes: Arc<dyn MappedBytes>,
+}
+
+impl std::fmt::Debug for OpenIndex {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("OpenIndex").field("metric", &self.metric).field("about", &self.about).finish()
+    }
+}
+
+impl OpenIndex {
+    /// Opens what [`super::Builder::write`] wrote, at `range` of `bytes`, without copying its large arrays. The
+    /// caller has checked the bytes' checksum; `Corrupt` means that they are not an index of this metric, or that its
+    /// parts do not fit each other.
+    pub fn open(
+        bytes: Arc<dyn MappedBytes>,
+        range: Range<usize>,
+        metric: Metric,
+    ) -> Result<Self, EngineError> {
+        let corrupt = |reason: String| EngineError::Corrupt { reason };
+        let Some(serial) = bytes.bytes().get(range) else {
+            return Err(corrupt("the index reaches beyond the end of its bytes".into()));
+        };
+        // SAFETY: the slice is readable and stays in place as long as the Arc, which outlives the index (field order
+        // of OpenIndex); FAISS only reads from it, since an opened index is never mutated.
+        let made = Handle::from_shim(|index| unsafe {
+            ffi::vekter_index_open(serial.as_ptr(), serial.len(), index)
+        });
+        let index = match made {
+            Ok(index) => index,
+            Err(code) => {
+                EngineError::from_code(code, corrupt)?;
+                return Err(corrupt("no index was read".into()));
+            }
+        };
+        let about = index.describe();
+        if !metric.accepts(about.metric) {
+            return Err(corrupt(format!("the index was not built for the metric {}", metric.name())));
+        }
+        Ok(Self { index, metric, about, _bytes: bytes })
+    }
+
+    pub fn rows(&self) -> u64 {
+        u64::try_from(self.about.rows).unwrap_or(0)
+    }
+
+    pub fn dims(&self) -> usize {
+        usize::try_from(self.about.dims).unwrap_or(0)
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// Inverted lists; 0 where the index has none.
+    pub fn lists(&self) -> usize {
+        usize::try_from(self.about.lists).unwrap_or(0)
+    }
+
+    /// Whether the distances that a search returns are the operator's, up to rounding: float vectors are stored, and
+    /// no transform stands before them. Otherwise the caller ranks again by the rows themselves.
+    pub fn ranks_exactly(&self) -> bool {
+        self.about.ranks_exactly != 0
+    }
+
+    /// Whether a search with k = rows finds every row whatever the parameters: the index compares all rows with
+    /// every query.
+    pub fn is_exhaustive(&self) -> bool {
+        self.about.scans_all != 0
+    }
+
+    /// The parameters beyond which nothing more is found.
+    pub fn max_useful(&self) -> SearchParams {
+        let rows = self.rows().max(1);
+        SearchParams {
+            nprobe: Some(self.lists().max(1)),
+            ef_search: Some(usize::try_from(rows).unwrap_or(usize::MAX)),
+            k_factor: Some(rows as f32),
+        }
+    }
+
+    /// The next wider parameters for this index: see [`SearchParams::widened`].
+    #[must_use]
+    pub fn widen(&self, params: &SearchParams) -> SearchParams {
+        params.widened(self.lists(), usize::try_from(self.rows()).unwrap_or(usize::MAX))
+    }
+
+    /// The nearest rows of a prepared query (d values), at most k, nearest first, each once, on this thread. `dead` is a bitmap by position, least significant bit first, 1 = dead (rows beyond its end are
+    /// alive); a dead row is never found.
+    pub fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        params: &SearchParams,
+        dead: Option<&[u8]>,
+    ) -> Result<Vec<Hit>, EngineError> {
+        search(&self.index, self.metric, query, k, params, dead)
+    }
+}
+
+pub(super) fn search(
+    index: &Handle,
+    metric: Metric,
+    query: &[f32],
+    k: usize,
+    params: &SearchParams,
+    dead: Option<&[u8]>,
+) -> Result<Vec<Hit>, EngineError> {
+    let about = index.describe();
+    let rows = usize::try_from(about.rows).unwrap_or(0);
+    if usize::try_from(about.dims).ok() != Some(query.len()) {
+        return Err(EngineError::bad_parameter(format!(
+            "the query has {} dimensions, and the index {}",
+            query.len(),
+            about.dims
+        )));
+    }
+    if !query.iter().all(|value| value.is_finite()) {
+        return Err(EngineError::bad_parameter("the query holds values that are not finite"));
+    }
+    let scans_floats = about.scans_all != 0 && about.ranks_exactly != 0 && about.refines == 0;
+    if !scans_floats && norm(query) > MAX_QUERY_NORM {
+        return Err(EngineError::bad_parameter(format!(
+            "the query is longer than {MAX_QUERY_NORM:e}, which overflows in this index type"
+        )));
+    }
+    let k = k.min(rows);
+    if k == 0 {
+        return Ok(Vec::new());
+    }
+    let dead = dead.unwrap_or_default();
+    let params = native_params(params, &about, dead, rows)?;
+    let (mut distances, mut positions, mut found) = (vec![0f32; k], vec![0i64; k], 0i64);
+    // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
+    // outlives the call.
+    let code = unsafe {
+        ffi::vekter_index_search(
+            index.as_ptr(),
+            query.as_ptr(),
+            k as i64,
+            &params,
+            distances.as_mut_ptr(),
+            positions.as_mut_ptr(),
+            &mut found,
+        )
+    };
+    EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
+    let found = usize::try_from(found).unwrap_or(0).min(k);
+    let mut hits: Vec<Hit> = std::iter::zip(&positions[..found], &distances[..found])
+        .filter_map(|(&position, &distance)| {
+            let position = u64::try_from(position).ok().filter(|&position| position < rows as u64)?;
+            Some(Hit { position, distance: metric.operator_distance(about.metric, distance) })
+        })
+        .collect();
+    drop_repeated(&mut hits);
+    Ok(hits)
+}
+
+fn native_params(
+    params: &SearchParams,
+    about: &Description,
+    dead: &[u8],
+    rows: usize,
+) -> Result<ffi::SearchParams, EngineError> {
+    let lists = usize::try_from(about.lists).unwrap_or(0);
+    let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists));
+    let ef_search = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH);
+    let k_factor = params.k_factor.unwrap_or(SearchParams::DEFAULT_K_FACTOR);
+    if nprobe == 0 || ef_search == 0 || !(k_factor.is_finite() && k_factor >= 1.0) {
+        return Err(EngineError::bad_parameter("nprobe, ef_search and k_factor must be at least 1"));
+    }
+    // Bits beyond the last row count for nothing.
+    let dead = &dead[..dead.len().min(rows.div_ceil(8))];
+    let dead_rows: u32 = dead.iter().map(|byte| byte.count_ones()).sum();
+    Ok(ffi::SearchParams {
+        nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
+        ef_search: i64::try_from(ef_search.min(rows)).unwrap_or(i64::MAX),
+        k_factor,
+        dead: dead.as_ptr(),
+        dead_bytes: dead.len(),
+        dead_rows: i64::from(dead_rows),
+    })
+}
+
+/// Keeps the nearest hit of each position. No FAISS index repeats one, but bytes could.
+fn drop_repeated(hits: &mut Vec<Hit>) {
+    let mut positions: Vec<u64> = hits.iter().map(|hit| hit.position).collect();
+    positions.sort_unstable();
+    if positions.windows(2).all(|pair| pair[0] != pair[1]) {
+        return;
+    }
+    let mut seen = std::collections::HashSet::new();
+    hits.retain(|hit| seen.insert(hit.position));
+}

@@ -1,0 +1,240 @@
+//! What a factory string asks for, as the engine understands it, and what that costs to build.
+
+/// The most rows that are ever asked for as a training sample: more than that improves no quantiser noticeably
+/// and a million rows of 16,000 dimensions are already 64 GB.
+const MAX_SAMPLE_ROWS: usize = 1 << 20;
+/// Rows for each centroid that k-means looks at (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
+const ROWS_PER_CENTROID: usize = 256;
+/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h).
+const LIST_OVERHEAD_BYTES: u64 = 192;
+/// Bytes of buffers that FAISS needs whatever the index: blocks of distances, residuals and codes of one batch.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// How many rows train an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrainingRows {
+    /// With fewer FAISS refuses, or what it learns is nonsense.
+    pub min: usize,
+    /// More bring nothing.
+    pub wanted: usize,
+}
+
+impl TrainingRows {
+    fn at_least(self, other: Self) -> Self {
+        Self { min: self.min.max(other.min), wanted: self.wanted.max(other.wanted) }
+    }
+}
+
+/// How a vector is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    Flat,
+    /// `SQ`: each value in `bits`; `learns` its range, or has a fixed one.
+    Scalar {
+        bits: usize,
+        learns: bool,
+    },
+    /// `SQfp16`: IEEE's 16-bit floats.
+    Half,
+    /// `PQ`: the nearest of 2^bits centroids in each of `parts` subspaces.
+    Product {
+        parts: usize,
+        bits: usize,
+    },
+    /// `PQ..x4fs`: the same with 4 bits, laid out for SIMD.
+    FastScan {
+        parts: usize,
+    },
+    /// `LSH`: signs of values.
+    Signs {
+        bits: usize,
+        rotated: bool,
+        thresholds: bool,
+    },
+    RaBitQ,
+}
+
+impl Codec {
+    fn bytes(self, dims: usize) -> u64 {
+        let bytes = match self {
+            Self::Flat => 4 * dims,
+            Self::Scalar { bits, .. } => (bits * dims).div_ceil(8),
+            Self::Half => 2 * dims,
+            Self::Product { parts, bits } => (parts * bits).div_ceil(8),
+            Self::FastScan { parts } => parts.div_ceil(2),
+            Self::Signs { bits, .. } => bits.div_ceil(8),
+            // Signs and two correction factors (faiss/impl/RaBitQuantizer.cpp).
+            Self::RaBitQ => dims.div_ceil(8) + 8,
+        };
+        bytes as u64
+    }
+
+    fn model_bytes(self, dims: usize) -> u64 {
+        let bytes = match self {
+            // Centroids, their transposition, and those of one k-means at work.
+            Self::Product { bits, .. } => (3 * 4 * dims) << bits,
+            Self::FastScan { .. } => (3 * 4 * dims) << 4,
+            Self::Signs { bits, rotated: true, .. } => 3 * 4 * dims * bits,
+            _ => 16 * dims,
+        };
+        bytes as u64
+    }
+
+    fn training_rows(self) -> TrainingRows {
+        match self {
+            Self::Flat
+            | Self::Half
+            | Self::Scalar { learns: false, .. }
+            | Self::Signs { thresholds: false, .. } => TrainingRows::default(),
+            // Values outside the learnt range are cut off, so this wants many.
+            Self::Scalar { .. } => TrainingRows { min: 1, wanted: 1 << 16 },
+            Self::Product { bits, .. } => TrainingRows { min: 1 << bits, wanted: ROWS_PER_CENTROID << bits },
+            Self::FastScan { .. } => TrainingRows { min: 16, wanted: ROWS_PER_CENTROID << 4 },
+            Self::Signs { .. } | Self::RaBitQ => TrainingRows { min: 1, wanted: 1 << 14 },
+        }
+    }
+}
+
+/// How the codes are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Structure {
+    /// All of them, one after the other.
+    Scan,
+    /// `HNSW`: along `links` links a row and level (twice as many on the lowest).
+    Graph { links: usize },
+    /// `IVF`: those in the inverted lists whose centroids are nearest; found by a graph over the centroids if
+    /// `coarse_links` is there.
+    Lists { lists: usize, coarse_links: Option<usize> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TransformKind {
+    Pca,
+    Itq,
+    Opq { parts: usize },
+    RandomRotation,
+    Normalise,
+    Pad,
+}
+
+/// A step before the index proper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Transform {
+    pub kind: TransformKind,
+    pub d_in: usize,
+    pub d_out: usize,
+}
+
+impl Transform {
+    pub(super) fn is_matrix(self) -> bool {
+        !matches!(self.kind, TransformKind::Normalise | TransformKind::Pad)
+    }
+
+    fn training_rows(self) -> TrainingRows {
+        match self.kind {
+            TransformKind::Pca => TrainingRows { min: self.d_in, wanted: 100 * self.d_in },
+            TransformKind::Itq => TrainingRows { min: self.d_in, wanted: 10 * self.d_in.max(1 << 10) },
+            // OPQMatrix::train runs a product quantiser of 8 bits in each round (faiss/VectorTransform.cpp).
+            TransformKind::Opq { .. } => {
+                TrainingRows { min: self.d_in.max(256), wanted: ROWS_PER_CENTROID << 8 }
+            }
+            _ => TrainingRows::default(),
+        }
+    }
+
+    fn model_bytes(self) -> u64 {
+        // The matrix, and LAPACK's copies in double precision of the covariance and its decomposition.
+        if self.is_matrix() { 8 * 4 * (self.d_in * self.d_in.max(self.d_out)) as u64 } else { 0 }
+    }
+}
+
+/// A factory string, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recipe {
+    pub dims: usize,
+    pub transforms: Vec<Transform>,
+    pub structure: Structure,
+    pub codec: Codec,
+    pub refine: Option<Codec>,
+}
+
+impl Recipe {
+    /// Dimensions after the transforms.
+    pub(super) fn inner_dims(&self) -> usize {
+        self.transforms.last().map_or(self.dims, |last| last.d_out)
+    }
+
+    /// Whether FAISS builds this for Euclidean distance only (`IndexHNSWPQ` has no metric to choose, `IndexLSH`
+    /// refuses another; faiss/index_factory.cpp).
+    pub(super) fn l2_only(&self) -> bool {
+        matches!(
+            (self.structure, self.codec),
+            (_, Codec::Signs { .. }) | (Structure::Graph { .. }, Codec::Product { .. })
+        )
+    }
+
+    /// The Euclidean norm up to which rows can be indexed.
+    ///
+    /// Where distances overflow, k-means assigns rows to centroid -1 and writes there (faiss/Clustering.cpp), and a
+    /// graph's queue never empties (faiss/impl/HNSW.cpp); only a scan of plain floats bears it. Whitening stretches
+    /// by up to 1e6 (`tune_for_building` in shim.cc), and sums over a sample add as much.
+    pub(super) fn max_norm(&self) -> f64 {
+        if [Some(self.codec), self.refine].contains(&Some(Codec::Half)) {
+            // 16-bit floats end at 65,504, and lists store differences.
+            return 3e4;
+        }
+        let plain = self.structure == Structure::Scan && self.codec == Codec::Flat;
+        if plain && self.transforms.is_empty() && self.refine.is_none() { f64::INFINITY } else { 1e12 }
+    }
+
+    pub(super) fn training_rows(&self) -> TrainingRows {
+        let mut rows = self.codec.training_rows();
+        if let Structure::Lists { lists, .. } = self.structure {
+            rows =
+                rows.at_least(TrainingRows { min: lists, wanted: lists.saturating_mul(ROWS_PER_CENTROID) });
+        }
+        for transform in &self.transforms {
+            rows = rows.at_least(transform.training_rows());
+        }
+        if let Some(codec) = self.refine {
+            rows = rows.at_least(codec.training_rows());
+        }
+        rows.wanted = rows.wanted.max(rows.min).min(MAX_SAMPLE_ROWS.max(rows.min));
+        rows
+    }
+
+    /// Bytes that each row occupies while the index is built.
+    pub(super) fn bytes_per_row(&self) -> u64 {
+        let code = self.codec.bytes(self.inner_dims());
+        let indexed = match self.structure {
+            // These codes are not reserved but grow by doubling, into a second array.
+            Structure::Scan if matches!(self.codec, Codec::FastScan { .. }) => 3 * code,
+            Structure::Scan => code,
+            // Links as they are reserved, level, offset, lock, and a visited mark in each thread.
+            Structure::Graph { links } => code + (8 * links as u64 + 8) * 33 / 32 + 12 + 4 + 16,
+            // Code and id, in arrays that grow by doubling.
+            Structure::Lists { .. } => (code + 8) * 2,
+        };
+        indexed + self.refine.map_or(0, |codec| codec.bytes(self.dims))
+    }
+
+    /// Bytes beside rows and training sample.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let inner = self.inner_dims();
+        let mut bytes = BATCH_BYTES + self.codec.model_bytes(inner);
+        if let Structure::Lists { lists, coarse_links } = self.structure {
+            // Centroids, those of k-means at work, and the sums of its next round.
+            let centroid = 3 * 4 * inner as u64 + LIST_OVERHEAD_BYTES;
+            bytes += lists as u64 * (centroid + coarse_links.map_or(0, |links| 8 * links as u64 + 64));
+        }
+        bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
+        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims))
+    }
+
+    /// Bytes for each row of the training sample, beside the caller's own copy: transformed, then as residuals.
+    pub(super) fn training_bytes_per_row(&self) -> u64 {
+        let transformed =
+            if self.transforms.is_empty() { 0 } else { 4 * (self.dims + self.inner_dims()) as u64 };
+        transformed + 2 * 4 * self.inner_dims() as u64 + 32
+    }
+}

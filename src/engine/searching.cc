@@ -1,0 +1,208 @@
+// One query against one index.
+//
+// Searches take their parameters apart themselves, layer by layer (transform, refinement, graph, lists), instead of
+// nesting FAISS's SearchParameters: half of FAISS's indexes refuse parameters altogether, and there dead rows are
+// filtered afterwards.
+
+#include "internal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFRaBitQ.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRaBitQ.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/IndexScalarQuantizer.h>
+#include <faiss/impl/DistanceComputer.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/utils/distances.h>
+
+namespace vekter {
+
+namespace {
+
+// Bits of each query value that RaBitQ compares with its signs: the paper's choice (Gao and Long, 2024, section 3.3).
+// FAISS's default, floats, finds the same rows at a thirtieth of the speed.
+constexpr uint8_t RABITQ_QUERY_BITS = 4;
+
+struct Alive : faiss::IDSelector {
+    const vekter_search_params& params;
+
+    explicit Alive(const vekter_search_params& params) : params(params) {}
+
+    bool is_member(idx_t position) const override {
+        const size_t byte = static_cast<size_t>(position) >> 3;
+        return byte >= params.dead_bytes || !((params.dead[byte] >> (position & 7)) & 1);
+    }
+};
+
+using Candidates = std::vector<Candidate>;
+
+float key_of(const Index& index, float distance) {
+    const float key = index.metric_type == faiss::METRIC_INNER_PRODUCT ? -distance : distance;
+    // NaN (from overflow) has no place in an order: it comes last.
+    return std::isnan(key) ? std::numeric_limits<float>::infinity() : key;
+}
+
+struct Search {
+    const vekter_search_params& params;
+    const Alive alive;
+    const bool has_dead;
+
+    explicit Search(const vekter_search_params& params)
+            : params(params), alive(params), has_dead(params.dead_rows > 0) {}
+
+    bool keeps(idx_t position) const {
+        return !has_dead || alive.is_member(position);
+    }
+
+    Candidates nearest(const Index& index, const float* query, size_t k) const {
+        k = std::min<size_t>(k, index.ntotal);
+        if (k == 0) {
+            return {};
+        }
+        if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+            const float* image = transformed->apply_chain(1, query);
+            std::unique_ptr<const float[]> owned(image == query ? nullptr : image);
+            require_bounded(image, transformed->index->d, 1e16f);
+            return nearest(*transformed->index, image, k);
+        }
+        if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+            return refine(*refined, query, k);
+        }
+        if (auto* flat = dynamic_cast<const faiss::IndexFlat*>(&index)) {
+            return scan(*flat, query, k);
+        }
+        if (dynamic_cast<const faiss::IndexHNSW*>(&index)) {
+            faiss::SearchParametersHNSW with;
+            with.efSearch = graph_width(index, k);
+            with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
+            return ask(index, query, k, &with);
+        }
+        if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+            faiss::SearchParametersHNSW coarse;
+            // A SearchParametersIVF for all, to which RaBitQ's scanner adds its own.
+            faiss::IVFRaBitQSearchParameters with;
+            with.qb = RABITQ_QUERY_BITS;
+            with.nprobe = std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted->nlist);
+            with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
+            if (dynamic_cast<const faiss::IndexHNSW*>(inverted->quantizer)) {
+                coarse.efSearch = static_cast<int>(std::max<size_t>(64, 2 * with.nprobe));
+                with.quantizer_params = &coarse;
+            }
+            return ask(index, query, k, &with);
+        }
+        if (dynamic_cast<const faiss::IndexScalarQuantizer*>(&index) ||
+            dynamic_cast<const faiss::IndexRaBitQ*>(&index)) {
+            faiss::RaBitQSearchParameters with;
+            with.qb = RABITQ_QUERY_BITS;
+            with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
+            return ask(index, query, k, &with);
+        }
+        // The others take no selector: ask for as many more as could be dead.
+        const size_t more = std::min<size_t>(k + params.dead_rows, index.ntotal);
+        Candidates found = ask(index, query, has_dead ? more : k, nullptr);
+        if (found.size() > k) {
+            found.resize(k);
+        }
+        return found;
+    }
+
+    // HNSW keeps dead rows in its queue of candidates but not among its results, so the queue must be as much longer.
+    int graph_width(const Index& index, size_t k) const {
+        const double rows = static_cast<double>(index.ntotal);
+        const double living = std::max(1.0, rows - static_cast<double>(params.dead_rows));
+        const double asked = static_cast<double>(std::max<int64_t>(params.ef_search, static_cast<int64_t>(k)));
+        return static_cast<int>(std::max<double>(static_cast<double>(k), std::min(rows, asked * rows / living)));
+    }
+
+    // FAISS's own search; what it answers is checked, filtered and sorted.
+    Candidates ask(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
+        std::vector<float> distances(k);
+        std::vector<idx_t> positions(k, -1);
+        index.search(1, query, static_cast<idx_t>(k), distances.data(), positions.data(), with);
+        Candidates found;
+        found.reserve(k);
+        for (size_t i = 0; i < k; i++) {
+            if (positions[i] == -1) {
+                continue;
+            }
+            require(positions[i] >= 0 && positions[i] < index.ntotal, "search found a row that does not exist");
+            if (keeps(positions[i])) {
+                found.push_back({key_of(index, distances[i]), positions[i]});
+            }
+        }
+        std::sort(found.begin(), found.end());
+        return found;
+    }
+
+    // IndexFlat::search cannot be interrupted within one query, and drops rows at infinite distance.
+    Candidates scan(const faiss::IndexFlat& flat, const float* query, size_t k) const {
+        const size_t dims = flat.d;
+        const size_t rows = flat.ntotal;
+        // About 1 MiB between two looks at the interrupt flag.
+        const size_t block = std::max<size_t>(16, (size_t{1} << 18) / dims);
+        std::vector<float> distances(std::min(block, rows));
+        Candidates heap;
+        heap.reserve(k);
+        for (size_t start = 0; start < rows; start += block) {
+            throw_if_interrupted();
+            const size_t count = std::min(block, rows - start);
+            const float* values = flat.get_xb() + start * dims;
+            if (flat.metric_type == faiss::METRIC_INNER_PRODUCT) {
+                faiss::fvec_inner_products_ny(distances.data(), query, values, dims, count);
+            } else {
+                faiss::fvec_L2sqr_ny(distances.data(), query, values, dims, count);
+            }
+            for (size_t i = 0; i < count; i++) {
+                const Candidate candidate{key_of(flat, distances[i]), static_cast<idx_t>(start + i)};
+                if (heap.size() == k && !(candidate < heap.front())) {
+                    continue;
+                }
+                if (!keeps(candidate.position)) {
+                    continue;
+                }
+                if (heap.size() == k) {
+                    std::pop_heap(heap.begin(), heap.end());
+                    heap.back() = candidate;
+                } else {
+                    heap.push_back(candidate);
+                }
+                std::push_heap(heap.begin(), heap.end());
+            }
+        }
+        std::sort_heap(heap.begin(), heap.end());
+        return heap;
+    }
+
+    // IndexRefine::search counts candidates in float arithmetic, which refuses some large k.
+    Candidates refine(const faiss::IndexRefine& refined, const float* query, size_t k) const {
+        const double wanted = std::ceil(static_cast<double>(k) * std::max(1.0f, params.k_factor));
+        const size_t rows = refined.ntotal;
+        Candidates found = nearest(
+                *refined.base_index, query, wanted < static_cast<double>(rows) ? static_cast<size_t>(wanted) : rows);
+        std::unique_ptr<faiss::DistanceComputer> distance(refined.refine_index->get_distance_computer());
+        distance->set_query(query);
+        for (Candidate& candidate : found) {
+            candidate.key = key_of(*refined.refine_index, (*distance)(candidate.position));
+        }
+        std::sort(found.begin(), found.end());
+        if (found.size() > k) {
+            found.resize(k);
+        }
+        return found;
+    }
+};
+
+} // namespace
+
+Candidates nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params) {
+    return Search(params).nearest(index, query, k);
+}
+
+} // namespace vekter

@@ -1,0 +1,268 @@
+// The C face of FAISS: see shim.h for what each function promises.
+
+#include "internal.h"
+
+#include <omp.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/io.h>
+#include <faiss/index_factory.h>
+#include <faiss/index_io.h>
+#include <faiss/utils/distances.h>
+
+namespace {
+
+using faiss::Index;
+
+// ---------------------------------------------------------------- errors
+
+thread_local char message[1024];
+
+void remember(const char* text) noexcept {
+    std::snprintf(message, sizeof message, "%s", text);
+}
+
+struct SinkStopped {};
+
+// Runs `work` and turns whatever it throws into a code and a message.
+template <class Work>
+int guarded(Work&& work) noexcept {
+    try {
+        work();
+        return VEKTER_OK;
+    } catch (const SinkStopped&) {
+        return VEKTER_SINK_STOPPED;
+    } catch (const std::bad_alloc&) {
+        return VEKTER_OUT_OF_MEMORY;
+    } catch (const std::exception& error) {
+        remember(error.what());
+        // FAISS wraps messages of inner calls in outer ones, so the text can stand anywhere.
+        return std::strstr(error.what(), vekter::INTERRUPTED) ? VEKTER_INTERRUPTED : VEKTER_FAILED;
+    } catch (...) {
+        remember("unknown exception");
+        return VEKTER_FAILED;
+    }
+}
+
+// ---------------------------------------------------------------- interrupts
+
+std::atomic<bool (*)(void)> interrupted_callback{nullptr};
+
+bool asked_to_stop() {
+    auto callback = interrupted_callback.load(std::memory_order_relaxed);
+    return callback && callback();
+}
+
+struct Interrupts : faiss::InterruptCallback {
+    bool want_interrupt() override {
+        return asked_to_stop();
+    }
+};
+
+// ---------------------------------------------------------------- writing
+
+struct SinkWriter : faiss::IOWriter {
+    int (*sink)(void*, const uint8_t*, size_t);
+    void* context;
+
+    SinkWriter(int (*sink)(void*, const uint8_t*, size_t), void* context) : sink(sink), context(context) {}
+
+    size_t operator()(const void* values, size_t size, size_t count) override {
+        if (size * count > 0 && sink(context, static_cast<const uint8_t*>(values), size * count) != 0) {
+            throw SinkStopped();
+        }
+        return count;
+    }
+};
+
+// ---------------------------------------------------------------- describing
+
+void describe(const Index& index, vekter_description& about) {
+    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        describe(*transformed->index, about);
+        about.ranks_exactly = transformed->chain.empty() ? about.ranks_exactly : 0;
+    } else if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        describe(*refined->base_index, about);
+        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(refined->refine_index) != nullptr;
+        about.refines = 1;
+    } else if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
+        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(graph->storage) != nullptr;
+        about.searches_graph = 1;
+    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        about.lists = static_cast<int64_t>(inverted->nlist);
+        about.ranks_exactly = dynamic_cast<const faiss::IndexIVFFlat*>(&index) != nullptr;
+    } else {
+        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(&index) != nullptr;
+        about.scans_all = 1;
+    }
+}
+
+Index* unwrap(vekter_index* index) {
+    return reinterpret_cast<Index*>(index);
+}
+
+const Index* unwrap(const vekter_index* index) {
+    return reinterpret_cast<const Index*>(index);
+}
+
+vekter_index* wrap(std::unique_ptr<Index> index) {
+    return reinterpret_cast<vekter_index*>(index.release());
+}
+
+
+} // namespace
+
+void vekter::throw_if_interrupted() {
+    if (asked_to_stop()) {
+        FAISS_THROW_MSG(INTERRUPTED);
+    }
+}
+
+void vekter::require(bool condition, const char* what) {
+    FAISS_THROW_IF_NOT_FMT(condition, "failed: %s", what);
+}
+
+void vekter::require_bounded(const float* values, size_t count, float limit) {
+    for (size_t i = 0; i < count; i++) {
+        require(std::fabs(values[i]) <= limit, "the index's transform overflows");
+    }
+}
+
+// ---------------------------------------------------------------- the C functions
+
+const char* vekter_message(void) {
+    return message;
+}
+
+int vekter_initialise(bool (*interrupted)(void)) {
+    return guarded([&] {
+        interrupted_callback.store(interrupted, std::memory_order_relaxed);
+        static std::once_flag once;
+        std::call_once(once, [] {
+            faiss::InterruptCallback::instance = std::make_unique<Interrupts>();
+            vekter::register_mapped_lists();
+            // Tables of IVFPQ are private memory of each process: beyond this size they are computed per list.
+            faiss::precomputed_table_max_bytes = size_t{2} << 20;
+        });
+    });
+}
+
+void vekter_set_threads(int threads) {
+    omp_set_num_threads(std::max(1, threads));
+}
+
+int vekter_block_signals(void* previous, size_t previous_bytes) {
+    if (previous_bytes < sizeof(sigset_t)) {
+        return VEKTER_FAILED;
+    }
+    sigset_t all;
+    sigfillset(&all);
+    return pthread_sigmask(SIG_SETMASK, &all, static_cast<sigset_t*>(previous)) == 0 ? VEKTER_OK : VEKTER_FAILED;
+}
+
+int vekter_restore_signals(const void* previous) {
+    return pthread_sigmask(SIG_SETMASK, static_cast<const sigset_t*>(previous), nullptr) == 0 ? VEKTER_OK
+                                                                                            : VEKTER_FAILED;
+}
+
+int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_index** index) {
+    return guarded([&] {
+        const auto type = metric == VEKTER_L2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT;
+        std::unique_ptr<Index> built(faiss::index_factory(dims, factory, type));
+        vekter::require(built && built->d == dims, "the factory string made an index of another dimension");
+        vekter::require(built->metric_type == type, "this index type has no such metric");
+        vekter::tune_for_building(built.get());
+        *index = wrap(std::move(built));
+    });
+}
+
+int vekter_index_open(const uint8_t* bytes, size_t length, vekter_index** index) {
+    return guarded([&] {
+        *index = wrap(vekter::open_mapped(bytes, length));
+    });
+}
+
+void vekter_index_free(vekter_index* index) {
+    delete unwrap(index);
+}
+
+void vekter_index_describe(const vekter_index* index, vekter_description* description) {
+    const Index* subject = unwrap(index);
+    *description = {};
+    describe(*subject, *description);
+    description->rows = subject->ntotal;
+    description->dims = subject->d;
+    description->metric = subject->metric_type == faiss::METRIC_L2 ? VEKTER_L2 : VEKTER_INNER_PRODUCT;
+    description->is_trained = subject->is_trained;
+}
+
+int vekter_index_reserve(vekter_index* index, int64_t rows) {
+    return guarded([&] { vekter::reserve_rows(unwrap(index), static_cast<size_t>(rows)); });
+}
+
+int vekter_index_train(vekter_index* index, int64_t rows, const float* values) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::train_quietly(unwrap(index), rows, values);
+    });
+}
+
+int vekter_index_add(vekter_index* index, int64_t rows, const float* values) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::add_rows(unwrap(index), rows, values);
+    });
+}
+
+int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context) {
+    return guarded([&] {
+        SinkWriter writer(sink, context);
+        faiss::write_index(unwrap(index), &writer);
+    });
+}
+
+int vekter_index_search(
+        const vekter_index* index,
+        const float* query,
+        int64_t k,
+        const vekter_search_params* params,
+        float* distances,
+        int64_t* positions,
+        int64_t* found) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        const Index& subject = *unwrap(index);
+        const auto nearest = vekter::nearest(subject, query, static_cast<size_t>(k), *params);
+        const bool similarity = subject.metric_type == faiss::METRIC_INNER_PRODUCT;
+        for (size_t i = 0; i < nearest.size(); i++) {
+            distances[i] = similarity ? -nearest[i].key : nearest[i].key;
+            positions[i] = nearest[i].position;
+        }
+        *found = static_cast<int64_t>(nearest.size());
+    });
+}
+
+void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    faiss::fvec_L2sqr_ny(out, query, values, dims, rows);
+}
+
+void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    faiss::fvec_inner_products_ny(out, query, values, dims, rows);
+}

@@ -1,0 +1,98 @@
+// The C face of FAISS, as src/engine/ffi.rs declares it.
+//
+// Every function that can fail returns a vekter_code and leaves a message for vekter_message() of the same thread.
+// No C++ exception leaves a function. Nothing here checks what its Rust callers promise: row counts that fit the
+// slices, k between 1 and the rows, a trained index before an add.
+
+#ifndef VEKTER_ENGINE_SHIM_H
+#define VEKTER_ENGINE_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum vekter_code {
+    VEKTER_OK = 0,
+    VEKTER_FAILED = 1,
+    VEKTER_INTERRUPTED = 2,
+    VEKTER_OUT_OF_MEMORY = 3,
+    // The sink of vekter_index_write said stop.
+    VEKTER_SINK_STOPPED = 4,
+};
+
+// A faiss::Index.
+typedef struct vekter_index vekter_index;
+
+// faiss::MetricType, for the two that are used.
+enum vekter_metric { VEKTER_INNER_PRODUCT = 0, VEKTER_L2 = 1 };
+
+typedef struct {
+    int64_t rows;
+    // Inverted lists of the index that scans them; 0 where there are none.
+    int64_t lists;
+    int32_t dims;
+    int32_t metric;
+    int32_t is_trained;
+    // Distances that a search returns are those of the stored float vectors.
+    int32_t ranks_exactly;
+    // Every row is compared with every query.
+    int32_t scans_all;
+    int32_t searches_graph;
+    int32_t refines;
+} vekter_description;
+
+typedef struct {
+    int64_t nprobe;
+    int64_t ef_search;
+    float k_factor;
+    // Bitmap by position, least significant bit first, 1 = dead; rows beyond its end are alive.
+    const uint8_t* dead;
+    size_t dead_bytes;
+    int64_t dead_rows;
+} vekter_search_params;
+
+// Installs FAISS's interrupt callback and the inverted lists that point into a map. Once per process.
+int vekter_initialise(bool (*interrupted)(void));
+// The calling thread's share of OpenMP.
+void vekter_set_threads(int threads);
+const char* vekter_message(void);
+
+// Blocks all signals for the calling thread; the mask before goes to `previous`.
+int vekter_block_signals(void* previous, size_t previous_bytes);
+int vekter_restore_signals(const void* previous);
+
+// An empty index after a factory string.
+int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_index** index);
+// An index over serialised bytes, which must outlive it.
+int vekter_index_open(const uint8_t* bytes, size_t length, vekter_index** index);
+void vekter_index_free(vekter_index* index);
+
+void vekter_index_describe(const vekter_index* index, vekter_description* description);
+// Makes room for `rows` rows in all, so that adding does not grow arrays by copying them.
+int vekter_index_reserve(vekter_index* index, int64_t rows);
+int vekter_index_train(vekter_index* index, int64_t rows, const float* values);
+int vekter_index_add(vekter_index* index, int64_t rows, const float* values);
+// FAISS's serialised form, in pieces; a non-zero return of `sink` stops it.
+int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context);
+// At most k pairs of FAISS's distance value and position go to the arrays (of k elements each), best first.
+int vekter_index_search(
+        const vekter_index* index,
+        const float* query,
+        int64_t k,
+        const vekter_search_params* params,
+        float* distances,
+        int64_t* positions,
+        int64_t* found);
+
+// Squared Euclidean distances and inner products of one query and `rows` rows.
+void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
+void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

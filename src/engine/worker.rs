@@ -1,0 +1,172 @@
+//! Long native calls, off the caller's thread.
+//!
+//! A Postgres backend handles its signals on its one thread, and any thread that does not block a signal can be made
+//! to run its handler. So FAISS's OpenMP threads are started from a thread of our own that has every signal blocked,
+//! which they inherit. The caller meanwhile waits in short steps and listens to its user.
+
+use super::ffi;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How long the caller sleeps between two ticks, in milliseconds.
+const TICK_MS: u64 = 20;
+/// Stack of the worker, in bytes: LAPACK and OpenBLAS keep blocks of matrices on it.
+const STACK_BYTES: usize = 16 << 20;
+
+/// Set while a worker's work is unwanted.
+static CANCEL: AtomicBool = AtomicBool::new(false);
+/// Whether a worker is at work.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+/// The caller's `fn() -> bool` as an address; 0 before [`initialise`].
+static INTERRUPTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Prepares FAISS for this process and this thread: installs the interrupt callback, which FAISS then polls from
+/// whatever thread it works on (so `interrupted` may only read globals), and gives this thread no OpenMP helpers.
+/// Cheap, starts no thread; calling it again replaces `interrupted`.
+pub fn initialise(interrupted: fn() -> bool) {
+    INTERRUPTED.store(interrupted as usize, Ordering::Relaxed);
+    // SAFETY: the callback is a function without state. A failure (no memory for two small objects) leaves FAISS
+    // without callback and mapped lists, and the first open reports it.
+    unsafe { ffi::vekter_initialise(is_interrupted_callback) };
+    // SAFETY: sets a property of the calling thread.
+    unsafe { ffi::vekter_set_threads(1) };
+}
+
+/// Whether the work at hand should end.
+pub(super) fn is_interrupted() -> bool {
+    if CANCEL.load(Ordering::Relaxed) {
+        return true;
+    }
+    let address = INTERRUPTED.load(Ordering::Relaxed);
+    if address == 0 {
+        return false;
+    }
+    // SAFETY: the address is 0 or was stored by `initialise` from a `fn() -> bool`, and code is never unloaded.
+    let interrupted = unsafe { std::mem::transmute::<usize, fn() -> bool>(address) };
+    interrupted()
+}
+
+extern "C" fn is_interrupted_callback() -> bool {
+    is_interrupted()
+}
+
+/// Blocks every signal on this thread until it is dropped, on this thread.
+struct SignalsBlocked {
+    previous: ffi::SignalMask,
+    blocked: bool,
+}
+
+impl SignalsBlocked {
+    fn new() -> Self {
+        let mut previous: ffi::SignalMask = [0; 16];
+        let bytes = size_of_val(&previous);
+        // SAFETY: the mask has `bytes` bytes, is aligned for a sigset_t, and the shim refuses too few.
+        let code = unsafe { ffi::vekter_block_signals(previous.as_mut_ptr().cast(), bytes) };
+        Self { previous, blocked: code == ffi::OK }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        if self.blocked {
+            // SAFETY: `previous` holds the mask that vekter_block_signals stored.
+            unsafe { ffi::vekter_restore_signals(self.previous.as_ptr().cast()) };
+        }
+    }
+}
+
+/// Runs `work` on a new thread with all signals blocked, where OpenMP has `threads` threads; meanwhile calls `tick`
+/// on this thread about every 20 ms.
+///
+/// If `tick` unwinds, FAISS is asked to stop, the thread is joined, and the unwinding goes on. If `work` unwinds,
+/// that goes on here. One worker at a time in a process: cancelling one would cancel all. Where the system gives no
+/// thread, `work` runs here, alone and without ticks; FAISS still polls the interrupt callback.
+pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnOnce() -> T + Send) -> T {
+    let finished = Mutex::new(false);
+    let wake = Condvar::new();
+    // The work waits in a slot, so that it is still here when no thread could be made.
+    let slot = Mutex::new(Some(work));
+    let run = || {
+        let work = lock(&slot).take();
+        work.map(|work| catch_unwind(AssertUnwindSafe(work)))
+    };
+    let (outcome, tick_panic) = std::thread::scope(|scope| {
+        RUNNING.store(true, Ordering::Release);
+        let spawned = {
+            let _blocked = SignalsBlocked::new();
+            std::thread::Builder::new().name("vekter".into()).stack_size(STACK_BYTES).spawn_scoped(
+                scope,
+                || {
+                    // SAFETY: sets a property of this new thread.
+                    unsafe { ffi::vekter_set_threads(i32::try_from(threads).unwrap_or(i32::MAX)) };
+                    let outcome = run();
+                    RUNNING.store(false, Ordering::Release);
+                    *lock(&finished) = true;
+                    wake.notify_one();
+                    outcome
+                },
+            )
+        };
+        let Ok(worker) = spawned else {
+            RUNNING.store(false, Ordering::Release);
+            return (Ok(run()), None);
+        };
+        let tick_panic = wait(&finished, &wake, tick);
+        if tick_panic.is_some() {
+            CANCEL.store(true, Ordering::Relaxed);
+        }
+        let outcome = worker.join();
+        CANCEL.store(false, Ordering::Relaxed);
+        (outcome, tick_panic)
+    });
+    if let Some(panic) = tick_panic {
+        resume_unwind(panic);
+    }
+    match outcome {
+        Ok(Some(Ok(value))) => value,
+        Ok(Some(Err(panic))) | Err(panic) => resume_unwind(panic),
+        // `run` is called once, and finds the work that was put there.
+        Ok(None) => unreachable!("a worker's work was taken twice"),
+    }
+}
+
+/// Asks a worker to stop and waits for it, at most some seconds: for a process that is about to exit without unwinding.
+pub fn stop_worker() {
+    const LIMIT_MS: u64 = 5000;
+    CANCEL.store(true, Ordering::Relaxed);
+    for _ in 0..LIMIT_MS / TICK_MS {
+        if !RUNNING.load(Ordering::Acquire) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(TICK_MS));
+    }
+}
+
+/// Ticks until `finished`; what a tick panicked with ends the waiting.
+fn wait(
+    finished: &Mutex<bool>,
+    wake: &Condvar,
+    tick: &mut dyn FnMut(),
+) -> Option<Box<dyn std::any::Any + Send>> {
+    let mut done = lock(finished);
+    while !*done {
+        let (guard, timeout) =
+            wake.wait_timeout(done, Duration::from_millis(TICK_MS)).unwrap_or_else(PoisonError::into_inner);
+        done = guard;
+        if timeout.timed_out() && !*done {
+            drop(done);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(&mut *tick)) {
+                return Some(panic);
+            }
+            done = lock(finished);
+        }
+    }
+    None
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while holding these locks, and their contents are single values.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,22 @@
+//! The engine from outside: what is built, written and opened again answers as it should, and nothing that is
+//! thrown at it ends the process.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "engine/bytes.rs"]
+mod bytes;
+#[path = "engine/cancel.rs"]
+mod cancel;
+#[path = "engine/data.rs"]
+mod data;
+#[path = "engine/families.rs"]
+mod families;
+#[path = "engine/graphs.rs"]
+mod graphs;
+#[path = "engine/hostile.rs"]
+mod hostile;
+#[path = "engine/measure.rs"]
+mod measure;
+#[path = "engine/memory.rs"]
+mod memory;
+#[path = "engine/process.rs"]
+mod process;

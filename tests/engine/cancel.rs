@@ -1,0 +1,159 @@
+//! Long work: off the caller's thread, deaf to signals, and over soon after it is no longer wanted.
+
+use super::data::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vekter::engine::{Builder, EngineError, Metric, initialise, on_worker};
+
+/// Longer than any cancel may take, with room for a busy machine.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Runs `work`, which would take minutes, and unwinds from a tick after 50 ms; what comes out is the tick's panic.
+fn is_cancelled(work: impl FnOnce() -> Result<(), EngineError> + Send) {
+    let outcome = AtomicBool::new(false);
+    let start = Instant::now();
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        on_worker(
+            2,
+            &mut || {
+                if start.elapsed() > Duration::from_millis(50) {
+                    panic!("cancelled by the user");
+                }
+            },
+            || outcome.store(matches!(work(), Err(EngineError::Interrupted)), Ordering::Relaxed),
+        )
+    }))
+    .unwrap_err();
+    assert_eq!(*panic.downcast::<&str>().unwrap(), "cancelled by the user");
+    assert!(outcome.load(Ordering::Relaxed), "the work did not end by an interrupt");
+    assert!(start.elapsed() < SOON, "the work went on for {:?}", start.elapsed());
+}
+
+#[test]
+fn training_ends_soon_after_a_cancel() {
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let rows = clustered(60_000, 256, 1);
+    for factory in ["IVF16384,Flat", "PQ128x10", "OPQ64,PQ64", "IVF8192_HNSW32,PQ64x4fs"] {
+        let mut builder = Builder::new(factory, 256, Metric::L2).unwrap();
+        is_cancelled(|| builder.train(&rows));
+    }
+}
+
+#[test]
+fn adding_to_a_graph_ends_soon_after_a_cancel() {
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let rows = clustered(100_000, 256, 1);
+    let mut builder = Builder::new("HNSW64", 256, Metric::L2).unwrap();
+    is_cancelled(move || builder.add(&rows));
+}
+
+#[test]
+fn adding_equal_rows_to_a_graph_ends_soon_after_a_cancel() {
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let rows = clustered(1, 128, 1).repeat(60_000);
+    let mut builder = Builder::new("HNSW32", 128, Metric::L2).unwrap();
+    is_cancelled(move || builder.add(&rows));
+}
+
+#[test]
+fn the_callback_of_the_process_interrupts_as_well() {
+    static WANTED: AtomicBool = AtomicBool::new(false);
+    let _alone = CANCELLING.write();
+    initialise(|| WANTED.load(Ordering::Relaxed));
+    let rows = clustered(1_000, 64, 1);
+    let mut builder = Builder::new("HNSW16", 64, Metric::L2).unwrap();
+    builder.add(&rows).unwrap();
+    let flat = {
+        let mut flat = Builder::new("Flat", 64, Metric::L2).unwrap();
+        flat.add(&rows).unwrap();
+        open(&serialised(&flat), Metric::L2).unwrap()
+    };
+    WANTED.store(true, Ordering::Relaxed);
+    let add = builder.add(&rows);
+    let search = flat.search(&rows[..64], 5, &narrow(), None);
+    let worker = on_worker(1, &mut || (), || flat.search(&rows[..64], 5, &narrow(), None));
+    WANTED.store(false, Ordering::Relaxed);
+    assert!(matches!(add, Err(EngineError::Interrupted)));
+    assert!(matches!(search, Err(EngineError::Interrupted)));
+    assert!(matches!(worker, Err(EngineError::Interrupted)));
+    assert_eq!(flat.search(&rows[..64], 5, &narrow(), None).unwrap().len(), 5);
+    initialise(|| false);
+}
+
+#[test]
+fn a_worker_returns_what_its_work_returns_and_ticks_meanwhile() {
+    let _alone = CANCELLING.write();
+    let mut ticks = 0;
+    let answer = on_worker(1, &mut || ticks += 1, || {
+        std::thread::sleep(Duration::from_millis(300));
+        42
+    });
+    assert_eq!(answer, 42);
+    assert!(ticks >= 2, "{ticks} ticks in 300 ms");
+    // A cancelled worker leaves no cancel behind.
+    assert_eq!(
+        on_worker(1, &mut || (), || build("HNSW16", Metric::L2, &clustered(500, 8, 1), 8).unwrap().rows()),
+        500
+    );
+}
+
+#[test]
+fn a_panic_of_the_work_unwinds_in_the_caller() {
+    let _alone = CANCELLING.write();
+    let panic = catch_unwind(|| on_worker(1, &mut || (), || panic!("from the work"))).unwrap_err();
+    assert_eq!(*panic.downcast::<&str>().unwrap(), "from the work");
+}
+
+/// Ids of this process's threads and the signals that each blocks.
+fn blocked_signals() -> Vec<(u64, u64)> {
+    let mut threads = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(status) = std::fs::read_to_string(path.join("status")) else {
+            continue;
+        };
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+        let id = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        threads.push((id, u64::from_str_radix(mask, 16).unwrap()));
+    }
+    threads
+}
+
+#[test]
+fn every_thread_that_a_worker_starts_blocks_all_signals() {
+    // All but SIGKILL and SIGSTOP, which cannot be, and the two that glibc keeps to itself.
+    const ALL: u64 = !(1 << 8 | 1 << 18 | 1 << 31 | 1 << 32);
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let before = blocked_signals();
+    let rows = clustered(20_000, 64, 1);
+    let mut started = Vec::new();
+    on_worker(
+        3,
+        &mut || {
+            let new = blocked_signals().into_iter().filter(|(id, _)| before.iter().all(|(old, _)| old != id));
+            started.extend(new);
+        },
+        || {
+            let mut builder = Builder::new("HNSW32", 64, Metric::L2).unwrap();
+            builder.add(&rows).unwrap();
+        },
+    );
+    let mut ids: Vec<u64> = started.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    // The test harness may start threads of other tests meanwhile, which wait for the lock and block nothing.
+    let deaf: Vec<_> = started.iter().filter(|(_, mask)| mask & ALL == ALL).map(|(id, _)| *id).collect();
+    assert!(deaf.len() >= 3, "the worker and two of OpenMP's threads block all signals: {started:x?}");
+    let own = blocked_signals().into_iter().find(|(id, _)| *id == thread_id());
+    assert_eq!(own.unwrap().1 & ALL, 0, "the caller's own mask is as before");
+}
+
+fn thread_id() -> u64 {
+    let link = std::fs::read_link("/proc/thread-self").unwrap();
+    link.file_name().unwrap().to_str().unwrap().parse().unwrap()
+}

@@ -3,6 +3,7 @@
 #[cfg(not(panic = "unwind"))]
 compile_error!("PostgreSQL's errors cross Rust frames by unwinding: build with panic = \"unwind\"");
 
+pub mod cache;
 pub mod engine;
 pub mod vector;
 

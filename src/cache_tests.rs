@@ -1,0 +1,122 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+const KEY: FileKey = FileKey { database: 5, index: 16_400, segment: 0xABCD };
+
+/// A cache in a folder of its own, removed with the value.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("vekter-cache-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn cache(&self, server_start: i64) -> Cache {
+        Cache::new(&self.0, server_start)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join(FOLDER).join(KEY.file_name())
+    }
+
+    fn fill(&self, content: &[u8]) {
+        let cache = self.cache(1);
+        let mut writer = cache.create(KEY, content.len() as u64).unwrap();
+        writer.write_all(content).unwrap();
+        assert_eq!(writer.publish().unwrap().bytes(), content);
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const CONTENT: &[u8] = b"a segment's payload";
+
+fn open(scratch: &Scratch, server_start: i64) -> Option<Arc<Mapping>> {
+    scratch.cache(server_start).open(&KEY, CONTENT.len() as u64, crc32c::crc32c(CONTENT), &mut || ())
+}
+
+#[test]
+fn a_published_file_is_found_by_all_and_readable_by_its_owner_alone() {
+    let scratch = Scratch::new("published");
+    assert!(open(&scratch, 1).is_none());
+    scratch.fill(CONTENT);
+    assert_eq!(open(&scratch, 1).unwrap().bytes(), CONTENT);
+    assert_eq!(fs::metadata(scratch.file()).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(scratch.0.join(FOLDER)).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_damaged_file_is_not_believed_even_with_the_right_length() {
+    let scratch = Scratch::new("damaged");
+    scratch.fill(CONTENT);
+    let mut other = CONTENT.to_vec();
+    other[3] ^= 1;
+    fs::write(scratch.file(), &other).unwrap();
+    assert!(open(&scratch, 1).is_none());
+}
+
+#[test]
+fn a_file_is_verified_again_by_the_next_server() {
+    let scratch = Scratch::new("restart");
+    let mut other = CONTENT.to_vec();
+    other[3] ^= 1;
+    // Published with a stamp, as if its content had been right.
+    scratch.fill(&other);
+    assert!(open(&scratch, 1).is_some(), "the stamp of this server is believed");
+    assert!(open(&scratch, 2).is_none(), "the stamp of the server before is not");
+}
+
+#[test]
+fn links_folders_and_short_files_in_a_files_place_are_replaced() {
+    let scratch = Scratch::new("replaced");
+    scratch.fill(CONTENT);
+    let elsewhere = scratch.0.join("elsewhere");
+    fs::rename(scratch.file(), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, scratch.file()).unwrap();
+    assert!(open(&scratch, 1).is_none(), "a link");
+    scratch.fill(CONTENT);
+    assert!(fs::symlink_metadata(scratch.file()).unwrap().is_file());
+    fs::remove_file(scratch.file()).unwrap();
+    fs::create_dir(scratch.file()).unwrap();
+    assert!(open(&scratch, 1).is_none(), "a folder");
+    scratch.fill(CONTENT);
+    fs::write(scratch.file(), &CONTENT[..5]).unwrap();
+    assert!(open(&scratch, 1).is_none(), "cut short");
+}
+
+#[test]
+fn a_folder_that_vanishes_while_a_file_is_written_costs_only_the_copy() {
+    let scratch = Scratch::new("vanished");
+    let cache = scratch.cache(1);
+    let mut writer = cache.create(KEY, CONTENT.len() as u64).unwrap();
+    fs::remove_dir_all(scratch.0.join(FOLDER)).unwrap();
+    writer.write_all(CONTENT).unwrap();
+    assert_eq!(writer.publish().unwrap().bytes(), CONTENT);
+    assert!(open(&scratch, 1).is_none());
+}
+
+#[test]
+fn an_unpublished_file_leaves_nothing() {
+    let scratch = Scratch::new("unpublished");
+    drop(scratch.cache(1).create(KEY, 10).unwrap());
+    assert_eq!(fs::read_dir(scratch.0.join(FOLDER)).unwrap().count(), 0);
+}
+
+#[test]
+fn the_sweeper_removes_what_nobody_wants_and_what_dead_writers_left() {
+    let scratch = Scratch::new("sweep");
+    scratch.fill(CONTENT);
+    fs::write(scratch.0.join(FOLDER).join(format!("{}.tmp.4194999", KEY.file_name())), "x").unwrap();
+    scratch.cache(1).sweep(|key| *key == KEY);
+    assert!(open(&scratch, 1).is_some());
+    assert_eq!(scratch.cache(1).entries().count(), 2, "the file and its stamp");
+    scratch.cache(1).sweep(|_| false);
+    assert_eq!(scratch.cache(1).entries().count(), 0);
+}

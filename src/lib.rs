@@ -5,6 +5,8 @@ compile_error!("PostgreSQL's errors cross Rust frames by unwinding: build with p
 
 pub mod cache;
 pub mod engine;
+pub mod index;
+pub mod pg;
 pub mod vector;
 
 pgrx::pg_module_magic!();

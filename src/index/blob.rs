@@ -1,0 +1,90 @@
+//! Blobs: immutable byte strings in pages (see `format`). Written once, read by whoever holds the reference.
+
+use std::io::Write;
+
+use super::error::IndexError;
+use super::format::{BODY_BYTES, BlobRef, Extent, PageKind, PageTag};
+use crate::pg::buffer::PageLock;
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+use crate::pg::xid;
+
+/// When the pages of a blob are logged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Logging {
+    /// Page by page, before the root points to them.
+    Now,
+    /// The relation is new, seen by nobody, and logged as a whole at the end of its build.
+    WithRelation,
+}
+
+/// A random 128-bit id.
+pub fn random_id() -> Result<u128, IndexError> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(IndexError::Random)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Writes `bytes` as blob `id`. A crash before the root points to it leaves orphans that VACUUM finds.
+pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobRef, IndexError> {
+    let mut blocks = Vec::with_capacity(bytes.len().div_ceil(BODY_BYTES));
+    let mut crc = 0;
+    for (chunk, part) in bytes.chunks(BODY_BYTES).enumerate() {
+        pgrx::check_for_interrupts!();
+        crc = crc32c::crc32c_append(crc, part);
+        let tag = PageTag { owner: id, full_xid: xid::next(), chunk: chunk as u32, kind: PageKind::Blob };
+        blocks.push(write_page(rel, tag, part, logging));
+    }
+    Ok(BlobRef { id, bytes: bytes.len() as u64, crc32c: crc, extents: Extent::cover(&blocks) })
+}
+
+fn write_page(rel: Rel, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
+    match logging {
+        Logging::WithRelation => {
+            let mut page = PageLock::extend(rel, pgrx::pg_sys::ForkNumber::MAIN_FORKNUM);
+            page.write_unlogged(tag, &[part]);
+            page.block()
+        }
+        Logging::Now => {
+            let page = PageLock::allocate(rel);
+            let mut record = WalRecord::start(rel);
+            record.create(&page, tag, &[part]);
+            record.commit();
+            page.block()
+        }
+    }
+}
+
+/// Copies the blob's pages to `sink`, one lock at a time. `Stale` where a page is another's by now; `Damaged` where
+/// all pages are the blob's own and yet the checksum is wrong.
+pub fn read(rel: Rel, blob: &BlobRef, sink: &mut dyn Write) -> Result<(), IndexError> {
+    let (mut crc, mut bytes) = (0, 0);
+    let end = rel.blocks();
+    let mut copy = Vec::with_capacity(BODY_BYTES);
+    for (chunk, block) in blob.blocks().enumerate() {
+        pgrx::check_for_interrupts!();
+        if block >= end {
+            return Err(IndexError::Stale);
+        }
+        copy.clear();
+        {
+            let page = PageLock::share(rel, block);
+            let view = page.view();
+            let body = view.body_of(blob.id, PageKind::Blob, chunk as u32).ok_or(IndexError::Stale)?;
+            copy.extend_from_slice(body);
+        }
+        crc = crc32c::crc32c_append(crc, &copy);
+        bytes += copy.len() as u64;
+        sink.write_all(&copy).map_err(IndexError::Cache)?;
+    }
+    if bytes != blob.bytes || crc != blob.crc32c {
+        return Err(IndexError::Damaged(format!("the checksum of blob {:032x} is wrong", blob.id)));
+    }
+    Ok(())
+}
+
+pub fn read_to_vec(rel: Rel, blob: &BlobRef) -> Result<Vec<u8>, IndexError> {
+    let mut bytes = Vec::with_capacity(blob.bytes as usize);
+    read(rel, blob, &mut bytes)?;
+    Ok(bytes)
+}

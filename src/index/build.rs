@@ -1,0 +1,340 @@
+//! Building an index over a table: sample, train, add, write, publish.
+//!
+//! The table is scanned in runs of blocks. FAISS works between two runs, when no buffer is pinned or locked, on
+//! threads of its own (`engine::on_worker`), while the main thread keeps taking interrupts.
+
+use std::borrow::Cow;
+
+use super::blob::Logging;
+use super::error::IndexError;
+use super::format::{DeltaHead, META_BLOCK, Manifest, Tid};
+use super::segment::{self, Staged};
+use super::{Definition, blob, delta, first_pages, read_meta};
+use crate::engine::{self, Builder};
+use crate::pg::buffer::PageLock;
+use crate::pg::progress::{self, Phase};
+use crate::pg::relation::Rel;
+use crate::pg::{exit, memory, wal};
+
+/// The most blocks that one run of the table scan takes.
+const MAX_RUN_BLOCKS: u32 = 1024;
+/// Rows looked at, at least, to estimate how many there are.
+const MIN_SAMPLE_ROWS: usize = 1000;
+/// What `auto` must know about the number of rows: whether there are more.
+const AUTO_SAMPLE_ROWS: usize = 10_000;
+/// The index of a table that is too small to train what was asked for.
+const UNTRAINED_FACTORY: &str = "Flat";
+
+/// Takes TID and vector of a row.
+pub type VisitRow<'a> = dyn FnMut(Tid, &[f32]) -> Result<(), IndexError> + 'a;
+
+/// What a build may use.
+#[derive(Clone, Copy)]
+pub struct Resources {
+    /// For FAISS.
+    pub threads: usize,
+    /// Rows are handed to FAISS in batches of about so many bytes: enough to keep its threads busy, and graphs are
+    /// better the fewer they are.
+    pub batch_bytes: usize,
+}
+
+/// The table, as the index sees it: expressions evaluated, predicate applied.
+pub trait Heap {
+    fn blocks(&self) -> u32;
+    /// Shows `visit` TID and vector of each row in a run of blocks; NULLs are left out. Returns the table's rows, in
+    /// the index or not. `sample`: rows in progress may be shown too.
+    fn scan(
+        &mut self,
+        start: u32,
+        blocks: u32,
+        sample: bool,
+        visit: &mut VisitRow,
+    ) -> Result<f64, IndexError>;
+}
+
+/// Rows of the table, and those of them in the index.
+#[derive(Default)]
+pub struct Built {
+    pub heap_rows: f64,
+    pub index_rows: f64,
+}
+
+/// Not enough memory for a build, found out before it began.
+pub struct MemoryShortage {
+    pub factory: String,
+    pub needed_bytes: u64,
+    pub available_bytes: u64,
+}
+
+pub enum BuildError {
+    Index(IndexError),
+    Memory(MemoryShortage),
+}
+
+impl<E: Into<IndexError>> From<E> for BuildError {
+    fn from(error: E) -> Self {
+        BuildError::Index(error.into())
+    }
+}
+
+/// Err: FAISS does not build this factory for so many dimensions.
+pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
+    let factory = engine::resolve(&definition.factory, 0);
+    Builder::new(&factory, definition.dims, definition.metric)?;
+    Ok(())
+}
+
+/// Fills the new, empty relation `rel`.
+pub fn build(
+    rel: Rel,
+    definition: &Definition,
+    heap: &mut dyn Heap,
+    resources: Resources,
+) -> Result<Built, BuildError> {
+    check_factory(definition)?;
+    let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
+    let main = pgrx::pg_sys::ForkNumber::MAIN_FORKNUM;
+    PageLock::extend(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
+    PageLock::extend(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
+
+    let (staged, added) = stage_segment(rel, definition, heap, resources)?;
+    if let Some(staged) = staged {
+        let manifest = Manifest { segments: vec![staged.store(rel, Logging::WithRelation)?] };
+        let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
+        meta.manifest = Some(blob);
+        meta.generation = 1;
+        PageLock::exclusive(rel, META_BLOCK).write_unlogged(meta_tag, &[&meta.encode()]);
+    }
+    wal::log_relation(rel);
+    for (tid, row) in &added.strays {
+        delta::append(rel, read_meta(rel)?, *tid, row)?;
+    }
+    let index_rows = (added.tids.len() + added.strays.len()) as f64;
+    Ok(Built { heap_rows: added.heap_rows, index_rows })
+}
+
+/// Everything up to the cache file; None for a table without rows to index.
+fn stage_segment(
+    rel: Rel,
+    definition: &Definition,
+    heap: &mut dyn Heap,
+    resources: Resources,
+) -> Result<(Option<Staged>, Added), BuildError> {
+    progress::phase(Phase::Sampling);
+    let sample = Sample::take(definition, heap)?;
+    let (mut builder, factory) = choose_builder(definition, &sample)?;
+    check_memory(&builder, &factory, &sample, resources)?;
+    let estimated_rows = sample.estimated_rows();
+    if builder.needs_training() {
+        progress::phase(Phase::Training);
+        interruptible(resources.threads, || builder.train(&sample.rows))?;
+    }
+    drop(sample);
+    builder.reserve(estimated_rows)?;
+
+    progress::phase(Phase::Adding);
+    let added = add_rows(definition, heap, &mut builder, resources, estimated_rows)?;
+    if added.tids.is_empty() {
+        return Ok((None, added));
+    }
+    progress::phase(Phase::Writing);
+    let cache = segment::cache();
+    let key = segment::file_key(rel, blob::random_id()?);
+    let staged = interruptible(resources.threads, || {
+        segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids)
+    })?;
+    Ok((Some(staged), added))
+}
+
+/// Runs FAISS beside the main thread, which takes interrupts meanwhile.
+fn interruptible<T: Send, E: Send>(
+    threads: usize,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
+    exit::stop_native_work_first();
+    let outcome = engine::on_worker(threads, &mut take_interrupts, work);
+    // Where FAISS noticed the interrupt first, PostgreSQL's own error is the one to raise.
+    pgrx::check_for_interrupts!();
+    outcome
+}
+
+fn take_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+// ---------------------------------------------------------------- sample
+
+/// Rows from random places of the table, in the form that is indexed.
+struct Sample {
+    rows: Vec<f32>,
+    count: usize,
+    /// Blocks that were read for it, of how many.
+    blocks: (u32, u32),
+}
+
+impl Sample {
+    fn take(definition: &Definition, heap: &mut dyn Heap) -> Result<Self, IndexError> {
+        let builder = Builder::new(
+            &engine::resolve(&definition.factory, u64::MAX),
+            definition.dims,
+            definition.metric,
+        )?;
+        let training_rows = if builder.needs_training() { builder.training_rows().wanted } else { 0 };
+        let auto_rows = if definition.factory == engine::AUTO { AUTO_SAMPLE_ROWS } else { 0 };
+        let wanted = training_rows.max(auto_rows).max(MIN_SAMPLE_ROWS);
+
+        let mut sample = Sample { rows: Vec::new(), count: 0, blocks: (0, heap.blocks()) };
+        let mut row = Vec::new();
+        for block in shuffled(heap.blocks()) {
+            pgrx::check_for_interrupts!();
+            heap.scan(block, 1, true, &mut |_, vector| {
+                row.clear();
+                row.extend_from_slice(vector);
+                if definition.metric.prepare(&mut row) && builder.accepts(&row) {
+                    sample.count += 1;
+                    if sample.count <= training_rows {
+                        sample.rows.extend_from_slice(&row);
+                    }
+                }
+                Ok(())
+            })?;
+            sample.blocks.0 += 1;
+            progress::blocks(sample.blocks.0, sample.blocks.1);
+            if sample.count >= wanted {
+                break;
+            }
+        }
+        Ok(sample)
+    }
+
+    fn estimated_rows(&self) -> u64 {
+        let (read, all) = self.blocks;
+        if read == 0 { 0 } else { (self.count as f64 * f64::from(all) / f64::from(read)) as u64 }
+    }
+}
+
+/// All block numbers, in an order that has nothing to do with the table's and is the same for each build: a
+/// Fisher-Yates shuffle with a linear congruential generator (Knuth's MMIX constants).
+fn shuffled(blocks: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..blocks).collect();
+    let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+    for at in (1..order.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(at, ((state >> 33) % (at as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// The index to build, and its factory string: what was asked for, or Flat where there are too few rows to train it.
+fn choose_builder<'a>(
+    definition: &'a Definition,
+    sample: &Sample,
+) -> Result<(Builder, Cow<'a, str>), IndexError> {
+    let factory = engine::resolve(&definition.factory, sample.estimated_rows());
+    let builder = Builder::new(&factory, definition.dims, definition.metric)?;
+    if builder.needs_training() && sample.count < builder.training_rows().min {
+        let flat = Builder::new(UNTRAINED_FACTORY, definition.dims, definition.metric)?;
+        return Ok((flat, Cow::Borrowed(UNTRAINED_FACTORY)));
+    }
+    Ok((builder, factory))
+}
+
+/// FAISS ends the process when memory runs out in one of its threads; so the answer must be known before.
+fn check_memory(
+    builder: &Builder,
+    factory: &str,
+    sample: &Sample,
+    resources: Resources,
+) -> Result<(), BuildError> {
+    let tid_bytes = size_of::<Tid>() as u64;
+    let per_row = builder.bytes_per_row() + tid_bytes;
+    let training_bytes = builder.training_bytes_per_row() * sample.count as u64;
+    let needed_bytes = builder.fixed_bytes()
+        + training_bytes
+        + per_row * sample.estimated_rows()
+        + 2 * resources.batch_bytes as u64;
+    match memory::available_bytes() {
+        Some(available_bytes) if needed_bytes > available_bytes => {
+            let factory = factory.to_string();
+            Err(BuildError::Memory(MemoryShortage { factory, needed_bytes, available_bytes }))
+        }
+        _ => Ok(()),
+    }
+}
+
+// ---------------------------------------------------------------- add
+
+/// What came of adding the table's rows.
+#[derive(Default)]
+struct Added {
+    /// By position.
+    tids: Vec<Tid>,
+    /// Rows that FAISS cannot take, as their sums would overflow: they stay in the delta.
+    strays: Vec<(Tid, Vec<f32>)>,
+    heap_rows: f64,
+}
+
+/// Adds every row of the table.
+fn add_rows(
+    definition: &Definition,
+    heap: &mut dyn Heap,
+    builder: &mut Builder,
+    resources: Resources,
+    estimated_rows: u64,
+) -> Result<Added, IndexError> {
+    progress::rows(0, estimated_rows);
+    let (mut added, mut batch) = (Added::default(), Vec::<f32>::new());
+    let Added { tids, strays, heap_rows } = &mut added;
+    let (mut start, mut run_blocks) = (0u32, 1u32);
+    // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
+    let end = heap.blocks();
+    while start < end {
+        pgrx::check_for_interrupts!();
+        run_blocks = run_blocks.min(end - start);
+        let filled = batch.len();
+        *heap_rows += heap.scan(start, run_blocks, false, &mut |tid, vector| {
+            let at = batch.len();
+            batch.extend_from_slice(vector);
+            let row = &mut batch[at..];
+            match definition.metric.prepare(row) {
+                true if builder.accepts(row) => tids.push(tid),
+                is_indexed => {
+                    strays.extend(is_indexed.then(|| (tid, row.to_vec())));
+                    batch.truncate(at);
+                }
+            }
+            Ok(())
+        })?;
+        start += run_blocks;
+        let run_bytes = (batch.len() - filled) * size_of::<f32>();
+        if start == end || batch.len() * size_of::<f32>() >= resources.batch_bytes {
+            interruptible(resources.threads, || builder.add(&batch))?;
+            batch.clear();
+        }
+        let done = tids.len() as u64;
+        // There are at least as many rows as were seen, and in the end no more.
+        progress::rows(done, if start == end { done } else { estimated_rows.max(done) });
+        progress::blocks(start, end);
+        // How many bytes lie behind a block depends on TOAST: feel for runs of about half a batch.
+        run_blocks = match run_bytes {
+            bytes if bytes < resources.batch_bytes / 4 => (run_blocks * 2).min(MAX_RUN_BLOCKS),
+            bytes if bytes > resources.batch_bytes / 2 => (run_blocks / 2).max(1),
+            _ => run_blocks,
+        };
+    }
+    Ok(added)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shuffled;
+
+    #[test]
+    fn a_shuffle_has_every_block_once() {
+        for blocks in [0, 1, 2, 1000] {
+            let mut order = shuffled(blocks);
+            order.sort_unstable();
+            assert!(order.into_iter().eq(0..blocks), "{blocks}");
+        }
+    }
+}

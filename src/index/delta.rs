@@ -1,0 +1,361 @@
+//! The delta: pages of `(tid, row)` for the rows that came after the last seal. They are searched exactly.
+//!
+//! A chain of pages from block 1 on, whose chunk numbers only grow. Inserts append to its last page; VACUUM takes dead
+//! entries out where they are and unlinks pages that it emptied, all but the first and the last.
+//!
+//! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
+//! find itself on a page that was unlinked meanwhile, whose link still leads on, because such a page is reused only
+//! when nobody who could stand on it is left (invariant 5). Where that does not hold, on a standby, the chunk number
+//! tells.
+
+use super::error::IndexError;
+use super::format::{
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, FIRST_DELTA_BLOCK, META_BLOCK, Meta,
+    NO_BLOCK, OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head,
+    overflow_next, tid_from_bytes, tid_to_bytes,
+};
+use super::{blob, read_meta};
+use crate::pg::buffer::{PageLock, PageView};
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+use crate::pg::xid;
+
+// ---------------------------------------------------------------- append
+
+/// How often an insert looks for the last page. Each time, another backend has appended one since; that this happens so
+/// often means that the page is damaged.
+const APPEND_ATTEMPTS: usize = 1000;
+
+/// The entry to append, in the pieces that pages take.
+struct Entry<'a> {
+    layout: DeltaLayout,
+    tid: [u8; DELTA_ENTRY_HEAD_BYTES],
+    head: &'a [u8],
+    /// First overflow page and the owner of all of them.
+    overflow: (u32, u128),
+}
+
+impl Entry<'_> {
+    fn fits(&self, head: &DeltaHead) -> bool {
+        if self.layout.overflow_pages > 0 {
+            // Never into a page that held an overflowing entry before: its head may still be read.
+            head.entries == 0 && head.overflow_block == NO_BLOCK
+        } else {
+            usize::from(head.entries) < self.layout.entries_per_page
+        }
+    }
+
+    fn counted(&self, head: DeltaHead) -> DeltaHead {
+        let (overflow_block, overflow_id) = self.overflow;
+        DeltaHead { entries: head.entries + 1, overflow_block, overflow_id, ..head }
+    }
+}
+
+/// Appends a row in the form that is indexed (`Metric::prepare`). `meta`: as just read. One WAL record makes it visible; the overflow pages
+/// of a long row are logged before it.
+pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<(), IndexError> {
+    let layout = DeltaLayout::new(row.len());
+    let bytes = bytes_of(row);
+    let (head, rest) = bytes.split_at(4 * layout.head_elements);
+    let mut tid_head = [0u8; DELTA_ENTRY_HEAD_BYTES];
+    tid_head[..TID_BYTES].copy_from_slice(&tid_to_bytes(tid));
+    let entry = Entry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
+
+    for _ in 0..APPEND_ATTEMPTS {
+        pgrx::check_for_interrupts!();
+        let tail = PageLock::exclusive(rel, meta.delta_tail);
+        if let Some(head) = tail_head(&tail.view(), &meta) {
+            if entry.fits(&head) {
+                let mut record = WalRecord::start(rel);
+                add_entry(&mut record, &tail, head, &entry);
+                record.commit();
+                return Ok(());
+            }
+            drop(tail);
+            if append_page(rel, &entry)? {
+                return Ok(());
+            }
+        } else {
+            drop(tail);
+        }
+        // Another backend has appended a page.
+        meta = read_meta(rel)?;
+    }
+    Err(IndexError::Damaged(format!("block {} is not the last delta page", meta.delta_tail)))
+}
+
+/// The chain's last page may have changed since the meta page was read.
+fn tail_head(view: &PageView, meta: &Meta) -> Option<DeltaHead> {
+    let tag = view.tag()?;
+    if tag.owner != meta.index_id || tag.kind != PageKind::Delta {
+        return None;
+    }
+    let head = DeltaHead::from_bytes(view.body());
+    (head.next_block == NO_BLOCK).then_some(head)
+}
+
+fn add_entry(record: &mut WalRecord, page: &PageLock, head: DeltaHead, entry: &Entry) {
+    record.edit(page, |page| {
+        page.patch_body(0, &entry.counted(head).to_bytes());
+        page.extend_body(&[&entry.tid, entry.head]);
+    });
+}
+
+/// Links a new last page that holds the entry: meta page, old tail and new page in one record. False if another
+/// backend was faster and there is room again.
+fn append_page(rel: Rel, entry: &Entry) -> Result<bool, IndexError> {
+    let fresh = PageLock::allocate(rel);
+    let meta_page = PageLock::exclusive(rel, META_BLOCK);
+    let mut meta = Meta::decode(meta_page.view().body())?;
+    let tail = PageLock::exclusive(rel, meta.delta_tail);
+    let head = tail_head(&tail.view(), &meta)
+        .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
+    if entry.fits(&head) {
+        let block = fresh.block();
+        drop((tail, meta_page, fresh));
+        super::space::offer(rel, block);
+        return Ok(false);
+    }
+    let chunk = meta.delta_next_chunk;
+    meta.delta_next_chunk += 1;
+    meta.delta_tail = fresh.block();
+
+    let mut record = WalRecord::start(rel);
+    let linked = DeltaHead { next_block: fresh.block(), next_chunk: chunk, ..head };
+    record.edit(&tail, |page| page.patch_body(0, &linked.to_bytes()));
+    let tag = PageTag { owner: meta.index_id, full_xid: xid::next(), chunk, kind: PageKind::Delta };
+    let first = entry.counted(DeltaHead::EMPTY).to_bytes();
+    record.create(&fresh, tag, &[&first, &entry.tid, entry.head]);
+    record.edit(&meta_page, |page| page.set_body(&[&meta.encode()]));
+    record.commit();
+    Ok(true)
+}
+
+/// Writes what of a row does not fit its delta page, last page first, so that each knows its successor. Returns the
+/// first page and the owner, or `(NO_BLOCK, 0)`.
+fn write_overflow(rel: Rel, rest: &[u8]) -> Result<(u32, u128), IndexError> {
+    if rest.is_empty() {
+        return Ok((NO_BLOCK, 0));
+    }
+    let owner = blob::random_id()?;
+    let mut next = NO_BLOCK;
+    for (chunk, part) in rest.chunks(4 * OVERFLOW_ELEMENTS).enumerate().rev() {
+        let page = PageLock::allocate(rel);
+        let tag =
+            PageTag { owner, full_xid: xid::next(), chunk: chunk as u32, kind: PageKind::DeltaOverflow };
+        let mut record = WalRecord::start(rel);
+        record.create(&page, tag, &[&overflow_head(next), part]);
+        record.commit();
+        next = page.block();
+    }
+    Ok((next, owner))
+}
+
+// ---------------------------------------------------------------- walk
+
+/// A delta page as a walker sees it: copied, no lock held.
+pub struct DeltaPage {
+    pub block: u32,
+    pub head: DeltaHead,
+    /// Unlinked while the walker was under way: it counts as empty, but leads on.
+    pub retired: bool,
+    /// Body behind the head: whole entries.
+    entries: Vec<u8>,
+}
+
+impl DeltaPage {
+    pub fn tids(&self, layout: DeltaLayout) -> impl Iterator<Item = Tid> + '_ {
+        self.entries.chunks_exact(layout.entry_bytes()).map(tid_from_bytes)
+    }
+}
+
+/// Visits every page of the chain in order. `Stale` if a page was reused under the walker.
+pub fn walk(
+    rel: Rel,
+    meta: &Meta,
+    mut visit: impl FnMut(&DeltaPage) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
+    let (mut block, mut chunk) = (FIRST_DELTA_BLOCK, 0);
+    loop {
+        pgrx::check_for_interrupts!();
+        let page = read_page(rel, meta, block, chunk)?;
+        let head = page.head;
+        visit(&page)?;
+        if head.next_block == NO_BLOCK {
+            return Ok(());
+        }
+        if head.next_chunk <= chunk {
+            return Err(IndexError::Damaged(format!("delta page {block} links back")));
+        }
+        (block, chunk) = (head.next_block, head.next_chunk);
+    }
+}
+
+fn read_page(rel: Rel, meta: &Meta, block: u32, chunk: u32) -> Result<DeltaPage, IndexError> {
+    let lock = PageLock::share(rel, block);
+    let view = lock.view();
+    let tag = view.tag().ok_or(IndexError::Stale)?;
+    let retired = tag.kind == PageKind::Retired;
+    if tag.owner != meta.index_id || tag.chunk != chunk || !(retired || tag.kind == PageKind::Delta) {
+        return Err(IndexError::Stale);
+    }
+    let body = view.body();
+    if body.len() < DELTA_HEAD_BYTES {
+        return Err(IndexError::Damaged(format!("delta page {block} is cut short")));
+    }
+    let (head, entries) = body.split_at(DELTA_HEAD_BYTES);
+    let entries = if retired { Vec::new() } else { entries.to_vec() };
+    Ok(DeltaPage { block, head: DeltaHead::from_bytes(head), retired, entries })
+}
+
+/// Visits every row: `(tids, rows)` in batches, the rows one after the other. The slices are valid for one call.
+pub fn for_each_row(
+    rel: Rel,
+    meta: &Meta,
+    mut visit: impl FnMut(&[Tid], &[f32]) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
+    const BATCH_ELEMENTS: usize = 64 * 1024;
+    let layout = DeltaLayout::new(meta.dims as usize);
+    let (mut tids, mut rows) = (Vec::new(), Vec::new());
+    walk(rel, meta, |page| {
+        for entry in page.entries.chunks_exact(layout.entry_bytes()) {
+            tids.push(tid_from_bytes(entry));
+            push_elements(&mut rows, &entry[DELTA_ENTRY_HEAD_BYTES..]);
+            read_overflow(rel, &page.head, meta.dims as usize - layout.head_elements, &mut rows)?;
+        }
+        if rows.len() >= BATCH_ELEMENTS {
+            visit(&tids, &rows)?;
+            tids.clear();
+            rows.clear();
+        }
+        Ok(())
+    })?;
+    if tids.is_empty() { Ok(()) } else { visit(&tids, &rows) }
+}
+
+/// Appends the rest of a long row to `row`.
+fn read_overflow(rel: Rel, head: &DeltaHead, elements: usize, row: &mut Vec<f32>) -> Result<(), IndexError> {
+    let wanted = row.len() + elements;
+    for_each_overflow_page(rel, head, |_, body| push_elements(row, &body[OVERFLOW_HEAD_BYTES..]))?;
+    if row.len() != wanted {
+        return Err(IndexError::Damaged("a row in the delta is cut short".into()));
+    }
+    Ok(())
+}
+
+/// Visits block and body of each overflow page.
+fn for_each_overflow_page(
+    rel: Rel,
+    head: &DeltaHead,
+    mut visit: impl FnMut(u32, &[u8]),
+) -> Result<(), IndexError> {
+    let (mut block, mut chunk) = (head.overflow_block, 0);
+    while block != NO_BLOCK && head.entries > 0 {
+        let lock = PageLock::share(rel, block);
+        let view = lock.view();
+        let body = view.body_of(head.overflow_id, PageKind::DeltaOverflow, chunk).ok_or(IndexError::Stale)?;
+        visit(block, body);
+        (block, chunk) = (overflow_next(body), chunk + 1);
+    }
+    Ok(())
+}
+
+/// Every block that the delta uses.
+pub fn blocks(rel: Rel, meta: &Meta) -> Result<Vec<u32>, IndexError> {
+    let mut blocks = Vec::new();
+    walk(rel, meta, |page| {
+        blocks.push(page.block);
+        for_each_overflow_page(rel, &page.head, |block, _| blocks.push(block))
+    })?;
+    Ok(blocks)
+}
+
+// ---------------------------------------------------------------- VACUUM
+
+/// What VACUUM found in the delta.
+#[derive(Default)]
+pub struct DeltaVacuum {
+    pub rows: u64,
+    pub removed_rows: u64,
+}
+
+/// Shows `is_dead` every entry once and removes those that it names. The caller holds the maintenance lock, so nobody
+/// else removes; entries that are appended meanwhile are live.
+pub fn vacuum(
+    rel: Rel,
+    meta: &Meta,
+    is_dead: &mut dyn FnMut(Tid) -> bool,
+) -> Result<DeltaVacuum, IndexError> {
+    let layout = DeltaLayout::new(meta.dims as usize);
+    let mut found = DeltaVacuum::default();
+    let mut last_kept = None;
+    walk(rel, meta, |page| {
+        crate::pg::vacuum_delay_point();
+        let dead: Vec<Tid> = page.tids(layout).filter(|&tid| is_dead(tid)).collect();
+        let kept_rows = page.tids(layout).count() - dead.len();
+        found.rows += kept_rows as u64;
+        found.removed_rows += dead.len() as u64;
+        if !dead.is_empty() {
+            remove_entries(rel, page.block, layout, &dead);
+        }
+        let unlinked =
+            kept_rows == 0 && last_kept.is_some_and(|previous| unlink_if_empty(rel, previous, page.block));
+        if !unlinked {
+            last_kept = Some(page.block);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) {
+    let lock = PageLock::exclusive(rel, block);
+    let view = lock.view();
+    let body = view.body();
+    let mut head = DeltaHead::from_bytes(body);
+    let kept: Vec<&[u8]> = body[DELTA_HEAD_BYTES..]
+        .chunks_exact(layout.entry_bytes())
+        .filter(|entry| !dead.contains(&tid_from_bytes(entry)))
+        .collect();
+    head.entries = kept.len() as u16;
+    let kept = kept.concat();
+    let mut record = WalRecord::start(rel);
+    record.edit(&lock, |page| page.set_body(&[&head.to_bytes(), &kept]));
+    record.commit();
+}
+
+/// Takes an empty page between two others out of the chain, in one record. Its own link stays for those who stand
+/// on it.
+fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> bool {
+    let before = PageLock::exclusive(rel, previous);
+    let lock = PageLock::exclusive(rel, block);
+    let head = DeltaHead::from_bytes(lock.view().body());
+    let Some(tag) = lock.view().tag() else {
+        return false;
+    };
+    if head.entries > 0 || head.next_block == NO_BLOCK {
+        return false;
+    }
+    let link = DeltaHead {
+        next_block: head.next_block,
+        next_chunk: head.next_chunk,
+        ..DeltaHead::from_bytes(before.view().body())
+    };
+    let mut record = WalRecord::start(rel);
+    record.edit(&before, |page| page.patch_body(0, &link.to_bytes()));
+    let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
+    record.edit(&lock, |page| page.set_tag(retired));
+    record.commit();
+    true
+}
+
+// ---------------------------------------------------------------- elements and bytes
+
+fn bytes_of(row: &[f32]) -> Vec<u8> {
+    row.iter().flat_map(|element| element.to_le_bytes()).collect()
+}
+
+fn push_elements(row: &mut Vec<f32>, bytes: &[u8]) {
+    let (elements, _) = bytes.as_chunks::<4>();
+    row.extend(elements.iter().map(|element| f32::from_le_bytes(*element)));
+}

@@ -1,0 +1,96 @@
+//! What can go wrong with an index, and the one place that turns it into an SQLSTATE.
+
+use pgrx::PgSqlErrorCode as Code;
+
+use super::format::FormatError;
+use crate::engine::EngineError;
+use crate::pg::error::SqlError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A page was used again while it was read; the reader starts over from the root.
+    #[error("a page was reused while it was read")]
+    Stale,
+    #[error("{0}")]
+    Damaged(String),
+    #[error("could not write cache file: {0}")]
+    Cache(std::io::Error),
+    #[error("could not get random bytes: {0}")]
+    Random(getrandom::Error),
+    #[error("different vector dimensions {expected} and {found}")]
+    Dimensions { expected: usize, found: usize },
+    #[error("the index has too many pieces of free space")]
+    Fragmented,
+}
+
+const REINDEX: &str = "Rebuild the index with REINDEX.";
+
+impl From<IndexError> for SqlError {
+    fn from(error: IndexError) -> SqlError {
+        let message = error.to_string();
+        let corrupted = |detail: String| {
+            SqlError::new(Code::ERRCODE_INDEX_CORRUPTED, "faiss index is damaged")
+                .detail(detail)
+                .hint(REINDEX)
+        };
+        match error {
+            IndexError::Engine(error) => from_engine(error),
+            IndexError::Format(FormatError::Version(version)) => SqlError::new(
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!(
+                    "faiss index has format version {version}, which this version of vekter does not know"
+                ),
+            )
+            .hint(REINDEX),
+            IndexError::Format(_) | IndexError::Stale | IndexError::Damaged(_) => {
+                corrupted(format!("{}.", capitalised(&message)))
+            }
+            IndexError::Cache(error) => {
+                let code = match error.raw_os_error() {
+                    Some(number) if number == rustix::io::Errno::NOSPC.raw_os_error() => {
+                        Code::ERRCODE_DISK_FULL
+                    }
+                    _ => Code::ERRCODE_IO_ERROR,
+                };
+                SqlError::new(code, message).hint(
+                    "The server keeps a copy of each segment in the folder pgsql_tmp_vekter of its data directory.",
+                )
+            }
+            IndexError::Random(_) => SqlError::new(Code::ERRCODE_SYSTEM_ERROR, message),
+            IndexError::Dimensions { .. } => SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message),
+            IndexError::Fragmented => {
+                SqlError::new(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(REINDEX)
+            }
+        }
+    }
+}
+
+fn from_engine(error: EngineError) -> SqlError {
+    let message = error.to_string();
+    match error {
+        EngineError::Refused { .. } => SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message),
+        EngineError::UntrainableSample { .. } => {
+            SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("Choose a factory that needs fewer rows, such as Flat.")
+        }
+        EngineError::BadParameter { .. } => SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message),
+        EngineError::Corrupt { .. } => SqlError::new(Code::ERRCODE_INDEX_CORRUPTED, "faiss index is damaged")
+            .detail(message)
+            .hint(REINDEX),
+        EngineError::OutOfMemory => SqlError::new(Code::ERRCODE_OUT_OF_MEMORY, message),
+        EngineError::Interrupted => {
+            SqlError::new(Code::ERRCODE_QUERY_CANCELED, "canceling statement due to user request")
+        }
+        EngineError::Io(error) => IndexError::Cache(error).into(),
+        EngineError::Failed { .. } => SqlError::new(Code::ERRCODE_INTERNAL_ERROR, message),
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}

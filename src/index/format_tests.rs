@@ -1,0 +1,132 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn meta() -> Meta {
+    Meta {
+        index_id: 0x0102,
+        dims: 3,
+        metric: 1,
+        factory: "Flat".into(),
+        generation: 7,
+        manifest: Some(BlobRef {
+            id: 9,
+            bytes: 10,
+            crc32c: 11,
+            extents: vec![Extent { start: 2, blocks: 1 }],
+        }),
+        delta_tail: 1,
+        delta_next_chunk: 1,
+    }
+}
+
+/// Whoever changes these bytes must raise FORMAT_VERSION and keep reading the old ones.
+#[test]
+fn the_bytes_of_version_1_do_not_change() {
+    let golden: Vec<u8> = [
+        &b"VKTR"[..],
+        &[1, 0, 0, 0],
+        &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 1],
+        &[4, 0, 0, 0, 0, 0, 0, 0],
+        b"Flat",
+        &[7, 0, 0, 0, 0, 0, 0, 0],
+        &[1],
+        &[9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[10, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0],
+        &[1, 0, 0, 0, 1, 0, 0, 0],
+    ]
+    .concat();
+    assert_eq!(meta().encode(), golden);
+    assert_eq!(Meta::decode(&golden).unwrap(), meta());
+    let tag = PageTag { owner: 0x0102, full_xid: 3, chunk: 4, kind: PageKind::Blob };
+    let mut tag_bytes = [0u8; TAG_BYTES];
+    (tag_bytes[0], tag_bytes[1], tag_bytes[16], tag_bytes[24]) = (2, 1, 3, 4);
+    tag_bytes[28..].copy_from_slice(&[4, 1, 0x15, 0xFA]);
+    assert_eq!(tag.to_bytes(), tag_bytes);
+    assert_eq!(PageTag::from_bytes(&tag_bytes), Some(tag));
+}
+
+#[test]
+fn an_unknown_version_is_refused_by_number() {
+    let mut bytes = meta().encode();
+    bytes[4] = 9;
+    assert_eq!(Meta::decode(&bytes), Err(FormatError::Version(9)));
+    let mut head = segment_head().encode().unwrap();
+    head[6] = 9;
+    assert_eq!(SegmentHead::decode(&head), Err(FormatError::Version(9)));
+}
+
+#[test]
+fn a_zero_page_has_no_tag() {
+    assert_eq!(PageTag::from_bytes(&[0; TAG_BYTES]), None);
+}
+
+#[test]
+fn cut_or_damaged_bytes_are_refused() {
+    let bytes = meta().encode();
+    for length in 0..bytes.len() {
+        assert!(Meta::decode(&bytes[..length]).is_err(), "length {length}");
+    }
+    let manifest = Manifest { segments: vec![] }.encode();
+    assert!(Manifest::decode(&manifest[..4]).is_err());
+}
+
+fn segment_head() -> SegmentHead {
+    let mut head = SegmentHead {
+        id: 5,
+        rows: 101,
+        dims: 3,
+        metric: 2,
+        tids_at: 0,
+        faiss_at: 0,
+        faiss_bytes: 77,
+        factory: "IVF4,Flat".into(),
+    };
+    head.place(45);
+    head
+}
+
+#[test]
+fn a_segments_largest_array_is_aligned() {
+    assert_eq!((segment_head().faiss_at + 45) % 64, 0);
+}
+
+#[test]
+fn a_segment_head_with_a_flipped_bit_is_refused() {
+    let head = segment_head();
+    let mut payload = head.encode().unwrap();
+    payload.resize(head.payload_bytes() as usize, 0);
+    assert_eq!(SegmentHead::decode(&payload).unwrap(), head);
+    for at in 0..60 {
+        payload[at] ^= 1;
+        assert!(SegmentHead::decode(&payload).is_err(), "byte {at}");
+        payload[at] ^= 1;
+    }
+    payload.pop();
+    assert!(SegmentHead::decode(&payload).is_err(), "cut short");
+}
+
+#[test]
+fn tids_keep_their_order_and_value() {
+    for tid in [1, 0xFFFF, 0x1_0001, 0xFFFF_FFFF_FFFF] {
+        assert_eq!(tid_from_bytes(&tid_to_bytes(tid)), tid);
+    }
+}
+
+#[test]
+fn delta_entries_fill_pages_and_overflow_beyond_one() {
+    assert_eq!(DeltaLayout::new(384).entries_per_page, 5);
+    assert_eq!(DeltaLayout::new(2024).overflow_pages, 0);
+    assert_eq!(DeltaLayout::new(2025).overflow_pages, 1);
+    let wide = DeltaLayout::new(16_000);
+    assert_eq!((wide.entries_per_page, wide.overflow_pages), (1, 7));
+    assert!(wide.head_elements + wide.overflow_pages * OVERFLOW_ELEMENTS >= 16_000);
+}
+
+#[test]
+fn extents_cover_blocks_in_order() {
+    let extents = Extent::cover(&[4, 5, 6, 9, 8]);
+    assert_eq!(extents.len(), 3);
+    assert_eq!(extents.iter().flat_map(|extent| extent.iter()).collect::<Vec<_>>(), [4, 5, 6, 9, 8]);
+}

@@ -1,0 +1,156 @@
+//! The index's state in the relation's pages: a small log-structured store of segments, tombstones and a delta.
+//!
+//! The formats are in `format`, the invariants in `src/README.md` (cited here by number).
+//!
+//! * A search reads the meta page once and owns that picture (`Snapshot::open`): the manifest and all it points to are
+//!   immutable, and the delta chain only loses dead entries and gains new ones.
+//! * The root changes in one WAL record, `publish`, after all it points to is logged (invariant 4). If we die before,
+//!   the old root stands and the new pages are orphans; after, the new root stands and the old pages are. `space`
+//!   finds both.
+//! * Lock order (invariant 7): heavyweight locks (`pg::lock`), meta page, delta page, its successor, blob pages, the
+//!   extension lock. A new page that nothing points to yet may be locked before all of them. FAISS runs under none.
+
+pub mod blob;
+pub mod build;
+pub mod delta;
+pub mod error;
+pub mod format;
+pub mod opened;
+pub mod search;
+pub mod segment;
+pub mod space;
+pub mod vacuum;
+
+use std::sync::Arc;
+
+use error::IndexError;
+use format::{DeltaHead, FIRST_DELTA_BLOCK, META_BLOCK, Manifest, Meta, PageKind, PageTag};
+use opened::OpenedSegment;
+
+use crate::engine::Metric;
+use crate::pg::buffer::PageLock;
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+use crate::pg::xid;
+
+/// How often a reader starts over when pages are reused under it. Each time, whoever reused them made progress; that
+/// this happens so often means that a page is damaged.
+const READ_ATTEMPTS: usize = 100;
+
+/// What an index is about; fixed at its build.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    pub dims: usize,
+    pub metric: Metric,
+    /// The `factory` option.
+    pub factory: String,
+}
+
+/// A picture of the index that a search owns.
+pub struct Snapshot {
+    pub meta: Meta,
+    pub metric: Metric,
+    pub segments: Vec<Arc<OpenedSegment>>,
+}
+
+impl Snapshot {
+    /// Reads the root and opens its segments, from the cache folder where they are there.
+    pub fn open(rel: Rel) -> Result<Self, IndexError> {
+        retry(|| {
+            let meta = read_meta(rel)?;
+            let metric = metric_of(&meta)?;
+            let segments = opened::segments(rel, &meta)?;
+            Ok(Snapshot { meta, metric, segments })
+        })
+    }
+
+    pub fn dims(&self) -> usize {
+        self.meta.dims as usize
+    }
+}
+
+/// Runs a read that starts over from the root when it meets a page that was used again.
+pub fn retry<T>(mut read: impl FnMut() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    for _ in 1..READ_ATTEMPTS {
+        match read() {
+            Err(IndexError::Stale) => {
+                pgrx::check_for_interrupts!();
+            }
+            other => return other,
+        }
+    }
+    read()
+}
+
+pub fn read_meta(rel: Rel) -> Result<Meta, IndexError> {
+    let page = PageLock::share(rel, META_BLOCK);
+    Ok(Meta::decode(page.view().body())?)
+}
+
+pub fn metric_of(meta: &Meta) -> Result<Metric, IndexError> {
+    Metric::from_code(meta.metric)
+        .ok_or_else(|| IndexError::Damaged(format!("metric {} is unknown", meta.metric)))
+}
+
+/// The manifest that the root points to; empty if there is none yet.
+pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
+    match &meta.manifest {
+        Some(blob) => Ok(Manifest::decode(&blob::read_to_vec(rel, blob)?)?),
+        None => Ok(Manifest::default()),
+    }
+}
+
+/// Makes `manifest` the index's state, in one WAL record. The caller holds the maintenance lock.
+pub fn publish(rel: Rel, manifest: &Manifest) -> Result<(), IndexError> {
+    let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
+    let page = PageLock::exclusive(rel, META_BLOCK);
+    let mut meta = Meta::decode(page.view().body())?;
+    meta.manifest = Some(blob);
+    meta.generation += 1;
+    if !meta.fits() {
+        return Err(IndexError::Fragmented);
+    }
+    let mut record = WalRecord::start(rel);
+    record.edit(&page, |page| page.set_body(&[&meta.encode()]));
+    record.commit();
+    Ok(())
+}
+
+/// The first two pages of an index without rows: `(tag, body)` of the meta page and of the first delta page.
+fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), IndexError> {
+    let meta = Meta {
+        index_id: blob::random_id()?,
+        dims: definition.dims as u32,
+        metric: definition.metric.code(),
+        factory: definition.factory.clone(),
+        generation: 0,
+        manifest: None,
+        delta_tail: FIRST_DELTA_BLOCK,
+        delta_next_chunk: 1,
+    };
+    let tag = |kind| PageTag { owner: meta.index_id, full_xid: xid::next(), chunk: 0, kind };
+    let tags = [tag(PageKind::Meta), tag(PageKind::Delta)];
+    Ok((meta, tags))
+}
+
+/// Writes an index without rows to the init fork, from which an unlogged table starts after a crash.
+pub fn create_init_fork(rel: Rel, definition: &Definition) -> Result<(), IndexError> {
+    let (meta, [meta_tag, delta_tag]) = first_pages(definition)?;
+    let fork = pgrx::pg_sys::ForkNumber::INIT_FORKNUM;
+    PageLock::extend(rel, fork).write_init_fork(meta_tag, &[&meta.encode()]);
+    PageLock::extend(rel, fork).write_init_fork(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
+    Ok(())
+}
+
+/// Adds a row. One that has no indexed form (a zero vector under cosine) stays out of the index.
+pub fn insert(rel: Rel, tid: format::Tid, vector: &[f32]) -> Result<(), IndexError> {
+    let meta = read_meta(rel)?;
+    if vector.len() != meta.dims as usize {
+        return Err(IndexError::Dimensions { expected: meta.dims as usize, found: vector.len() });
+    }
+    let mut row = vector.to_vec();
+    if metric_of(&meta)?.prepare(&mut row) {
+        delta::append(rel, meta, tid, &row)?;
+    }
+    Ok(())
+}

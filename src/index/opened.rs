@@ -1,0 +1,127 @@
+//! Segments that this backend has opened, kept from one search to the next.
+//!
+//! An entry is right as long as the root names the same manifest, whose random id changes with every publish. It goes
+//! when its index changes or is dropped, so that no map keeps an old file's space. What is kept owns memory, maps and FAISS handles only (invariant 9), so it may
+//! outlive transactions and errors.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::error::IndexError;
+use super::format::{Meta, SegmentRef};
+use super::segment::{self, Segment};
+use super::{blob, metric_of, read_manifest};
+use crate::pg::invalidation::{self, Change};
+use crate::pg::relation::Rel;
+
+/// Indexes that one backend keeps open; beyond that the one that was searched longest ago is closed.
+const MAX_OPEN_INDEXES: usize = 64;
+
+/// A segment together with its tombstones as of one manifest.
+pub struct OpenedSegment {
+    pub segment: Arc<Segment>,
+    /// Bitmap by position, least significant bit first, 1 = dead.
+    pub dead: Option<Vec<u8>>,
+    pub reference: SegmentRef,
+}
+
+impl OpenedSegment {
+    pub fn live_rows(&self) -> u64 {
+        self.reference.rows - self.reference.dead_rows
+    }
+
+    pub fn is_dead(&self, position: u64) -> bool {
+        self.dead.as_ref().is_some_and(|bits| bits[(position / 8) as usize] >> (position % 8) & 1 == 1)
+    }
+}
+
+struct OpenedIndex {
+    index_id: u128,
+    manifest_id: u128,
+    segments: Vec<Arc<OpenedSegment>>,
+    last_used: u64,
+}
+
+#[derive(Default)]
+struct OpenedIndexes {
+    by_relation: HashMap<u32, OpenedIndex>,
+    clock: u64,
+}
+
+thread_local! {
+    static OPENED: RefCell<OpenedIndexes> = RefCell::default();
+}
+
+/// The segments that the root names, opened.
+pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexError> {
+    let Some(manifest) = &meta.manifest else {
+        return Ok(Vec::new());
+    };
+    invalidation::listen(forget);
+    let relation = rel.oid().to_u32();
+    let known = OPENED.with_borrow_mut(|opened| opened.find(relation));
+    let known = match known {
+        Some((index_id, manifest_id, segments)) if index_id == meta.index_id => {
+            if manifest_id == manifest.id {
+                return Ok(segments);
+            }
+            segments
+        }
+        _ => Vec::new(),
+    };
+    let metric = metric_of(meta)?;
+    let segments = read_manifest(rel, meta)?
+        .segments
+        .into_iter()
+        .map(|reference| {
+            let same = known.iter().find(|one| one.reference.payload.id == reference.payload.id);
+            let segment = match same {
+                Some(one) => one.segment.clone(),
+                None => Arc::new(segment::open(rel, &reference, metric)?),
+            };
+            let dead = reference.tombstones.as_ref().map(|blob| blob::read_to_vec(rel, blob)).transpose()?;
+            if dead.as_ref().is_some_and(|bits| bits.len() as u64 != reference.rows.div_ceil(8)) {
+                return Err(IndexError::Damaged("a tombstone bitmap is not as long as its segment".into()));
+            }
+            Ok(Arc::new(OpenedSegment { segment, dead, reference }))
+        })
+        .collect::<Result<Vec<_>, IndexError>>()?;
+    let index = OpenedIndex {
+        index_id: meta.index_id,
+        manifest_id: manifest.id,
+        segments: segments.clone(),
+        last_used: 0,
+    };
+    OPENED.with_borrow_mut(|opened| opened.remember(relation, index));
+    Ok(segments)
+}
+
+/// Drops what is kept of a relation, or of all when it could be any.
+fn forget(change: Change) {
+    let dropped: Vec<OpenedIndex> = OPENED.with_borrow_mut(|opened| match change {
+        Change::Relation(relation) => opened.by_relation.remove(&relation.to_u32()).into_iter().collect(),
+        Change::AnyRelation => opened.by_relation.drain().map(|(_, index)| index).collect(),
+        Change::Name => Vec::new(),
+    });
+    drop(dropped);
+}
+
+impl OpenedIndexes {
+    /// Index id, manifest id and segments as they were last remembered.
+    fn find(&mut self, relation: u32) -> Option<(u128, u128, Vec<Arc<OpenedSegment>>)> {
+        self.clock += 1;
+        let index = self.by_relation.get_mut(&relation)?;
+        index.last_used = self.clock;
+        Some((index.index_id, index.manifest_id, index.segments.clone()))
+    }
+
+    fn remember(&mut self, relation: u32, index: OpenedIndex) {
+        self.by_relation.insert(relation, OpenedIndex { last_used: self.clock, ..index });
+        if self.by_relation.len() > MAX_OPEN_INDEXES {
+            let oldest = self.by_relation.iter().min_by_key(|(_, index)| index.last_used);
+            let oldest = oldest.map(|(relation, _)| *relation);
+            oldest.and_then(|relation| self.by_relation.remove(&relation));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The search cursor: rows in distance order, one after the other, for as long as somebody asks.
+//!
+//! An access method is not told the LIMIT or the filter, so the cursor works in rounds (as grows the number of rows
+//! that a round asks FAISS for) and skips by TID what it has seen. A candidate may leave once no segment can still
+//! come up with a nearer one, which for each segment its *frontier* tells: the distance up to which its last search
+//! went. When a segment's rounds have grown to a good part of it, the rest of it is ranked by exact distance from the
+//! table; so a filtered query returns its full LIMIT whatever FAISS can or cannot reach.
+//!
+//! An approximate index may find in a later round a row that it should have found in an earlier one. It is returned
+//! then, late rather than never.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::sync::Arc;
+
+use super::error::IndexError;
+use super::format::Tid;
+use super::opened::OpenedSegment;
+use super::{Snapshot, delta, retry};
+use crate::engine::{EngineError, SearchParams};
+use crate::pg::relation::Rel;
+
+/// Rows that the first round asks for when nobody says how many are wanted: a typical LIMIT with some to spare.
+pub const FIRST_ROUND_ROWS: usize = 64;
+/// A round that would ask for more than this part of a segment ranks all of the segment instead.
+const LARGEST_ROUND_PART: u64 = 8;
+/// Candidates per wanted row that are ranked by exact distance from the table where codes are lossy, unless
+/// vekter.k_factor says so. Less than where FAISS refines by itself, as each of them is a row to fetch.
+const DEFAULT_K_FACTOR: f32 = 4.0;
+/// Positions that one round of a search without order takes.
+const UNORDERED_ROUND_ROWS: u64 = 4096;
+
+/// Exact distances from the table.
+pub trait Rerank {
+    /// Operator distance of the row at `tid`; None if no version of it is visible to the search.
+    fn distance(&mut self, tid: Tid) -> Option<f32>;
+}
+
+/// A distance that sorts NaN last, as PostgreSQL does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Distance(f32);
+
+impl Eq for Distance {}
+
+impl PartialOrd for Distance {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Distance {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.partial_cmp(&other.0).unwrap_or_else(|| self.0.is_nan().cmp(&other.0.is_nan()))
+    }
+}
+
+/// How far the search of one segment has come.
+struct SegmentScan {
+    opened: Arc<OpenedSegment>,
+    params: SearchParams,
+    /// Rows that the next round asks for.
+    round_rows: usize,
+    /// No row that is still to come is nearer, as far as the last round could see.
+    frontier: Distance,
+    exhausted: bool,
+    /// Where a search without order goes on.
+    next_position: u64,
+}
+
+pub struct Cursor {
+    snapshot: Snapshot,
+    /// In the form that is indexed; None: every row, in no order.
+    query: Option<Vec<f32>>,
+    scans: Vec<SegmentScan>,
+    /// Rows of the delta were added to `pending`.
+    delta_is_in: bool,
+    pending: BinaryHeap<Reverse<(Distance, Tid)>>,
+    /// Everything that was ever pending.
+    seen: HashSet<Tid>,
+}
+
+impl Cursor {
+    /// `query`: None for a NULL query, whose distances are all NULL. `first_round_rows`: how many rows will probably be
+    /// wanted.
+    pub fn open(
+        rel: Rel,
+        query: Option<&[f32]>,
+        params: SearchParams,
+        first_round_rows: usize,
+    ) -> Result<Self, IndexError> {
+        let snapshot = Snapshot::open(rel)?;
+        let query = match query {
+            Some(query) if query.len() != snapshot.dims() => {
+                return Err(IndexError::Dimensions { expected: snapshot.dims(), found: query.len() });
+            }
+            // A query that has no indexed form (a zero vector under cosine) is as far from one row as from another.
+            Some(query) => {
+                let mut query = query.to_vec();
+                snapshot.metric.prepare(&mut query).then_some(query)
+            }
+            None => None,
+        };
+        let scans = snapshot
+            .segments
+            .iter()
+            .map(|opened| SegmentScan {
+                opened: opened.clone(),
+                params,
+                round_rows: first_round_rows.max(1),
+                frontier: Distance(f32::NEG_INFINITY),
+                exhausted: false,
+                next_position: 0,
+            })
+            .collect();
+        let (pending, seen) = Default::default();
+        Ok(Cursor { snapshot, query, scans, delta_is_in: false, pending, seen })
+    }
+
+    /// The next row, or None when there are no more.
+    pub fn next(&mut self, rel: Rel, rerank: &mut dyn Rerank) -> Result<Option<Tid>, IndexError> {
+        if !self.delta_is_in {
+            self.add_delta(rel)?;
+            self.delta_is_in = true;
+        }
+        loop {
+            let bound = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.frontier).min();
+            let nearest = self.pending.peek().map(|Reverse((distance, _))| *distance);
+            match (nearest, bound) {
+                (None, None) => return Ok(None),
+                (Some(nearest), bound) if bound.is_none_or(|bound| nearest <= bound) => {
+                    return Ok(self.pending.pop().map(|Reverse((_, tid))| tid));
+                }
+                (_, Some(bound)) => self.advance(bound, rerank)?,
+                (Some(_), None) => unreachable!("without a bound every candidate may leave"),
+            }
+        }
+    }
+
+    fn add_delta(&mut self, rel: Rel) -> Result<(), IndexError> {
+        let (meta, metric, query) = (&self.snapshot.meta, self.snapshot.metric, self.query.as_deref());
+        let found = retry(|| {
+            let mut found: Vec<(Distance, Tid)> = Vec::new();
+            let mut distances = Vec::new();
+            delta::for_each_row(rel, meta, |tids, rows| {
+                distances.clear();
+                match query {
+                    Some(query) => metric.distances(query, rows, &mut distances),
+                    None => distances.resize(tids.len(), 0.0),
+                }
+                found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
+                Ok(())
+            })?;
+            Ok(found)
+        })?;
+        for (distance, tid) in found {
+            self.add(distance, tid);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, distance: Distance, tid: Tid) {
+        if self.seen.insert(tid) {
+            self.pending.push(Reverse((distance, tid)));
+        }
+    }
+
+    /// One more round for every segment that holds candidates back.
+    fn advance(&mut self, bound: Distance, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        for at in 0..self.scans.len() {
+            if self.scans[at].exhausted || self.scans[at].frontier > bound {
+                continue;
+            }
+            pgrx::check_for_interrupts!();
+            match self.query.take() {
+                None => self.add_unordered(at),
+                Some(query) => {
+                    let outcome = self.search_round(at, &query, rerank);
+                    self.query = Some(query);
+                    outcome?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_unordered(&mut self, at: usize) {
+        let scan = &mut self.scans[at];
+        let opened = scan.opened.clone();
+        let end = opened.segment.rows().min(scan.next_position + UNORDERED_ROUND_ROWS);
+        let positions = scan.next_position..end;
+        scan.next_position = end;
+        scan.exhausted = end == opened.segment.rows();
+        scan.frontier = Distance(0.0);
+        for position in positions.filter(|&position| !opened.is_dead(position)) {
+            self.add(Distance(0.0), opened.segment.tid(position));
+        }
+    }
+
+    fn search_round(&mut self, at: usize, query: &[f32], rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        let scan = &mut self.scans[at];
+        let opened = scan.opened.clone();
+        let (index, live_rows) = (&opened.segment.index, opened.live_rows());
+        let exact = index.ranks_exactly();
+        let k_factor = if exact { 1.0 } else { scan.params.k_factor.unwrap_or(DEFAULT_K_FACTOR) };
+        let wanted = scan.round_rows;
+        let candidates = (wanted as f64 * f64::from(k_factor)).min(live_rows as f64) as usize;
+
+        if !index.is_exhaustive() && candidates as u64 > live_rows / LARGEST_ROUND_PART {
+            return self.rank_all(at, rerank);
+        }
+        let hits = match index.search(query, candidates.max(1), &scan.params, opened.dead.as_deref()) {
+            // A query so long that FAISS's sums would overflow.
+            Err(EngineError::BadParameter { .. }) => return self.rank_all(at, rerank),
+            Err(EngineError::Interrupted) => {
+                // PostgreSQL knows why, and its error is the one to raise.
+                pgrx::check_for_interrupts!();
+                return Err(EngineError::Interrupted.into());
+            }
+            hits => hits?,
+        };
+        scan.exhausted = hits.len() as u64 >= live_rows;
+        scan.round_rows = wanted.saturating_mul(2);
+        scan.params = index.widen(&scan.params);
+
+        let mut found: Vec<(Distance, Tid)> = Vec::with_capacity(hits.len());
+        for hit in &hits {
+            let tid = opened.segment.tid(hit.position);
+            if exact {
+                found.push((Distance(hit.distance), tid));
+            } else if !self.seen.contains(&tid) {
+                // Rows that this search cannot see are done with: they need no second look.
+                match rerank.distance(tid) {
+                    Some(distance) => found.push((Distance(distance), tid)),
+                    None => drop(self.seen.insert(tid)),
+                }
+            }
+        }
+        if !exact {
+            found.sort_unstable();
+        }
+        // Of candidates by estimate only the nearest are safe to return; those behind wait for the next round.
+        let frontier = if exact { found.last() } else { found.get(wanted - 1).or(found.last()) };
+        self.scans[at].frontier = frontier.map_or(Distance(f32::NEG_INFINITY), |(distance, _)| *distance);
+        for (distance, tid) in found {
+            self.add(distance, tid);
+        }
+        // A search for all rows that did not bring them all will not do so the next time.
+        if candidates as u64 >= live_rows && !self.scans[at].exhausted {
+            return self.rank_all(at, rerank);
+        }
+        Ok(())
+    }
+
+    /// Ranks every row of the segment that was not found yet by its exact distance.
+    fn rank_all(&mut self, at: usize, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        let opened = self.scans[at].opened.clone();
+        for position in (0..opened.segment.rows()).filter(|&position| !opened.is_dead(position)) {
+            pgrx::check_for_interrupts!();
+            let tid = opened.segment.tid(position);
+            if !self.seen.contains(&tid)
+                && let Some(distance) = rerank.distance(tid)
+            {
+                self.add(Distance(distance), tid);
+            }
+        }
+        self.scans[at].exhausted = true;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Distance;
+
+    #[test]
+    fn nan_sorts_behind_every_distance() {
+        let mut distances = [Distance(f32::NAN), Distance(1.0), Distance(f32::INFINITY), Distance(-1.0)];
+        distances.sort_unstable();
+        assert_eq!(distances.map(|distance| distance.0)[..3], [-1.0, 1.0, f32::INFINITY]);
+    }
+}

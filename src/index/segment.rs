@@ -1,0 +1,152 @@
+//! Segments: sealed FAISS indexes with their heap TIDs (the payload's layout is in `format`).
+//!
+//! A segment is written to its cache file first, which FAISS can stream to, and copied from there to the relation's
+//! pages, so that it is never twice in memory and the backend that built it finds it materialised.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use super::blob::{self, Logging};
+use super::error::IndexError;
+use super::format::{SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes};
+use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
+use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+
+/// This server's cache folder.
+pub fn cache() -> Cache {
+    // SAFETY: set once at server start, before any backend.
+    let (directory, start) = unsafe { (pgrx::pg_sys::DataDir, pgrx::pg_sys::PgStartTime) };
+    // SAFETY: a C string that lives as long as the process.
+    let directory = unsafe { core::ffi::CStr::from_ptr(directory) };
+    let directory = std::ffi::OsStr::new(directory.to_str().unwrap_or("."));
+    Cache::new(std::path::Path::new(directory), start)
+}
+
+/// Names the cache file of a segment of `rel`.
+pub fn file_key(rel: Rel, segment: u128) -> FileKey {
+    // SAFETY: set at session start.
+    let database = unsafe { pgrx::pg_sys::MyDatabaseId };
+    FileKey { database: database.to_u32(), index: rel.oid().to_u32(), segment }
+}
+
+/// A segment over its mapped cache file. Owns memory, a map and a FAISS handle: nothing that a transaction must end.
+pub struct Segment {
+    mapping: Arc<Mapping>,
+    head: SegmentHead,
+    pub index: OpenIndex,
+}
+
+impl Segment {
+    fn open(mapping: Arc<Mapping>, expected: &SegmentRef, metric: Metric) -> Result<Self, IndexError> {
+        let head = SegmentHead::decode(mapping.bytes())?;
+        let faiss = head.faiss_at as usize..(head.faiss_at + head.faiss_bytes) as usize;
+        let index = OpenIndex::open(mapping.clone(), faiss, metric)?;
+        let same = head.id == expected.payload.id
+            && head.metric == metric.code()
+            && (head.rows, index.rows()) == (expected.rows, expected.rows)
+            && head.dims as usize == index.dims();
+        if !same {
+            return Err(IndexError::Damaged(format!("segment {:032x} is not what its index says", head.id)));
+        }
+        Ok(Segment { mapping, head, index })
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.head.rows
+    }
+
+    /// The heap TID of a position, which is less than `rows`.
+    pub fn tid(&self, position: u64) -> Tid {
+        let at = self.head.tids_at as usize + position as usize * TID_BYTES;
+        tid_from_bytes(&self.mapping.bytes()[at..at + TID_BYTES])
+    }
+}
+
+fn take_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+/// Opens a segment from its cache file, after writing that file from the pages if it is not there or not right.
+pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, IndexError> {
+    let key = file_key(rel, segment.payload.id);
+    let (bytes, crc) = (segment.payload.bytes, segment.payload.crc32c);
+    let cache = cache();
+    let mapping = match cache.open(&key, bytes, crc, &mut take_interrupts) {
+        Some(mapping) => mapping,
+        None => {
+            let _lock = IndexLock::acquire(rel, Purpose::Materialise);
+            match cache.open(&key, bytes, crc, &mut take_interrupts) {
+                Some(mapping) => mapping,
+                None => {
+                    let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;
+                    blob::read(rel, &segment.payload, &mut writer)?;
+                    writer.publish().map_err(IndexError::Cache)?
+                }
+            }
+        }
+    };
+    Segment::open(mapping, segment, metric)
+}
+
+/// A payload in its cache file, not yet in pages.
+pub struct Staged {
+    mapping: Arc<Mapping>,
+    head: SegmentHead,
+}
+
+/// Serialises an index and its TIDs (by position) to the cache file. Calls nothing of PostgreSQL: it may run beside
+/// the main thread.
+pub fn stage(
+    cache: &Cache,
+    key: FileKey,
+    builder: &Builder,
+    metric: Metric,
+    factory: &str,
+    tids: &[Tid],
+) -> Result<Staged, IndexError> {
+    let layout = builder.layout()?;
+    let mut head = SegmentHead {
+        id: key.segment,
+        rows: tids.len() as u64,
+        dims: builder.dims() as u32,
+        metric: metric.code(),
+        tids_at: 0,
+        faiss_at: 0,
+        faiss_bytes: layout.bytes,
+        factory: factory.to_string(),
+    };
+    head.place(layout.aligned_at);
+    let mut writer = cache.create(key, head.payload_bytes()).map_err(IndexError::Cache)?;
+    write_tids(&mut writer, &head, tids).map_err(IndexError::Cache)?;
+    builder.write(&mut writer)?;
+    let mapping = writer.publish().map_err(IndexError::Cache)?;
+    Ok(Staged { mapping, head })
+}
+
+/// Everything before FAISS's bytes.
+fn write_tids(writer: &mut CacheWriter, head: &SegmentHead, tids: &[Tid]) -> std::io::Result<()> {
+    let encoded = head.encode().map_err(std::io::Error::other)?;
+    writer.write_all(&encoded)?;
+    for &tid in tids {
+        writer.write_all(&tid_to_bytes(tid))?;
+    }
+    let written = head.tids_at + (tids.len() * TID_BYTES) as u64;
+    writer.write_all(&vec![0; (head.faiss_at - written) as usize])
+}
+
+impl Staged {
+    /// Copies the payload to pages.
+    pub fn store(self, rel: Rel, logging: Logging) -> Result<SegmentRef, IndexError> {
+        let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
+        Ok(SegmentRef {
+            payload,
+            rows: self.head.rows,
+            dead_rows: 0,
+            tombstones: None,
+            factory: self.head.factory,
+            level: 0,
+        })
+    }
+}

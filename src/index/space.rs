@@ -1,0 +1,91 @@
+//! Pages that nothing refers to: found, stamped with the horizon of their last readers, and given back.
+//!
+//! Whoever changes the root leaves the old pages behind, and so does whoever dies before it changes the root. VACUUM
+//! finds both in the same way: every page that the root does not reach is either in the making or garbage. A page
+//! carries the transaction horizon of its writing (`PageTag::full_xid`), and a writer is in a transaction that is
+//! older; so once all those transactions were over *before* the reachable pages were listed, an unlisted page is
+//! garbage. It is stamped as retired first and offered to the free space map in a later VACUUM, when no scan is left
+//! that could have been on its way to it (invariant 5).
+
+use std::collections::HashSet;
+
+use pgrx::pg_sys;
+
+use super::error::IndexError;
+use super::format::{META_BLOCK, PageKind, PageTag};
+use super::{delta, read_manifest, read_meta};
+use crate::pg::buffer::PageLock;
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+use crate::pg::{vacuum_delay_point, xid};
+
+/// Tells the free space map of a free page.
+pub fn offer(rel: Rel, block: u32) {
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::RecordFreeIndexPage(rel.as_ptr(), block) };
+}
+
+/// What VACUUM reports about pages.
+#[derive(Default)]
+pub struct Space {
+    /// Retired by this run.
+    pub newly_retired: u32,
+    /// Retired, by this run or an earlier one, but perhaps still read by some scan.
+    pub retired: u32,
+    /// Free to be used again.
+    pub free: u32,
+}
+
+/// Lists what the root reaches and deals with the rest. The caller holds the maintenance lock.
+pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
+    let horizon = xid::oldest_running();
+    let end = rel.blocks();
+    let reachable = reachable_blocks(rel)?;
+    let mut space = Space::default();
+    for block in (0..end).filter(|block| !reachable.contains(block)) {
+        vacuum_delay_point();
+        let is_free = examine(rel, block, horizon, &mut space);
+        if is_free {
+            offer(rel, block);
+            space.free += 1;
+        }
+    }
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::IndexFreeSpaceMapVacuum(rel.as_ptr()) };
+    Ok(space)
+}
+
+/// True: the page is free. Stamps garbage as retired.
+fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
+    let page = PageLock::exclusive(rel, block);
+    if page.view().is_new() {
+        return true;
+    }
+    match page.view().tag() {
+        Some(tag) if tag.kind == PageKind::Retired => {
+            space.retired += 1;
+            tag.full_xid < horizon
+        }
+        Some(tag) if tag.full_xid <= horizon => {
+            let mut record = WalRecord::start(rel);
+            let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
+            record.edit(&page, |page| page.set_tag(retired));
+            record.commit();
+            space.newly_retired += 1;
+            space.retired += 1;
+            false
+        }
+        _ => false,
+    }
+}
+
+fn reachable_blocks(rel: Rel) -> Result<HashSet<u32>, IndexError> {
+    let meta = read_meta(rel)?;
+    let manifest = read_manifest(rel, &meta)?;
+    let mut reachable: HashSet<u32> = delta::blocks(rel, &meta)?.into_iter().collect();
+    reachable.insert(META_BLOCK);
+    for blob in manifest.blobs().chain(&meta.manifest) {
+        reachable.extend(blob.blocks());
+    }
+    Ok(reachable)
+}

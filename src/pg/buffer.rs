@@ -1,0 +1,238 @@
+//! Pages under a buffer lock, and how new ones are had.
+
+use pgrx::pg_sys;
+
+use super::relation::Rel;
+use super::xid;
+use crate::index::format::{NO_BLOCK, PAGE_BYTES, PAGE_HEADER_BYTES, PageKind, PageTag, TAG_BYTES};
+
+const _: () =
+    assert!(PAGE_BYTES == pg_sys::BLCKSZ as usize, "only PostgreSQL's default block size is supported");
+
+/// Offsets in PageHeaderData (storage/bufpage.h).
+const PD_LOWER: usize = 12;
+const PD_UPPER: usize = 14;
+const TAG_AT: usize = PAGE_BYTES - TAG_BYTES;
+
+/// The bytes of a page.
+pub struct PageView<'a>(&'a [u8]);
+
+impl<'a> PageView<'a> {
+    /// A page that was never written: PostgreSQL's `PageIsNew`.
+    pub fn is_new(&self) -> bool {
+        self.0[PD_UPPER..PD_UPPER + 2] == [0, 0]
+    }
+
+    pub fn tag(&self) -> Option<PageTag> {
+        self.0.last_chunk::<TAG_BYTES>().and_then(PageTag::from_bytes)
+    }
+
+    /// What was written between header and hole.
+    pub fn body(&self) -> &'a [u8] {
+        let lower = u16::from_le_bytes([self.0[PD_LOWER], self.0[PD_LOWER + 1]]) as usize;
+        self.0.get(PAGE_HEADER_BYTES..lower.min(TAG_AT)).unwrap_or(&[])
+    }
+
+    /// The body, if this is the page that is meant: same owner, kind and chunk.
+    pub fn body_of(&self, owner: u128, kind: PageKind, chunk: u32) -> Option<&'a [u8]> {
+        let tag = self.tag()?;
+        (tag.owner == owner && tag.kind == kind && tag.chunk == chunk).then(|| self.body())
+    }
+}
+
+/// A page that may be written: a buffer's own bytes, or the copy that a WAL record works on.
+pub struct PageMut<'a>(&'a mut [u8]);
+
+impl<'a> PageMut<'a> {
+    /// # Safety
+    /// `page` points to a page that nobody else reads or writes for 'a.
+    pub(super) unsafe fn new(page: pg_sys::Page) -> Self {
+        // SAFETY: pages are BLCKSZ long; exclusiveness is the caller's promise.
+        PageMut(unsafe { core::slice::from_raw_parts_mut(page.cast::<u8>(), PAGE_BYTES) })
+    }
+
+    pub fn view(&self) -> PageView<'_> {
+        PageView(self.0)
+    }
+
+    /// Makes it an empty page of this format.
+    pub fn init(&mut self, tag: PageTag) {
+        let page = self.0.as_mut_ptr().cast::<core::ffi::c_char>();
+        // SAFETY: the slice is a whole page.
+        unsafe { pg_sys::PageInit(page, PAGE_BYTES, TAG_BYTES) };
+        self.set_tag(tag);
+    }
+
+    pub fn set_tag(&mut self, tag: PageTag) {
+        self.0[TAG_AT..].copy_from_slice(&tag.to_bytes());
+    }
+
+    /// Replaces the body. pd_lower follows, since all behind it counts as a hole and is not logged.
+    pub fn set_body(&mut self, parts: &[&[u8]]) {
+        let mut at = PAGE_HEADER_BYTES;
+        for part in parts {
+            self.0[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        self.set_lower(at);
+    }
+
+    /// Overwrites body bytes from `at`, which lie inside it.
+    pub fn patch_body(&mut self, at: usize, bytes: &[u8]) {
+        self.0[PAGE_HEADER_BYTES + at..PAGE_HEADER_BYTES + at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Appends to the body.
+    pub fn extend_body(&mut self, parts: &[&[u8]]) {
+        let mut at = PAGE_HEADER_BYTES + self.view().body().len();
+        for part in parts {
+            self.0[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        self.set_lower(at);
+    }
+
+    fn set_lower(&mut self, at: usize) {
+        assert!(at <= TAG_AT, "a page body overflows");
+        self.0[PD_LOWER..PD_LOWER + 2].copy_from_slice(&(at as u16).to_le_bytes());
+    }
+}
+
+/// A buffer that is pinned and locked; both end with the value.
+pub struct PageLock {
+    buffer: pg_sys::Buffer,
+}
+
+impl PageLock {
+    pub fn share(rel: Rel, block: u32) -> Self {
+        Self::acquire(rel, block, pg_sys::BUFFER_LOCK_SHARE)
+    }
+
+    pub fn exclusive(rel: Rel, block: u32) -> Self {
+        Self::acquire(rel, block, pg_sys::BUFFER_LOCK_EXCLUSIVE)
+    }
+
+    fn acquire(rel: Rel, block: u32, mode: u32) -> Self {
+        // The same number means "extend the relation" to ReadBuffer: a damaged pointer must not do that.
+        assert!(block != NO_BLOCK, "a page pointer is damaged");
+        let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::LockBuffer(buffer, mode as i32) };
+        PageLock { buffer }
+    }
+
+    /// A page for new content, exclusively locked: one that the free space map offers and that really is free, or
+    /// else a new one at the relation's end.
+    pub fn allocate(rel: Rel) -> Self {
+        Self::reuse(rel).unwrap_or_else(|| Self::extend(rel, pg_sys::ForkNumber::MAIN_FORKNUM))
+    }
+
+    /// The free space map is a hint that crashes can falsify: the page itself must say that it is free.
+    fn reuse(rel: Rel) -> Option<Self> {
+        loop {
+            // SAFETY: the relation is open.
+            let block = unsafe { pg_sys::GetFreeIndexPage(rel.as_ptr()) };
+            if block == NO_BLOCK {
+                return None;
+            }
+            let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
+            // SAFETY: the buffer is pinned.
+            if unsafe { pg_sys::ConditionalLockBuffer(buffer) } {
+                let page = PageLock { buffer };
+                if page.is_free() {
+                    return Some(page);
+                }
+            } else {
+                // SAFETY: pinned above and not locked.
+                unsafe { pg_sys::ReleaseBuffer(buffer) };
+            }
+        }
+    }
+
+    /// Never used, or retired so long ago that no scan can still read it (invariant 5).
+    fn is_free(&self) -> bool {
+        let view = self.view();
+        view.is_new()
+            || view
+                .tag()
+                .is_some_and(|tag| tag.kind == PageKind::Retired && tag.full_xid < xid::oldest_running())
+    }
+
+    /// A new, zeroed page at the end of `fork`. Between the moment that it is there and the moment that it is locked,
+    /// another backend can come upon it as a zero page that is free for use: then it is theirs.
+    pub fn extend(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
+        loop {
+            let page = Self::extend_once(rel, fork);
+            if page.view().is_new() {
+                return page;
+            }
+        }
+    }
+
+    fn extend_once(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
+        let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: the relation is open; NO_BLOCK is P_NEW; the extension lock is held around the extension.
+        unsafe {
+            pg_sys::LockRelationForExtension(rel.as_ptr(), mode);
+            let buffer = read(rel, fork, NO_BLOCK);
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+            pg_sys::UnlockRelationForExtension(rel.as_ptr(), mode);
+            PageLock { buffer }
+        }
+    }
+
+    pub fn block(&self) -> u32 {
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::BufferGetBlockNumber(self.buffer) }
+    }
+
+    pub fn view(&self) -> PageView<'_> {
+        // SAFETY: pinned and locked, so the page's bytes stay and do not change while `self` is borrowed.
+        unsafe {
+            let page = pg_sys::BufferGetPage(self.buffer);
+            PageView(core::slice::from_raw_parts(page.cast::<u8>(), PAGE_BYTES))
+        }
+    }
+
+    /// Writes without WAL, for relations that are logged as a whole before they can be seen.
+    pub fn write_unlogged(&mut self, tag: PageTag, parts: &[&[u8]]) {
+        // SAFETY: `self` holds the exclusive lock, as every caller of a writing method must.
+        unsafe {
+            let mut page = PageMut::new(pg_sys::BufferGetPage(self.buffer));
+            page.init(tag);
+            page.set_body(parts);
+            pg_sys::MarkBufferDirty(self.buffer);
+        }
+    }
+
+    /// As `write_unlogged`, then logs the whole page even if the relation is unlogged: its init fork must survive.
+    pub fn write_init_fork(&mut self, tag: PageTag, parts: &[&[u8]]) {
+        self.write_unlogged(tag, parts);
+        // SAFETY: exclusively locked and dirty, as log_newpage_buffer wants; the critical section makes an error
+        // between the two a restart, not an unlogged page.
+        unsafe {
+            pg_sys::CritSectionCount += 1;
+            pg_sys::log_newpage_buffer(self.buffer, true);
+            pg_sys::CritSectionCount -= 1;
+        }
+    }
+
+    pub(super) fn buffer(&self) -> pg_sys::Buffer {
+        self.buffer
+    }
+}
+
+impl Drop for PageLock {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pinned and locked since construction.
+            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) };
+        }
+    }
+}
+
+fn read(rel: Rel, fork: pg_sys::ForkNumber::Type, block: u32) -> pg_sys::Buffer {
+    let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
+    // SAFETY: the relation is open; no strategy.
+    unsafe { pg_sys::ReadBufferExtended(rel.as_ptr(), fork, block, mode, core::ptr::null_mut()) }
+}

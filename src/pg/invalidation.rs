@@ -1,0 +1,64 @@
+//! Being told when relations, operators or schemas change: what was remembered about them is to be looked up anew.
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+
+/// What changed.
+#[derive(Clone, Copy)]
+pub enum Change {
+    Relation(pg_sys::Oid),
+    AnyRelation,
+    /// An operator or a schema.
+    Name,
+}
+
+/// Runs while PostgreSQL takes invalidation messages, which
+/// it does in many places: it may drop what is remembered and must not call PostgreSQL.
+pub type Listener = fn(Change);
+
+thread_local! {
+    static LISTENERS: RefCell<Vec<Listener>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Adds a listener for the life of the backend; one that is there already is not added again.
+pub fn listen(listener: Listener) {
+    let is_first = LISTENERS.with_borrow_mut(|listeners| {
+        let is_first = listeners.is_empty();
+        if !listeners.iter().any(|known| std::ptr::fn_addr_eq(*known, listener)) {
+            listeners.push(listener);
+        }
+        is_first
+    });
+    if is_first {
+        register();
+    }
+}
+
+/// PostgreSQL has few places for callbacks in a process: one of each kind serves all listeners.
+fn register() {
+    let nothing = pg_sys::Datum::from(0);
+    // SAFETY: once for the life of the backend; the callbacks touch Rust memory only.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), nothing);
+        for cache in [pg_sys::SysCacheIdentifier::OPEROID, pg_sys::SysCacheIdentifier::NAMESPACEOID] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(catalogue_changed), nothing);
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    let is_any = relation == pg_sys::InvalidOid;
+    tell(if is_any { Change::AnyRelation } else { Change::Relation(relation) });
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    tell(Change::Name);
+}
+
+fn tell(change: Change) {
+    let listeners = LISTENERS.with_borrow(Vec::clone);
+    listeners.iter().for_each(|listener| listener(change));
+}

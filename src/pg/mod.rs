@@ -1,0 +1,34 @@
+//! Server internals: the only place that touches buffers, WAL and locks, and that raises PostgreSQL errors.
+//!
+//! Guards here release what they hold when they go out of scope, except while a panic unwinds: an ereport has reset
+//! `InterruptHoldoffCount` by then, so a late `LWLockRelease` would underflow it; the transaction's abort releases
+//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on.
+
+pub mod buffer;
+pub mod error;
+pub mod exit;
+pub mod invalidation;
+pub mod lock;
+pub mod memory;
+pub mod progress;
+pub mod relation;
+pub mod search_path;
+pub mod spi;
+pub mod wal;
+pub mod xid;
+
+/// Sleeps if VACUUM has used up its cost limit, and takes interrupts.
+pub fn vacuum_delay_point() {
+    pgrx::check_for_interrupts!();
+    // SAFETY: called on the main thread with no buffer locked.
+    unsafe { delay() };
+}
+
+#[cfg(not(feature = "pg18"))]
+use pgrx::pg_sys::vacuum_delay_point as delay;
+
+#[cfg(feature = "pg18")]
+unsafe fn delay() {
+    // SAFETY: as the caller; this is not ANALYZE.
+    unsafe { pgrx::pg_sys::vacuum_delay_point(false) };
+}

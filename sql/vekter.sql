@@ -226,3 +226,35 @@ CREATE AGGREGATE sum(vector) (
     COMBINEFUNC = vector_add,
     PARALLEL = SAFE
 );
+
+-- Access method ----------------------------------------------------------------------------------------------
+
+CREATE FUNCTION faiss_handler(internal) RETURNS index_am_handler
+    AS 'MODULE_PATHNAME', 'faiss_handler_wrapper' LANGUAGE C;
+
+CREATE ACCESS METHOD faiss TYPE INDEX HANDLER faiss_handler;
+
+COMMENT ON ACCESS METHOD faiss IS 'FAISS index access method';
+
+-- Support function 1 of an operator class returns the code of its metric.
+
+CREATE FUNCTION vekter_metric_l2() RETURNS integer
+    AS 'MODULE_PATHNAME', 'vekter_metric_l2_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vekter_metric_ip() RETURNS integer
+    AS 'MODULE_PATHNAME', 'vekter_metric_ip_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vekter_metric_cosine() RETURNS integer
+    AS 'MODULE_PATHNAME', 'vekter_metric_cosine_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE OPERATOR CLASS vector_l2_ops DEFAULT FOR TYPE vector USING faiss AS
+    OPERATOR 1 <-> (vector, vector) FOR ORDER BY float_ops,
+    FUNCTION 1 vekter_metric_l2();
+
+CREATE OPERATOR CLASS vector_ip_ops FOR TYPE vector USING faiss AS
+    OPERATOR 1 <#> (vector, vector) FOR ORDER BY float_ops,
+    FUNCTION 1 vekter_metric_ip();
+
+CREATE OPERATOR CLASS vector_cosine_ops FOR TYPE vector USING faiss AS
+    OPERATOR 1 <=> (vector, vector) FOR ORDER BY float_ops,
+    FUNCTION 1 vekter_metric_cosine();

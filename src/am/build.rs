@@ -1,0 +1,156 @@
+//! CREATE INDEX and REINDEX.
+
+use core::ffi::{c_char, c_void};
+
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::{definition, tid_of};
+use crate::index::build::{self, BuildError, Built, Heap, MemoryShortage, Resources, VisitRow};
+use crate::index::create_init_fork;
+use crate::index::error::IndexError;
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::progress;
+use crate::pg::relation::Rel;
+use crate::vector::Vector;
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn ambuild(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    info: *mut pg_sys::IndexInfo,
+) -> *mut pg_sys::IndexBuildResult {
+    // SAFETY: PostgreSQL keeps both relations open and locked for the build.
+    let (heap, index) = unsafe { (Rel::new(heap), Rel::new(index)) };
+    if index.blocks() != 0 {
+        pgrx::error!("index \"{}\" already contains data", index.name());
+    }
+    let definition = definition::read(index).or_raise();
+    let mut table = Table { heap, index, info };
+    let built = build::build(index, &definition, &mut table, resources()).or_raise();
+    super::vacuum::sweep_cache(index);
+    result(built)
+}
+
+/// Threads for the leader and the workers that it might have had; half of maintenance_work_mem for a batch, within
+/// limits between which it matters.
+fn resources() -> Resources {
+    // SAFETY: plain reads of settings.
+    let (workers, kilobytes) =
+        unsafe { (pg_sys::max_parallel_maintenance_workers, pg_sys::maintenance_work_mem) };
+    Resources {
+        threads: workers.max(0) as usize + 1,
+        batch_bytes: (kilobytes.max(0) as usize * 1024 / 2).clamp(8 << 20, 256 << 20),
+    }
+}
+
+fn result(built: Built) -> *mut pg_sys::IndexBuildResult {
+    // SAFETY: a zeroed result is a valid one.
+    let mut result = unsafe { pgrx::PgBox::<pg_sys::IndexBuildResult>::alloc0() };
+    result.heap_tuples = built.heap_rows;
+    result.index_tuples = built.index_rows;
+    result.into_pg()
+}
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
+    // SAFETY: PostgreSQL keeps the relation open and locked.
+    let index = unsafe { Rel::new(index) };
+    let definition = definition::read(index).or_raise();
+    build::check_factory(&definition).or_raise();
+    create_init_fork(index, &definition).or_raise();
+}
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn ambuildphasename(number: i64) -> *mut c_char {
+    // PostgreSQL only reads the name.
+    progress::phase_name(number).map_or(core::ptr::null_mut(), |name| name.as_ptr().cast_mut())
+}
+
+impl From<BuildError> for SqlError {
+    fn from(error: BuildError) -> SqlError {
+        match error {
+            BuildError::Index(error) => error.into(),
+            BuildError::Memory(shortage) => shortage.into(),
+        }
+    }
+}
+
+impl From<MemoryShortage> for SqlError {
+    fn from(shortage: MemoryShortage) -> SqlError {
+        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        SqlError::new(Code::ERRCODE_OUT_OF_MEMORY, "not enough memory to build the index")
+            .detail(format!(
+                "Building \"{}\" over this table takes about {} MB, and {} MB are available.",
+                shortage.factory,
+                megabytes(shortage.needed_bytes),
+                megabytes(shortage.available_bytes)
+            ))
+            .hint("Choose a factory with smaller codes, such as IVF1024,SQ8 or IVF1024,PQ32x4fs.")
+    }
+}
+
+/// The table under the index, scanned by its own access method.
+struct Table {
+    heap: Rel,
+    index: Rel,
+    info: *mut pg_sys::IndexInfo,
+}
+
+impl Heap for Table {
+    fn blocks(&self) -> u32 {
+        self.heap.blocks()
+    }
+
+    fn scan(
+        &mut self,
+        start: u32,
+        blocks: u32,
+        sample: bool,
+        visit: &mut VisitRow,
+    ) -> Result<f64, IndexError> {
+        let mut collector = Collector { visit, outcome: Ok(()) };
+        // SAFETY: relations and info come from ambuild's caller; the collector outlives the call that uses it.
+        // Synchronised scans start anywhere, so a run of blocks forbids them. No progress: it would count runs.
+        let heap_rows = unsafe {
+            pg_sys::table_index_build_range_scan(
+                self.heap.as_ptr(),
+                self.index.as_ptr(),
+                self.info,
+                false,
+                sample,
+                false,
+                start,
+                blocks,
+                Some(collect),
+                (&raw mut collector).cast::<c_void>(),
+                core::ptr::null_mut(),
+            )
+        };
+        collector.outcome.map(|()| heap_rows)
+    }
+}
+
+struct Collector<'a, 'v> {
+    visit: &'a mut VisitRow<'v>,
+    outcome: Result<(), IndexError>,
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn collect(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+    _is_alive: bool,
+    state: *mut c_void,
+) {
+    // SAFETY: `state` is the collector of `scan`, which is waiting for this call to end; the arrays have an element
+    // for each column of the index, at least one.
+    let (collector, datum, is_null) = unsafe { (&mut *state.cast::<Collector>(), *values, *nulls) };
+    if is_null || collector.outcome.is_err() {
+        return;
+    }
+    // SAFETY: the column is of type vector, and the tuple stays while the callback runs.
+    let (tid, vector) = unsafe { (tid_of(tid), Vector::from_datum(datum)) };
+    collector.outcome = (collector.visit)(tid, vector.as_slice());
+}

@@ -1,0 +1,153 @@
+//! What a scan costs, for the planner.
+//!
+//! A path without `ORDER BY column <op> value` is never taken. With it, the start is the first round of the search:
+//! distances to the rows that it visits, in the same unit that the operator itself is charged, and the pages of their
+//! vectors. Every row that is fetched then costs a share of the rounds that follow. PostgreSQL adds the table's pages
+//! and the filter, and scales by LIMIT; so a selective condition with an index of its own wins by itself.
+
+use pgrx::pg_sys;
+
+use super::plan_hint;
+use crate::engine::{self, SearchParams};
+use crate::guc;
+use crate::index::{self, search};
+use crate::pg::relation::Rel;
+
+#[pgrx::pg_guard]
+#[expect(clippy::too_many_arguments, reason = "the signature is PostgreSQL's")]
+pub unsafe extern "C-unwind" fn amcostestimate(
+    _root: *mut pg_sys::PlannerInfo,
+    path: *mut pg_sys::IndexPath,
+    _loop_count: f64,
+    startup: *mut pg_sys::Cost,
+    total: *mut pg_sys::Cost,
+    selectivity: *mut pg_sys::Selectivity,
+    correlation: *mut f64,
+    pages: *mut f64,
+) {
+    // SAFETY: PostgreSQL passes a valid path and room for each result.
+    let cost = unsafe {
+        if (*path).indexorderbys.is_null() { Cost::never(path) } else { Cost::of((*path).indexinfo) }
+    };
+    // SAFETY: as above.
+    unsafe {
+        *startup = cost.startup;
+        *total = cost.total;
+        *selectivity = 1.0;
+        *correlation = 0.0;
+        *pages = cost.pages;
+    }
+}
+
+struct Cost {
+    startup: f64,
+    total: f64,
+    pages: f64,
+}
+
+impl Cost {
+    /// # Safety
+    /// `path` is a valid path.
+    #[cfg(not(feature = "pg18"))]
+    unsafe fn never(_path: *mut pg_sys::IndexPath) -> Self {
+        Cost { startup: f64::INFINITY, total: f64::INFINITY, pages: 0.0 }
+    }
+
+    /// # Safety
+    /// `path` is a valid path.
+    #[cfg(feature = "pg18")]
+    unsafe fn never(path: *mut pg_sys::IndexPath) -> Self {
+        // SAFETY: the caller's promise. Since 18 a disabled path loses to any other by this count, not by its cost.
+        unsafe { (*path).path.disabled_nodes = 2 };
+        Cost { startup: f64::INFINITY, total: f64::INFINITY, pages: 0.0 }
+    }
+
+    /// # Safety
+    /// `info` is the planner's valid description of a faiss index that is locked by the query.
+    unsafe fn of(info: *mut pg_sys::IndexOptInfo) -> Self {
+        // SAFETY: the caller's promise; the cost settings are plain numbers.
+        let (info, operator_cost, tuple_cost) =
+            unsafe { (&*info, pg_sys::cpu_operator_cost, pg_sys::cpu_index_tuple_cost) };
+        if plan_hint::wanted_rows(info.indexoid).is_some() {
+            return Cost { startup: 0.0, total: 0.0, pages: 0.0 };
+        }
+        let mut random_page_cost = 0.0;
+        // SAFETY: writes one cost; the other is not asked for.
+        unsafe {
+            pg_sys::get_tablespace_page_costs(
+                info.reltablespace,
+                &mut random_page_cost,
+                core::ptr::null_mut(),
+            )
+        };
+        let (rows, relation_pages) = (info.tuples.max(1.0), f64::from(info.pages));
+        // A hypothetical index has no pages that could say what it is.
+        let factory = if info.hypothetical { engine::AUTO.into() } else { factory_of(info.indexoid) };
+        let visited_rows = visited_rows(&factory, rows, &guc::search_params());
+        // Mapped pages are mostly in memory; what is charged is the read-ahead of a cold start.
+        let pages = (relation_pages * visited_rows / rows).ceil();
+        let startup = visited_rows * operator_cost + pages * random_page_cost * WARM_PAGE_PART;
+        // Each doubling of the result costs a search of twice the size: constant per row.
+        let per_row = tuple_cost + operator_cost * visited_rows / search::FIRST_ROUND_ROWS as f64;
+        Cost { startup, total: startup + rows * per_row, pages }
+    }
+}
+
+/// Share of a page's cost that is charged: the segments are in the operating system's cache after their first use.
+const WARM_PAGE_PART: f64 = 0.01;
+
+/// The factory string of an index, from its meta page. A damaged index is reported by whoever scans it.
+fn factory_of(index_oid: pg_sys::Oid) -> String {
+    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    // SAFETY: the planner holds a lock on every relation of the query; closed again below.
+    let relation = unsafe { pg_sys::index_open(index_oid, no_lock) };
+    // SAFETY: open until the end of this function.
+    let factory = index::read_meta(unsafe { Rel::new(relation) }).map(|meta| meta.factory);
+    // SAFETY: opened above.
+    unsafe { pg_sys::index_close(relation, no_lock) };
+    factory.unwrap_or_default()
+}
+
+/// Distances that a search of `factory` computes, roughly.
+fn visited_rows(factory: &str, rows: f64, params: &SearchParams) -> f64 {
+    let lists = factory
+        .split(',')
+        .find_map(|part| part.strip_prefix("IVF"))
+        .and_then(|part| part.split(|letter: char| !letter.is_ascii_digit()).next())
+        .and_then(|digits| digits.parse::<f64>().ok())
+        .filter(|lists| *lists >= 1.0);
+    let visited = if let Some(lists) = lists {
+        let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists as usize)) as f64;
+        lists + rows * (nprobe / lists).min(1.0)
+    } else if factory.contains("HNSW")
+        || factory.contains("NSG")
+        || (factory == engine::AUTO && rows >= 10_000.0)
+    {
+        // Each step of a graph search looks at about half the neighbours of a node; the descent adds a logarithm.
+        let ef_search = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH) as f64;
+        ef_search * 16.0 + 32.0 * rows.ln().max(1.0)
+    } else {
+        rows
+    };
+    visited.min(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visited_rows;
+    use crate::engine::SearchParams;
+
+    #[test]
+    fn an_approximate_index_visits_a_small_part_of_many_rows() {
+        let params = SearchParams::default();
+        for factory in ["auto", "HNSW32", "IVF1024,Flat", "OPQ16,IVF1024,PQ16"] {
+            let visited = visited_rows(factory, 1e6, &params);
+            assert!(visited > 100.0 && visited < 1e5, "{factory}: {visited}");
+            assert_eq!(visited_rows(factory, 50.0, &params), 50.0, "{factory}");
+        }
+        assert_eq!(visited_rows("Flat", 1e6, &params), 1e6);
+        assert_eq!(visited_rows("auto", 9_000.0, &params), 9_000.0);
+        let probing = SearchParams { nprobe: Some(1024), ..params };
+        assert_eq!(visited_rows("IVF1024,Flat", 1e6, &probing), 1e6);
+    }
+}

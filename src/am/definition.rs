@@ -1,0 +1,47 @@
+//! What an index is about, read off its catalogue entry, and whether that can be built.
+
+use pgrx::{PgRelation, PgSqlErrorCode as Code, PgTupleDesc, pg_sys};
+
+use super::options;
+use crate::index::Definition;
+use crate::pg::error::SqlError;
+use crate::pg::relation::Rel;
+
+/// Errors where the columns do not make a faiss index.
+pub fn read(index: Rel) -> Result<Definition, SqlError> {
+    // SAFETY: an open index has its pg_index row.
+    let keys = usize::from(unsafe { (*(*index.as_ptr()).rd_index).indnkeyatts }.unsigned_abs());
+    // SAFETY: the relation stays open while the value is used, and is not closed by it.
+    let relation = unsafe { PgRelation::from_pg(index.as_ptr()) };
+    let columns = relation.tuple_desc();
+    check_included(&columns, keys)?;
+    let typmod = columns.get(0).map_or(-1, |column| column.type_mod());
+    let dims = usize::try_from(typmod).ok().filter(|&dims| dims > 0).ok_or_else(|| {
+        SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "column does not have dimensions")
+            .hint("Declare the column with its dimensions, such as vector(384), or index an expression such as ((embedding::vector(384))).")
+    })?;
+    let metric = options::metric(index).ok_or_else(|| {
+        SqlError::new(
+            Code::ERRCODE_INVALID_OBJECT_DEFINITION,
+            "the operator class's support function 1 does not return a metric",
+        )
+    })?;
+    Ok(Definition { dims, metric, factory: options::factory(index) })
+}
+
+/// One column may be included: the id that `knn()` returns.
+fn check_included(columns: &PgTupleDesc, keys: usize) -> Result<(), SqlError> {
+    const HINT: &str = "Include only the integer id column that knn() returns.";
+    if columns.len() > keys + 1 {
+        let message = "access method \"faiss\" supports at most one included column";
+        return Err(SqlError::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, message).hint(HINT));
+    }
+    let is_integer = |oid| [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&oid);
+    match columns.get(keys) {
+        Some(column) if !is_integer(column.atttypid) => {
+            let message = format!("included column \"{}\" is not of an integer type", column.name());
+            Err(SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message).hint(HINT))
+        }
+        _ => Ok(()),
+    }
+}

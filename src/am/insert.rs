@@ -1,0 +1,32 @@
+//! INSERT, UPDATE and COPY: one more row in the delta.
+
+use pgrx::pg_sys;
+
+use super::tid_of;
+use crate::index;
+use crate::pg::error::OrRaise;
+use crate::pg::relation::Rel;
+use crate::vector::Vector;
+
+#[pgrx::pg_guard]
+#[expect(clippy::too_many_arguments, reason = "the signature is PostgreSQL's")]
+pub unsafe extern "C-unwind" fn aminsert(
+    index: pg_sys::Relation,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+    tid: pg_sys::ItemPointer,
+    _heap: pg_sys::Relation,
+    _check_unique: pg_sys::IndexUniqueCheck::Type,
+    _index_unchanged: bool,
+    _info: *mut pg_sys::IndexInfo,
+) -> bool {
+    // SAFETY: the arrays have an element for each column of the index, at least one.
+    let (datum, is_null) = unsafe { (*values, *nulls) };
+    if !is_null {
+        // SAFETY: PostgreSQL keeps the relation open and locked, the pointer valid, and the datum is a vector.
+        let (index, tid, vector) = unsafe { (Rel::new(index), tid_of(tid), Vector::from_datum(datum)) };
+        index::insert(index, tid, vector.as_slice()).or_raise();
+    }
+    // The result counts for unique indexes only.
+    false
+}

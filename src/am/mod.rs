@@ -1,0 +1,68 @@
+//! The access method `faiss`: PostgreSQL's callbacks, thin. Each unpacks C, calls safe Rust and packs its answer.
+//!
+//! Callbacks bear the names of the `IndexAmRoutine` fields they fill (access/amapi.h).
+
+pub mod build;
+pub mod cost;
+pub mod definition;
+pub mod insert;
+pub mod options;
+pub mod plan_hint;
+pub mod scan;
+pub mod vacuum;
+pub mod validate;
+
+use pgrx::prelude::*;
+use pgrx::{PgBox, pg_sys};
+
+use crate::index::format::Tid;
+
+/// The handler of `CREATE ACCESS METHOD faiss`; its argument is declared in SQL and never read. Fields that are not set are false, zero or absent.
+#[pg_extern]
+fn faiss_handler() -> PgBox<pg_sys::IndexAmRoutine> {
+    // SAFETY: the node tag belongs to the type; alloc_node zeroes the rest.
+    let mut routine =
+        unsafe { PgBox::<pg_sys::IndexAmRoutine>::alloc_node(pg_sys::NodeTag::T_IndexAmRoutine) };
+    // Any number of strategies: those that exist are for ordering.
+    routine.amstrategies = 0;
+    routine.amsupport = options::SUPPORT_PROCEDURES;
+    routine.amcanorderbyop = true;
+    // Without it the planner makes no path from the ORDER BY alone; paths without ORDER BY are priced out (cost).
+    routine.amoptionalkey = true;
+    routine.amcaninclude = true;
+    // FAISS's memory is not under maintenance_work_mem, and parallel VACUUM workers cannot assign transaction ids.
+    routine.amparallelvacuumoptions = pg_sys::VACUUM_OPTION_NO_PARALLEL as u8;
+
+    routine.ambuild = Some(build::ambuild);
+    routine.ambuildempty = Some(build::ambuildempty);
+    routine.ambuildphasename = Some(build::ambuildphasename);
+    routine.aminsert = Some(insert::aminsert);
+    routine.ambulkdelete = Some(vacuum::ambulkdelete);
+    routine.amvacuumcleanup = Some(vacuum::amvacuumcleanup);
+    routine.amcostestimate = Some(cost::amcostestimate);
+    routine.amoptions = Some(options::amoptions);
+    routine.amvalidate = Some(validate::amvalidate);
+    routine.ambeginscan = Some(scan::ambeginscan);
+    routine.amrescan = Some(scan::amrescan);
+    routine.amgettuple = Some(scan::amgettuple);
+    routine.amendscan = Some(scan::amendscan);
+    routine.into_pg_boxed()
+}
+
+/// A TID as one number (`index::format`).
+///
+/// # Safety
+/// `pointer` points to a valid item pointer.
+unsafe fn tid_of(pointer: pg_sys::ItemPointer) -> Tid {
+    // SAFETY: the caller's promise.
+    let pointer = unsafe { *pointer };
+    let (high, low) = (u64::from(pointer.ip_blkid.bi_hi), u64::from(pointer.ip_blkid.bi_lo));
+    high << 32 | low << 16 | u64::from(pointer.ip_posid)
+}
+
+fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
+    pg_sys::ItemPointerData {
+        ip_blkid: pg_sys::BlockIdData { bi_hi: (tid >> 32) as u16, bi_lo: (tid >> 16) as u16 },
+        ip_posid: tid as u16,
+    }
+}

@@ -1,0 +1,261 @@
+//! Index scans: `ORDER BY column <op> value`, forward.
+
+use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
+
+use super::{item_pointer, plan_hint};
+use crate::engine::Metric;
+use crate::guc;
+use crate::index::format::Tid;
+use crate::index::search::{Cursor, FIRST_ROUND_ROWS, Rerank};
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::relation::Rel;
+use crate::vector::{Vector, distance};
+
+/// State of a scan. It lives as long as its memory context, error or not, so it owns memory, maps and FAISS handles
+/// only (invariant 9).
+#[derive(Default)]
+struct ScanState {
+    /// None before the first row of a (re)scan.
+    cursor: Option<Cursor>,
+    query: Option<Vec<f32>>,
+}
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    keys: i32,
+    order_bys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: PostgreSQL keeps the relation open while the descriptor lives.
+    unsafe {
+        let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
+        let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(ScanState::default());
+        (*scan).opaque = state.cast();
+        scan
+    }
+}
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn amrescan(
+    scan: pg_sys::IndexScanDesc,
+    _keys: pg_sys::ScanKey,
+    _key_count: i32,
+    order_bys: pg_sys::ScanKey,
+    order_by_count: i32,
+) {
+    // SAFETY: the descriptor has room for as many keys as ambeginscan was told.
+    unsafe {
+        let known = (*scan).numberOfOrderBys;
+        if !order_bys.is_null() && known > 0 {
+            core::ptr::copy(order_bys, (*scan).orderByData, known.min(order_by_count) as usize);
+        }
+        *state_of(scan) = ScanState::default();
+    }
+}
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
+    // SAFETY: the state is this scan's own, and nobody else uses it during the call.
+    let state = unsafe { state_of(scan) };
+    // SAFETY: PostgreSQL keeps the index open.
+    let index = unsafe { Rel::new((*scan).indexRelation) };
+    if state.cursor.is_none() {
+        // SAFETY: a descriptor that PostgreSQL has set up for fetching.
+        unsafe { start(scan, index, state) }.or_raise();
+    }
+    let ScanState { cursor: Some(cursor), query } = state else {
+        return false;
+    };
+    let mut table = TableRanks { scan, query: query.as_deref(), open: None };
+    let next = cursor.next(index, &mut table).or_raise();
+    drop(table);
+    // SAFETY: a valid descriptor; the row is given to the executor, which fetches it under its snapshot.
+    unsafe {
+        (*scan).xs_recheck = false;
+        (*scan).xs_recheckorderby = false;
+        if let Some(tid) = next {
+            (*scan).xs_heaptid = item_pointer(tid);
+        }
+    }
+    next.is_some()
+}
+
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: the state is this scan's own; its shell goes with the memory context.
+    unsafe { *state_of(scan) = ScanState::default() };
+}
+
+/// # Safety
+/// `scan` was made by `ambeginscan`, and no other reference to its state is in use.
+unsafe fn state_of<'a>(scan: pg_sys::IndexScanDesc) -> &'a mut ScanState {
+    // SAFETY: set by ambeginscan; the caller's promise for the rest.
+    unsafe { &mut *(*scan).opaque.cast::<ScanState>() }
+}
+
+/// # Safety
+/// `scan` is a descriptor of an open index, with its order-by keys filled in.
+unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) -> Result<(), SqlError> {
+    // SAFETY: the caller's promise.
+    let (scan, snapshot) = unsafe { (&*scan, (*scan).xs_snapshot) };
+    if scan.numberOfOrderBys < 1 {
+        return Err(SqlError::new(
+            Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot scan faiss index without order",
+        ));
+    }
+    // SAFETY: a scan that fetches rows has a snapshot.
+    if unsafe { (*snapshot).snapshot_type } != pg_sys::SnapshotType::SNAPSHOT_MVCC {
+        // A TID that VACUUM has freed and the heap reused is only harmless to a snapshot that cannot see the new row.
+        let message = "non-MVCC snapshots are not supported with faiss indexes";
+        return Err(SqlError::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, message));
+    }
+    // SAFETY: there is at least one order-by key.
+    let key = unsafe { &*scan.orderByData };
+    state.query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
+        None
+    } else {
+        // SAFETY: the operator's right argument is a vector.
+        Some(unsafe { Vector::from_datum(key.sk_argument) }.as_slice().to_vec())
+    };
+    let rows = plan_hint::wanted_rows(index.oid()).unwrap_or(FIRST_ROUND_ROWS);
+    index.count_scan();
+    state.cursor = Some(Cursor::open(index, state.query.as_deref(), guc::search_params(), rows)?);
+    Ok(())
+}
+
+/// Exact distances from the table under a scan. What it opens is closed when the call ends that needed it: the scan's
+/// own state must hold no pins.
+struct TableRanks<'a> {
+    scan: pg_sys::IndexScanDesc,
+    query: Option<&'a [f32]>,
+    open: Option<OpenTable>,
+}
+
+struct OpenTable {
+    metric: Metric,
+    info: *mut pg_sys::IndexInfo,
+    estate: *mut pg_sys::EState,
+    slot: *mut pg_sys::TupleTableSlot,
+    fetch: *mut pg_sys::IndexFetchTableData,
+}
+
+impl Rerank for TableRanks<'_> {
+    fn distance(&mut self, tid: Tid) -> Option<f32> {
+        let query = self.query?;
+        // SAFETY: the scan is one that PostgreSQL set up for fetching: heap, index and snapshot are there.
+        let (scan, open) = unsafe {
+            let scan = &*self.scan;
+            (scan, self.open.get_or_insert_with(|| OpenTable::new(scan)))
+        };
+        // SAFETY: as above; the vector is dropped before the memory of the expression's result.
+        unsafe {
+            let datum = open.fetch(scan, tid)?;
+            let vector = Vector::from_datum(datum);
+            let value = exact_distance(open.metric, query, vector.as_slice());
+            drop(vector);
+            open.forget_row();
+            Some(value)
+        }
+    }
+}
+
+/// As the operators compute it.
+fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f32 {
+    if query.len() != row.len() {
+        return f32::NAN;
+    }
+    match metric {
+        Metric::L2 => distance::euclidean(query, row) as f32,
+        Metric::InnerProduct => -distance::dot(query, row),
+        Metric::Cosine => distance::cosine(query, row) as f32,
+    }
+}
+
+impl OpenTable {
+    /// # Safety
+    /// `scan` has its heap and index relations open.
+    unsafe fn new(scan: &pg_sys::IndexScanDescData) -> Self {
+        // SAFETY: the caller's promise. All of this is freed in `drop`, or by the transaction's abort.
+        unsafe {
+            let estate = pg_sys::CreateExecutorState();
+            let info = PgMemoryContexts::For((*estate).es_query_cxt)
+                .switch_to(|_| pg_sys::BuildIndexInfo(scan.indexRelation));
+            let slot = pg_sys::table_slot_create(scan.heapRelation, core::ptr::null_mut());
+            let fetch = pg_sys::table_index_fetch_begin(scan.heapRelation);
+            let metric = super::options::metric(Rel::new(scan.indexRelation)).unwrap_or(Metric::L2);
+            OpenTable { metric, info, estate, slot, fetch }
+        }
+    }
+
+    /// The indexed value of the version of the row that the scan's snapshot sees.
+    ///
+    /// # Safety
+    /// `scan` is the one that `self` was opened for.
+    unsafe fn fetch(&mut self, scan: &pg_sys::IndexScanDescData, tid: Tid) -> Option<pg_sys::Datum> {
+        let mut pointer = item_pointer(tid);
+        let (mut call_again, mut all_dead) = (false, false);
+        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: everything was opened in `new`; the arrays have room for any index.
+        unsafe {
+            let found = pg_sys::table_index_fetch_tuple(
+                self.fetch,
+                &mut pointer,
+                scan.xs_snapshot,
+                self.slot,
+                &mut call_again,
+                &mut all_dead,
+            );
+            if !found {
+                return None;
+            }
+            self.expression_context().ecxt_scantuple = self.slot;
+            pg_sys::FormIndexDatum(
+                self.info,
+                self.slot,
+                self.estate,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+        (!nulls[0]).then_some(values[0])
+    }
+
+    /// PostgreSQL's `GetPerTupleExprContext` (executor/executor.h).
+    fn expression_context(&mut self) -> &mut pg_sys::ExprContext {
+        // SAFETY: the executor state is open, and frees the context with itself.
+        unsafe {
+            let estate = &mut *self.estate;
+            if estate.es_per_tuple_exprcontext.is_null() {
+                pg_sys::MakePerTupleExprContext(estate);
+            }
+            &mut *estate.es_per_tuple_exprcontext
+        }
+    }
+
+    /// Frees what evaluating the index's expressions left.
+    fn forget_row(&mut self) {
+        // SAFETY: the executor state is open; its per-tuple context was made in `fetch`.
+        unsafe {
+            let context = self.expression_context();
+            pg_sys::MemoryContextReset(context.ecxt_per_tuple_memory);
+        }
+    }
+}
+
+impl Drop for OpenTable {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `new` and not closed since.
+            unsafe {
+                pg_sys::table_index_fetch_end(self.fetch);
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                pg_sys::FreeExecutorState(self.estate);
+            }
+        }
+    }
+}

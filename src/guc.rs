@@ -1,0 +1,60 @@
+//! Settings. Each can be changed by any user at any time and holds for the searches that start after it.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+use crate::engine::SearchParams;
+
+/// Inverted lists to scan in an IVF index; 0 = chosen from the number of lists.
+static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Length of the candidate queue in an HNSW index; 0 = FAISS's default as measured for recall (engine).
+static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Candidates per wanted row that are ranked by exact distance where codes are lossy; 0 = automatic.
+static K_FACTOR: GucSetting<f64> = GucSetting::<f64>::new(0.0);
+
+/// Registers the settings, in `_PG_init`.
+pub fn register() {
+    let flags = GucFlags::default();
+    GucRegistry::define_int_guc(
+        c"vekter.nprobe",
+        c"Sets the number of inverted lists that a search of an IVF index scans.",
+        c"More lists find more of the nearest rows and take longer. 0 chooses from the number of lists.",
+        &NPROBE,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        flags,
+    );
+    GucRegistry::define_int_guc(
+        c"vekter.ef_search",
+        c"Sets the number of candidates that a search of an HNSW index keeps.",
+        c"More candidates find more of the nearest rows and take longer. 0 chooses by itself.",
+        &EF_SEARCH,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        flags,
+    );
+    GucRegistry::define_float_guc(
+        c"vekter.k_factor",
+        c"Sets how many candidates per wanted row are ranked by exact distance where codes are lossy.",
+        c"Values below 1 count as 1; 0 chooses by itself.",
+        &K_FACTOR,
+        0.0,
+        1e6,
+        GucContext::Userset,
+        flags,
+    );
+    // SAFETY: called while the library is loaded; the name is copied.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"vekter".as_ptr()) };
+}
+
+/// The settings as a search takes them.
+pub fn search_params() -> SearchParams {
+    let positive = |value: i32| usize::try_from(value).ok().filter(|&value| value > 0);
+    let k_factor = K_FACTOR.get() as f32;
+    SearchParams {
+        nprobe: positive(NPROBE.get()),
+        ef_search: positive(EF_SEARCH.get()),
+        k_factor: (k_factor > 0.0).then_some(k_factor.max(1.0)),
+    }
+}

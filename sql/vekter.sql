@@ -258,3 +258,23 @@ CREATE OPERATOR CLASS vector_ip_ops FOR TYPE vector USING faiss AS
 CREATE OPERATOR CLASS vector_cosine_ops FOR TYPE vector USING faiss AS
     OPERATOR 1 <=> (vector, vector) FOR ORDER BY float_ops,
     FUNCTION 1 vekter_metric_cosine();
+
+-- Functions --------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION vekter_create_index(
+    "table" regclass, id_column name, vector_column name,
+    factory text DEFAULT 'auto', metric text DEFAULT 'l2', name name DEFAULT NULL
+) RETURNS regclass
+    AS 'MODULE_PATHNAME', 'vekter_create_index_wrapper' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION knn(index regclass, query vector, k integer DEFAULT 10)
+    RETURNS TABLE (id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;
+
+CREATE FUNCTION vekter_index_stats(
+    index regclass,
+    OUT factory text, OUT metric text, OUT dimensions integer, OUT segments integer, OUT rows_indexed bigint,
+    OUT delta_rows bigint, OUT dead_rows bigint, OUT index_bytes bigint, OUT cache_bytes bigint,
+    OUT format_version integer
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'vekter_index_stats_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 1;

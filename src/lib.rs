@@ -6,6 +6,7 @@ compile_error!("PostgreSQL's errors cross Rust frames by unwinding: build with p
 pub mod am;
 pub mod cache;
 pub mod engine;
+pub mod functions;
 pub mod guc;
 pub mod index;
 pub mod pg;

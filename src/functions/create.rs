@@ -1,0 +1,221 @@
+//! `vekter_create_index()`: CREATE INDEX for those who would rather name columns than write it.
+
+use core::ffi::CStr;
+use std::ffi::CString;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::target::{catalogue_error, oid_argument, relation_name};
+use crate::engine::Metric;
+use crate::pg::error::{OrRaise, SqlError};
+
+/// Arguments are declared as `(regclass, name, name, text, text, name)`; the last may be NULL.
+#[pg_extern]
+fn vekter_create_index(
+    table: Option<pg_sys::Oid>,
+    id_column: Option<&CStr>,
+    vector_column: Option<&CStr>,
+    factory: Option<&str>,
+    metric: Option<&str>,
+    name: Option<&CStr>,
+) -> pg_sys::Oid {
+    // SAFETY: raises an error, or returns.
+    unsafe { pg_sys::PreventCommandDuringRecovery(c"vekter_create_index()".as_ptr()) };
+    let text = |name: &CStr| name.to_string_lossy().into_owned();
+    let request = Request {
+        table: required(table, "table").or_raise(),
+        id_column: text(required(id_column, "id_column").or_raise()),
+        vector_column: text(required(vector_column, "vector_column").or_raise()),
+        factory: required(factory, "factory").or_raise().to_string(),
+        metric: required(metric, "metric").or_raise().to_string(),
+        name: name.map(text),
+    };
+    request.run().or_raise()
+}
+
+fn required<T>(argument: Option<T>, name: &str) -> Result<T, SqlError> {
+    argument.ok_or_else(|| {
+        SqlError::new(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null"))
+    })
+}
+
+struct Request {
+    table: pg_sys::Oid,
+    id_column: String,
+    vector_column: String,
+    factory: String,
+    metric: String,
+    name: Option<String>,
+}
+
+/// A column as the catalogue has it.
+struct Column {
+    type_name: String,
+    is_integer: bool,
+    /// Operator class of this metric for the column's type, quoted; None if the type is not vector.
+    operator_class: Option<String>,
+    typmod: i32,
+    is_not_null: bool,
+}
+
+const COLUMN: &str = r#"
+SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
+       a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
+                      'pg_catalog.int8'::pg_catalog.regtype) AS is_integer,
+       (SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname)
+          FROM pg_catalog.pg_opclass c
+          JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
+         WHERE m.amname = 'faiss' AND c.opcintype = a.atttypid AND c.opcname = $3) AS operator_class,
+       a.atttypmod AS typmod,
+       a.attnotnull AS is_not_null
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+"#;
+
+impl Request {
+    fn run(&self) -> Result<pg_sys::Oid, SqlError> {
+        let table = self.check_table()?;
+        let operator_class = self.check_vector_column()?;
+        self.check_id_column(&table)?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => self.choose_name()?,
+        };
+        let statement = format!(
+            "CREATE INDEX {} ON {table} USING faiss ({} {operator_class}) INCLUDE ({}) WITH (factory = {})",
+            quote_identifier(&name),
+            quote_identifier(&self.vector_column),
+            quote_identifier(&self.id_column),
+            quote_literal(&self.factory),
+        );
+        Spi::run(&statement).map_err(catalogue_error)?;
+        self.index_named(&name)
+    }
+
+    /// The table's qualified, quoted name.
+    fn check_table(&self) -> Result<String, SqlError> {
+        let name = relation_name(self.table)?;
+        // SAFETY: looks catalogue rows up by oid.
+        let kind = unsafe { pg_sys::get_rel_relkind(self.table) } as u8;
+        if !matches!(kind, b'r' | b'p' | b'm') {
+            let message = format!("\"{name}\" is not a table or materialized view");
+            return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message));
+        }
+        let query = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+        Spi::get_one_with_args::<String>(query, &[oid_argument(self.table)])
+            .map_err(catalogue_error)?
+            .ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, format!("\"{name}\" does not exist")))
+    }
+
+    /// The operator class for it.
+    fn check_vector_column(&self) -> Result<String, SqlError> {
+        if ![Metric::L2, Metric::InnerProduct, Metric::Cosine].iter().any(|one| one.name() == self.metric) {
+            let message = format!("unknown metric \"{}\"", self.metric);
+            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("Valid metrics are l2, ip and cosine."));
+        }
+        let name = &self.vector_column;
+        let column = self.column(name)?;
+        let operator_class = column.operator_class.ok_or_else(|| {
+            SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, format!("column \"{name}\" is not of type vector"))
+                .detail(format!("It is of type {}.", column.type_name))
+        })?;
+        if column.typmod < 1 {
+            let message = format!("column \"{name}\" does not have dimensions");
+            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(format!(
+                "Declare them with ALTER TABLE {} ALTER COLUMN {} TYPE vector(n).",
+                quote_identifier(relation_name(self.table)?),
+                quote_identifier(name)
+            )));
+        }
+        Ok(operator_class)
+    }
+
+    fn check_id_column(&self, table: &str) -> Result<(), SqlError> {
+        let name = &self.id_column;
+        let column = self.column(name)?;
+        if !column.is_integer {
+            let message = format!("column \"{name}\" is not of an integer type");
+            return Err(SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message)
+                .detail(format!("It is of type {}.", column.type_name))
+                .hint("knn() returns ids as bigint; for others, use ORDER BY with CREATE INDEX ... USING faiss."));
+        }
+        if !column.is_not_null {
+            let query =
+                format!("SELECT EXISTS (SELECT FROM {table} WHERE {} IS NULL)", quote_identifier(name));
+            if Spi::get_one::<bool>(&query).map_err(catalogue_error)?.unwrap_or(false) {
+                let message = format!("column \"{name}\" contains null values");
+                return Err(SqlError::new(Code::ERRCODE_NOT_NULL_VIOLATION, message)
+                    .hint("Give every row an id, and declare the column NOT NULL."));
+            }
+        }
+        Ok(())
+    }
+
+    fn column(&self, name: &str) -> Result<Column, SqlError> {
+        let operator_class = format!("vector_{}_ops", self.metric);
+        // SAFETY: the values are of the types that are named.
+        let (column, class) = unsafe {
+            (
+                DatumWithOid::new(name.to_string(), pg_sys::TEXTOID),
+                DatumWithOid::new(operator_class, pg_sys::TEXTOID),
+            )
+        };
+        let found = Spi::connect(|client| {
+            let rows = client.select(COLUMN, Some(1), &[oid_argument(self.table), column, class])?;
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            let row = rows.first();
+            Ok(Some(Column {
+                type_name: row.get_by_name("type_name")?.unwrap_or_default(),
+                is_integer: row.get_by_name("is_integer")?.unwrap_or(false),
+                operator_class: row.get_by_name("operator_class")?,
+                typmod: row.get_by_name("typmod")?.unwrap_or(-1),
+                is_not_null: row.get_by_name("is_not_null")?.unwrap_or(false),
+            }))
+        })
+        .map_err(catalogue_error)?;
+        let table = relation_name(self.table)?;
+        found.ok_or_else(|| {
+            let message = format!("column \"{name}\" of relation \"{table}\" does not exist");
+            SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, message)
+        })
+    }
+
+    /// As CREATE INDEX would choose it from the vector column alone.
+    fn choose_name(&self) -> Result<String, SqlError> {
+        let table = CString::new(relation_name(self.table)?).unwrap_or_default();
+        let column = CString::new(self.vector_column.as_str()).unwrap_or_default();
+        // SAFETY: the strings outlive the call; the answer is a palloc'd C string.
+        let name = unsafe {
+            let namespace = pg_sys::get_rel_namespace(self.table);
+            let name = pg_sys::ChooseRelationName(
+                table.as_ptr(),
+                column.as_ptr(),
+                c"idx".as_ptr(),
+                namespace,
+                false,
+            );
+            CStr::from_ptr(name)
+        };
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    fn index_named(&self, name: &str) -> Result<pg_sys::Oid, SqlError> {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: looks a catalogue row up by name; indexes are in the schema of their table.
+        Ok(unsafe {
+            let namespace = pg_sys::get_rel_namespace(self.table);
+            let truncated = pg_sys::pstrdup(name.as_ptr());
+            let length = name.to_bytes().len() as i32;
+            pg_sys::truncate_identifier(truncated, length, false);
+            pg_sys::get_relname_relid(truncated, namespace)
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! What users call beside operators. All of it runs with the caller's privileges.
+
+mod create;
+mod knn;
+mod stats;
+mod target;

@@ -1,0 +1,82 @@
+//! `vekter_index_stats()`: what is in an index, in one row.
+
+use pgrx::prelude::*;
+use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
+
+use super::target;
+use crate::index::error::IndexError;
+use crate::index::format::{DeltaLayout, FORMAT_VERSION};
+use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::relation::Rel;
+
+type Stats = (String, String, i32, i32, i64, i64, i64, i64, i64, i32);
+
+#[pg_extern]
+#[expect(clippy::type_complexity, reason = "the columns of the result")]
+fn vekter_index_stats(
+    index: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(factory, String),
+        name!(metric, String),
+        name!(dimensions, i32),
+        name!(segments, i32),
+        name!(rows_indexed, i64),
+        name!(delta_rows, i64),
+        name!(dead_rows, i64),
+        name!(index_bytes, i64),
+        name!(cache_bytes, i64),
+        name!(format_version, i32),
+    ),
+> {
+    TableIterator::once(stats(index).or_raise())
+}
+
+fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
+    let index = target::find_index(relation)?;
+    // SAFETY: looks a catalogue row up by its oid.
+    if unsafe { pg_sys::get_rel_relkind(index) } as u8 == b'I' {
+        let message = format!("index \"{}\" is partitioned", target::relation_name(index)?);
+        return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
+            .hint("Name the index of one of its partitions."));
+    }
+    // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
+    // by Drop.
+    let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    // SAFETY: open until the end of this function.
+    let rel = unsafe { Rel::new(relation.as_ptr()) };
+    Ok(read(rel)?)
+}
+
+fn read(rel: Rel) -> Result<Stats, IndexError> {
+    retry(|| {
+        let meta = read_meta(rel)?;
+        let manifest = read_manifest(rel, &meta)?;
+        let layout = DeltaLayout::new(meta.dims as usize);
+        let mut delta_rows = 0;
+        delta::walk(rel, &meta, |page| {
+            delta_rows += page.tids(layout).count() as u64;
+            Ok(())
+        })?;
+        let mut factories: Vec<&str> =
+            manifest.segments.iter().map(|segment| segment.factory.as_str()).collect();
+        factories.dedup();
+        let factory = if factories.is_empty() { meta.factory.clone() } else { factories.join(" + ") };
+        let rows = manifest.rows() - manifest.dead_rows() + delta_rows;
+        let key = segment::file_key(rel, 0);
+        Ok((
+            factory,
+            metric_of(&meta)?.name().to_string(),
+            meta.dims as i32,
+            manifest.segments.len() as i32,
+            rows as i64,
+            delta_rows as i64,
+            manifest.dead_rows() as i64,
+            i64::from(rel.blocks()) * i64::from(pg_sys::BLCKSZ),
+            segment::cache().bytes_of(key.database, key.index) as i64,
+            i32::from(FORMAT_VERSION),
+        ))
+    })
+}

@@ -1,0 +1,161 @@
+//! Which index a `regclass` argument means, and how to query the table under it.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use crate::pg::error::SqlError;
+use crate::pg::search_path;
+
+/// A faiss index and what a query over its table is made of. Names are quoted.
+pub struct Target {
+    /// The index, and those of its partitions if it is partitioned.
+    pub indexes: Vec<pg_sys::Oid>,
+    pub dims: i32,
+    pub vector_type: pg_sys::Oid,
+    pub table: String,
+    pub is_partitioned: bool,
+    /// The indexed column or expression.
+    pub vector: String,
+    pub predicate: Option<String>,
+    /// `OPERATOR(schema.op)`.
+    pub operator: String,
+    /// Integer column that identifies a row: the included column, or else the primary key.
+    pub id: Option<String>,
+}
+
+const CANDIDATES: &str = r#"
+SELECT i.indexrelid, c.relname::text AS name, i.indisvalid AND i.indisready AS usable
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+  JOIN pg_catalog.pg_am a ON a.oid = c.relam
+ WHERE (i.indrelid = $1 OR i.indexrelid = $1) AND a.amname = 'faiss'
+ ORDER BY c.relname
+"#;
+
+const DESCRIPTION: &str = r#"
+SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
+       t.relkind = 'p' AS is_partitioned,
+       pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) AS vector,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       pg_catalog.format('OPERATOR(%I.%s)', m.nspname, o.oprname) AS operator,
+       v.atttypmod AS dims,
+       v.atttypid AS vector_type,
+       (SELECT pg_catalog.quote_ident(a.attname) FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = i.indrelid AND a.attnum = coalesce(
+                 CASE WHEN i.indnatts > i.indnkeyatts THEN i.indkey[i.indnkeyatts] END,
+                 (SELECT p.indkey[0] FROM pg_catalog.pg_index p
+                   WHERE p.indrelid = i.indrelid AND p.indisprimary AND p.indnkeyatts = 1))
+           AND a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
+                              'pg_catalog.int8'::pg_catalog.regtype)) AS id,
+       ARRAY(SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(i.indexrelid)
+             UNION SELECT i.indexrelid) AS indexes
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_catalog.pg_attribute v ON v.attrelid = i.indexrelid AND v.attnum = 1
+  JOIN pg_catalog.pg_opclass k ON k.oid = i.indclass[0]
+  JOIN pg_catalog.pg_amop s ON s.amopfamily = k.opcfamily AND s.amopstrategy = 1
+  JOIN pg_catalog.pg_operator o ON o.oid = s.amopopr
+  JOIN pg_catalog.pg_namespace m ON m.oid = o.oprnamespace
+ WHERE i.indexrelid = $1
+"#;
+
+/// The faiss index that `relation` is, or the only one that it has.
+pub fn find_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
+    let name = relation_name(relation)?;
+    let mut candidates = Spi::connect(|client| {
+        client
+            .select(CANDIDATES, None, &[oid_argument(relation)])?
+            .map(|row| {
+                Ok((
+                    row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
+                    row.get::<String>(2)?.unwrap_or_default(),
+                    row.get::<bool>(3)?.unwrap_or(false),
+                ))
+            })
+            .collect::<Result<Vec<_>, pgrx::spi::Error>>()
+    })
+    .map_err(catalogue_error)?;
+    match candidates.len() {
+        0 => Err(no_index(relation, &name)),
+        1 => {
+            let (index, index_name, usable) = candidates.remove(0);
+            if !usable {
+                let message = format!("index \"{index_name}\" is not valid");
+                return Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                    .hint("Rebuild it with REINDEX, or drop it and create it again."));
+            }
+            Ok(index)
+        }
+        _ => {
+            let names: Vec<&str> = candidates.iter().map(|(_, name, _)| name.as_str()).collect();
+            let message = format!("table \"{name}\" has several faiss indexes");
+            Err(SqlError::new(Code::ERRCODE_AMBIGUOUS_PARAMETER, message)
+                .detail(format!("They are {}.", names.join(", ")))
+                .hint("Name the index instead of the table."))
+        }
+    }
+}
+
+/// Everything about the index that `relation` means.
+pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
+    let index = find_index(relation)?;
+    let read = || {
+        Spi::connect(|client| {
+            let row = client.select(DESCRIPTION, Some(1), &[oid_argument(index)])?.first();
+            let text = |column: &str| row.get_by_name::<String, _>(column);
+            Ok(Target {
+                indexes: row.get_by_name::<Vec<pg_sys::Oid>, _>("indexes")?.unwrap_or_default(),
+                dims: row.get_by_name("dims")?.unwrap_or(-1),
+                vector_type: row.get_by_name("vector_type")?.unwrap_or(pg_sys::InvalidOid),
+                table: text("table")?.unwrap_or_default(),
+                is_partitioned: row.get_by_name("is_partitioned")?.unwrap_or(false),
+                vector: text("vector")?.unwrap_or_default(),
+                predicate: text("predicate")?,
+                operator: text("operator")?.unwrap_or_default(),
+                id: text("id")?,
+            })
+        })
+    };
+    search_path::with_catalogue_only(read).map_err(catalogue_error)
+}
+
+fn no_index(relation: pg_sys::Oid, name: &str) -> SqlError {
+    // SAFETY: looks a catalogue row up by its oid.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+    match kind {
+        b'i' | b'I' => {
+            SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("index \"{name}\" is not a faiss index"))
+                .hint("Create one with SELECT vekter_create_index('table', 'id', 'embedding').")
+        }
+        b'r' | b'p' | b'm' => {
+            SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("table \"{name}\" has no faiss index"))
+                .hint(format!("Create one with SELECT vekter_create_index('{name}', 'id', 'embedding')."))
+        }
+        _ => SqlError::new(
+            Code::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("\"{name}\" is not a table or a faiss index"),
+        ),
+    }
+}
+
+pub fn relation_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
+    // SAFETY: looks a catalogue row up by its oid; the answer is null or a palloc'd C string.
+    let name = unsafe { pg_sys::get_rel_name(relation) };
+    if name.is_null() {
+        let message = format!("relation with OID {} does not exist", relation.to_u32());
+        return Err(SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, message));
+    }
+    // SAFETY: not null.
+    Ok(unsafe { core::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned())
+}
+
+pub fn oid_argument<'a>(oid: pg_sys::Oid) -> DatumWithOid<'a> {
+    // SAFETY: the value is an oid.
+    unsafe { DatumWithOid::new(oid, pg_sys::OIDOID) }
+}
+
+pub fn catalogue_error(error: pgrx::spi::Error) -> SqlError {
+    SqlError::new(Code::ERRCODE_INTERNAL_ERROR, format!("could not read the catalogue: {error}"))
+}

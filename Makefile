@@ -1,0 +1,77 @@
+# GNU make. `make help` lists the targets; README.md says what they are for.
+#
+# The build is plain cargo. cargo-pgrx is not needed: the SQL is written by hand (sql/vekter.sql), so nothing is
+# generated, and three files are all there is to install.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+# rustup's folder, for a shell that was opened before rustup came.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+PG_CONFIG ?= pg_config
+export PG_CONFIG
+
+# Read when a recipe runs, not when make starts: `make setup` may just have installed PostgreSQL.
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
+
+FEATURES = --no-default-features --features pg$(PG_MAJOR)
+VENV := .venv
+
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration lint clean help
+
+build: ## compile the extension (release mode) into target/release
+	@scripts/setup.sh check build
+	@[ -e target/release/libvekter.so ] || echo "The first build compiles FAISS: about five minutes on two cores."
+	cargo build --release --locked $(FEATURES)
+
+setup: ## install what building needs and is missing (apt, Debian and Ubuntu)
+	@scripts/setup.sh install build
+
+install: build ## build, then install into the PostgreSQL of PG_CONFIG=...; honours DESTDIR
+	@scripts/install.sh
+
+uninstall: ## remove what `make install` put there
+	@scripts/install.sh uninstall
+
+demo: setup ## 50,000 rows, an index, a search, on a throw-away server (KEEP=1 leaves it running)
+	@$(MAKE) --no-print-directory install
+	@scripts/with_cluster.sh demo/run.sh
+
+test: ## install what is missing and run every test
+	@scripts/setup.sh install test
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test-rust
+	@$(MAKE) --no-print-directory install
+	@$(MAKE) --no-print-directory test-regress
+	@$(MAKE) --no-print-directory test-integration
+
+test-rust: ## unit and engine tests: no server
+	cargo test --release --locked $(FEATURES)
+
+test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-away server
+	@KEEP= scripts/with_cluster.sh tests/regress/run.sh
+
+test-integration: $(VENV)/installed ## pytest of the installed extension: crashes, standbys, concurrency, recall
+	$(VENV)/bin/python -m pytest -r fEs tests/integration $(PYTEST_ARGS)
+
+$(VENV)/installed: tests/requirements.txt
+	@scripts/setup.sh check test
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	@touch $@
+
+lint: ## rustfmt and clippy, where rustup has installed them
+	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --check; cargo fmt --check; \
+	else echo "skipped: rustfmt is not installed (rustup component add rustfmt)"; fi
+	@if cargo clippy --version >/dev/null 2>&1; then \
+	    cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings; \
+	else echo "skipped: clippy is not installed (rustup component add clippy)"; fi
+
+clean: ## remove everything that was built
+	rm -rf target $(VENV) tests/regress/results tests/regress/regression.* .pytest_cache
+	find tests -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r target text; do \
+	    printf '  make %-18s %s\n' "$$target" "$$text"; done

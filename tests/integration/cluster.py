@@ -1,0 +1,306 @@
+"""Real, throw-away PostgreSQL servers for tests: started, killed, copied, promoted and always cleaned up.
+
+A cluster lives in a folder of its own under /tmp, listens on a unix socket in that folder only, and runs as a
+non-root user (`postgres`, when the tests run as root: PostgreSQL refuses root). No existing cluster is ever touched.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+# /tmp and not $TMPDIR: the path of a unix socket has at most 107 bytes.
+ROOT = "/tmp"
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
+
+# autovacuum_naptime: a VACUUM that nobody asked for makes a test's outcome depend on its speed, yet autovacuum itself
+# stays on, as in production. fsync: a killed server loses nothing that reached the operating system.
+DEFAULT_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",
+    "shared_buffers": "128MB",
+    "max_connections": "50",
+    "autovacuum_naptime": "1h",
+    "max_wal_size": "2GB",
+    "log_line_prefix": "%m [%p] %b ",
+    "log_checkpoints": "off",
+}
+
+
+def pg_bindir() -> Path:
+    """Folder of the server's programs, from the pg_config that PG_CONFIG names."""
+    pg_config = os.environ.get("PG_CONFIG", "pg_config")
+    found = subprocess.run([pg_config, "--bindir"], check=True, capture_output=True, text=True)
+    return Path(found.stdout.strip())
+
+
+def server_account() -> pwd.struct_passwd | None:
+    """The account that servers run as where the tests run as root; None: run them as ourselves."""
+    if os.geteuid() != 0:
+        return None
+    for name in (os.environ.get("VEKTER_SERVER_USER"), "postgres", "nobody"):
+        if name:
+            try:
+                return pwd.getpwnam(name)
+            except KeyError:
+                continue
+    raise RuntimeError("PostgreSQL refuses to run as root, and there is no account 'postgres' or 'nobody'")
+
+
+class Cluster:
+    """One server. `settings` are lines of postgresql.conf over DEFAULT_SETTINGS; nothing runs before `start()`."""
+
+    def __init__(self, settings: dict[str, object] | None = None, *, name: str = "node", fsync: bool = False):
+        self.name = name
+        self.bindir = pg_bindir()
+        self.settings = {**DEFAULT_SETTINGS, "fsync": "on" if fsync else "off", **(settings or {})}
+        self.account = server_account()
+        self.folder = Path(tempfile.mkdtemp(prefix="vekter-", dir=ROOT))
+        if self.account:
+            os.chown(self.folder, self.account.pw_uid, self.account.pw_gid)
+        self.data = self.folder / "data"
+        self.log = self.folder / "log"
+        self.postmaster: subprocess.Popen | None = None
+        # Set by a test that crashes a backend on purpose; otherwise a crash fails the test.
+        self.crash_expected = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def init(self) -> Cluster:
+        """Run initdb: superuser `postgres`, trusted (the folder is 0700), C locale, checksums on."""
+        self.tool("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale",
+                  "--data-checksums", "--no-sync", "--no-instructions")
+        return self
+
+    def configure(self, **settings: object) -> Cluster:
+        """Change lines of postgresql.conf; they hold from the next start or `pg_reload_conf()`."""
+        self.settings.update(settings)
+        if self.data.exists():
+            self._write_settings()
+        return self
+
+    def start(self, *, wait: bool = True) -> Cluster:
+        """Start the server and wait until it takes connections (a standby: until it is consistent)."""
+        assert not self.running, f"{self.name} is running already"
+        self._write_settings()
+        # Where this is set, pgrx adds Rust backtraces to errors.
+        environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
+        with open(self.log, "ab") as log:
+            # A session of its own: Ctrl-C in the terminal is for pytest, which then stops the server itself.
+            self.postmaster = subprocess.Popen(
+                [self.bindir / "postgres", "-D", self.data, "-k", self.folder], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True, env=environment, **self._as_account())
+        if wait:
+            self._wait_until_ready()
+        return self
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop as pg_ctl does: `smart` waits for clients, `fast` ends them, `immediate` leaves crash recovery."""
+        if not self.running:
+            return
+        self.postmaster.send_signal(
+            {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
+        try:
+            self.postmaster.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.kill9()
+            raise RuntimeError(f"{self.name} did not stop ({mode}) within {STOP_TIMEOUT_S} s:\n{self.log_tail()}")
+
+    def restart(self, mode: str = "fast") -> Cluster:
+        self.stop(mode)
+        return self.start()
+
+    def kill9(self) -> None:
+        """SIGKILL the postmaster and every process of this cluster at once, as a power cut would; nothing else."""
+        if not self.running:
+            return
+        # A stopped postmaster forks no more children, so none escapes the list.
+        self.postmaster.send_signal(signal.SIGSTOP)
+        children = _children(self.postmaster.pid)
+        self.postmaster.kill()
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.postmaster.wait(STOP_TIMEOUT_S)
+        _wait_for(lambda: not any(_alive(pid) for pid in children), "the killed server's processes to end")
+
+    def promote(self) -> None:
+        """Make this standby a primary and wait until it takes writes."""
+        self.tool("pg_ctl", "promote", "-D", self.data, "-w")
+
+    def destroy(self) -> None:
+        """Stop whatever runs and remove the folder; safe at any time, any number of times."""
+        if self.running:
+            try:
+                self.stop("immediate")
+            except RuntimeError:
+                pass
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def running(self) -> bool:
+        return self.postmaster is not None and self.postmaster.poll() is None
+
+    # -- use ----------------------------------------------------------------------------------------------------
+
+    def connect(self, dbname: str = "postgres", *, autocommit: bool = True, user: str = "postgres",
+                **parameters: object) -> psycopg.Connection:
+        """A psycopg connection; further keywords are libpq's connection parameters."""
+        return psycopg.connect(host=str(self.folder), dbname=dbname, user=user, autocommit=autocommit, **parameters)
+
+    def execute(self, sql: str, parameters: object = None, dbname: str = "postgres") -> list[tuple]:
+        """Run one statement on a connection of its own; its rows, or [] where it returns none."""
+        with self.connect(dbname) as connection:
+            cursor = connection.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def psql(self, sql: str, dbname: str = "postgres") -> str:
+        """Run a script through psql (unaligned, tuples only, stops at the first error); its standard output."""
+        return self.tool("psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", dbname, input=sql)
+
+    def tool(self, program: str, *arguments: object, input: str | None = None) -> str:
+        """Run a PostgreSQL program (pg_dump, pgbench, ...) aimed at this server; its standard output."""
+        # Not our working directory: it may be one that the server's account cannot enter.
+        environment = {**os.environ, "PGHOST": str(self.folder), "PGUSER": "postgres", "LC_ALL": "C"}
+        done = subprocess.run(
+            [self.bindir / program, *map(str, arguments)], input=input, text=True, capture_output=True,
+            env=environment, cwd=self.folder, **self._as_account())
+        if done.returncode != 0:
+            raise RuntimeError(f"{program} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    # -- copies -------------------------------------------------------------------------------------------------
+
+    def make_standby(self, settings: dict[str, object] | None = None, *, name: str = "standby") -> Cluster:
+        """A streaming hot standby of this running server, started."""
+        standby = Cluster({**self.settings, **(settings or {})}, name=name)
+        try:
+            # -R writes standby.signal and primary_conninfo, with the host and user given here.
+            standby.tool("pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
+                         "-d", f"host={self.folder} user=postgres")
+            return standby.start()
+        except BaseException:
+            standby.destroy()
+            raise
+
+    def make_copy(self, *, name: str = "copy") -> Cluster:
+        """A base backup of this running server, restored in another folder as a server of its own, not started."""
+        copy = Cluster(self.settings, name=name)
+        try:
+            copy.tool("pg_basebackup", "-D", copy.data, "-X", "stream", "-c", "fast", "--no-sync",
+                      "-d", f"host={self.folder} user=postgres")
+        except BaseException:
+            copy.destroy()
+            raise
+        return copy
+
+    def wait_for_replay(self, primary: Cluster) -> None:
+        """Wait until this standby shows everything that `primary` has committed so far."""
+        # A record of our own, flushed by its commit, lies behind everything committed before it, asynchronously or not.
+        target = primary.execute("SELECT pg_logical_emit_message(true, 'wait_for_replay', '')")[0][0]
+        with self.connect() as connection:
+            _wait_for(lambda: connection.execute(
+                "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [target]).fetchone()[0],
+                f"{self.name} to replay up to {target}")
+
+    # -- what happened ------------------------------------------------------------------------------------------
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def log_tail(self, lines: int = 60) -> str:
+        return "\n".join(self.log_text().splitlines()[-lines:])
+
+    def cores(self) -> list[Path]:
+        """Core files that crashed backends left in the data folder (a backend's working directory)."""
+        return sorted(self.data.glob("core*"))
+
+    def crashes(self) -> list[str]:
+        """Log lines that tell of a crash: a backend ended by a signal, or a PANIC."""
+        return re.findall(r".*(?:was terminated by signal|PANIC: ).*", self.log_text())
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _as_account(self) -> dict[str, object]:
+        if self.account is None:
+            return {}
+        return {"user": self.account.pw_uid, "group": self.account.pw_gid, "extra_groups": []}
+
+    def _write_settings(self) -> None:
+        """Write the settings to a file that postgresql.conf includes last, so that a base backup carries both."""
+        own = self.data / "test.conf"
+        own.write_text("".join(f"{key} = '{_quoted(value)}'\n" for key, value in self.settings.items()))
+        main = self.data / "postgresql.conf"
+        if "include 'test.conf'" not in main.read_text():
+            with open(main, "a") as conf:
+                conf.write("\ninclude 'test.conf'\n")
+        if self.account:
+            os.chown(own, self.account.pw_uid, self.account.pw_gid)
+
+    def _wait_until_ready(self) -> None:
+        """Wait for the postmaster's own word in postmaster.pid (line 1: process id, line 8: status), as pg_ctl does."""
+        def ready() -> bool:
+            if not self.running:
+                raise RuntimeError(f"{self.name} did not start:\n{self.log_tail()}")
+            try:
+                lines = (self.data / "postmaster.pid").read_text().splitlines()
+            except FileNotFoundError:
+                return False
+            return (len(lines) >= 8 and int(lines[0]) == self.postmaster.pid
+                    and lines[7].strip() in ("ready", "standby"))
+
+        # A standby says "standby" before it is consistent; only a connection tells when it is open for reading.
+        _wait_for(ready, f"{self.name} to start", START_TIMEOUT_S, self.log_tail)
+        _wait_for(self._accepts, f"{self.name} to take connections", START_TIMEOUT_S, self.log_tail)
+
+    def _accepts(self) -> bool:
+        try:
+            self.connect().close()
+            return True
+        except psycopg.OperationalError:
+            return False
+
+
+def _quoted(value: object) -> str:
+    text = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+    return str(text).replace("'", "''")
+
+
+def _children(parent: int) -> list[int]:
+    """Process ids whose parent is `parent` (Linux: field 4 of /proc/PID/stat, after the name in parentheses)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process still runs; a zombie, which init has yet to collect, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_for(condition, what: str, timeout_s: float = 60, detail=lambda: "") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s} s for {what}\n{detail()}")
+        time.sleep(0.02)

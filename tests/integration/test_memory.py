@@ -1,0 +1,103 @@
+"""A backend's private memory does not grow with the index: segments are mapped, not copied."""
+
+import re
+
+import pytest
+
+from data import clustered, copy_vectors
+from oracle import ONLY_INDEX, WITHOUT_INDEX, apply, nearest_sql
+
+ROWS, DIMENSIONS = 100_000, 128
+LIMIT_KIB = 8 * 1024
+VECTORS = clustered(ROWS + 5, DIMENSIONS, seed=141)
+
+
+@pytest.fixture(scope="module")
+def library(new_module_cluster):
+    cluster = new_module_cluster({"maintenance_work_mem": "1GB", "max_parallel_maintenance_workers": 1})
+    with cluster.connect() as conn:
+        conn.execute("CREATE EXTENSION vekter")
+        conn.execute(f"CREATE UNLOGGED TABLE items (id bigint, embedding vector({DIMENSIONS}))")
+        copy_vectors(conn, "items", VECTORS[:ROWS])
+        conn.execute("VACUUM ANALYZE items")
+    return cluster
+
+
+def private_dirty_kib(pid):
+    """Memory that only this process holds and has written: Private_Dirty of its private mappings (/proc/PID/smaps).
+
+    Shared mappings are left out: pages of shared buffers that no other process has touched yet count as private to
+    Linux, and a search touches many.
+    """
+    kib, private = 0, False
+    with open(f"/proc/{pid}/smaps") as mappings:
+        for line in mappings:
+            if header := re.match(r"[0-9a-f]+-[0-9a-f]+ (\S{4}) ", line):
+                private = header[1][3] == "p"
+            elif private and line.startswith("Private_Dirty:"):
+                kib += int(line.split()[1])
+    return kib
+
+
+def memory_after(cluster, rules, queries):
+    """Private memory of a new backend after these queries, in KiB."""
+    with cluster.connect() as conn:
+        apply(conn, rules)
+        for query in queries:
+            assert len(conn.execute(nearest_sql("items", query, 10)).fetchall()) == 10
+        return private_dirty_kib(conn.info.backend_pid)
+
+
+@pytest.mark.parametrize("factory", ("HNSW32", "IVF256,Flat", "IVF256,PQ16x4fs,RFlat"))
+def test_second_backend_stays_under_eight_mebibytes(library, factory):
+    library.execute(f"CREATE INDEX built ON items USING faiss (embedding) WITH (factory = '{factory}')")
+    try:
+        queries = VECTORS[ROWS:]
+        memory_after(library, ONLY_INDEX, queries[:1])
+        scan = memory_after(library, WITHOUT_INDEX, queries[:1])
+        first = memory_after(library, ONLY_INDEX, queries[:1])
+        assert first - scan < LIMIT_KIB, f"{first - scan} KiB more than a backend that scanned the table"
+        many = memory_after(library, ONLY_INDEX, list(queries) * 40)
+        assert many - first < LIMIT_KIB, f"200 queries hold {many - first} KiB more than one"
+    finally:
+        library.execute("DROP INDEX built")
+
+
+def test_rescans_hold_no_memory(library):
+    """A nested loop searches thousands of times in one statement; the last search needs what the first one did."""
+    library.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF256,Flat')")
+    sql = ("SELECT count(*) FROM (SELECT * FROM items LIMIT {}) q CROSS JOIN LATERAL (SELECT id FROM items "
+           "ORDER BY embedding <-> q.embedding LIMIT 10) n")
+    try:
+        with library.connect() as conn:
+            apply(conn, ONLY_INDEX)
+            conn.execute(sql.format(50))
+            few = private_dirty_kib(conn.info.backend_pid)
+            assert conn.execute(sql.format(3_000)).fetchone() == (30_000,)
+            assert private_dirty_kib(conn.info.backend_pid) - few < LIMIT_KIB
+    finally:
+        library.execute("DROP INDEX built")
+
+
+def test_many_inserts_and_failed_statements_hold_no_memory(library):
+    with library.connect() as conn:
+        conn.execute("CREATE TEMP TABLE scratch (id bigint, embedding vector(128))")
+        conn.execute("CREATE INDEX ON scratch USING faiss (embedding) WITH (factory = 'Flat')")
+        fill = "INSERT INTO scratch SELECT * FROM items LIMIT {}"
+        conn.execute(fill.format(500))
+        apply(conn, ONLY_INDEX)
+        for turn in range(60):
+            if turn == 10:
+                before = private_dirty_kib(conn.info.backend_pid)
+            conn.execute("BEGIN")
+            conn.execute(fill.format(100))
+            conn.execute(nearest_sql("scratch", VECTORS[turn], 10))
+            conn.execute("ROLLBACK")
+            conn.execute("DO $$ BEGIN PERFORM id FROM scratch ORDER BY embedding <-> '[1,2]' LIMIT 1; "
+                         "EXCEPTION WHEN data_exception THEN NULL; END $$")
+        assert private_dirty_kib(conn.info.backend_pid) - before < LIMIT_KIB + temporary_buffers_kib(conn)
+
+
+def temporary_buffers_kib(conn):
+    """A session's own buffers for temporary tables count as private, and rightly so."""
+    return conn.execute("SELECT setting::int * 8 FROM pg_settings WHERE name = 'temp_buffers'").fetchone()[0]

@@ -33,7 +33,7 @@ FLOORS = {
     "IVF64,SQ8": 0.95,
     "IVF64,PQ16": 0.90,
     "IVF64,PQ16x4fs": 0.72,
-    "IVF64,PQ16x4fs,RFlat": 0.75,
+    "IVF64,PQ16x4fs,RFlat": 0.90,
     "IVF64,RaBitQ": 0.90,
     "PQ16": 0.88,
     "PQ16x4fs": 0.72,

@@ -211,7 +211,9 @@ def test_query_of_another_dimension_is_an_error(conn):
 
 def test_scan_inside_a_parallel_worker(conn):
     alone = with_index(conn, nearest_sql("items", QUERY, 300))
-    with settings(conn, force_parallel_mode="on", **ONLY_INDEX):
+    # PostgreSQL 16 renamed the setting.
+    force = "debug_parallel_query" if conn.info.server_version >= 160000 else "force_parallel_mode"
+    with settings(conn, **{force: "on"}, **ONLY_INDEX):
         assert "Gather" in {n["Node Type"] for n in plan_nodes(conn, nearest_sql("items", QUERY, 300))}
         assert conn.execute(nearest_sql("items", QUERY, 300)).fetchall() == alone
 

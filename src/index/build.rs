@@ -151,15 +151,11 @@ fn interruptible<T: Send, E: Send>(
     threads: usize,
     work: impl FnOnce() -> Result<T, E> + Send,
 ) -> Result<T, E> {
-    exit::stop_native_work_first();
-    let outcome = engine::on_worker(threads, &mut take_interrupts, work);
+    exit::before_exit(engine::stop_worker);
+    let outcome = engine::on_worker(threads, &mut crate::pg::take_interrupts, work);
     // Where FAISS noticed the interrupt first, PostgreSQL's own error is the one to raise.
     pgrx::check_for_interrupts!();
     outcome
-}
-
-fn take_interrupts() {
-    pgrx::check_for_interrupts!();
 }
 
 // ---------------------------------------------------------------- sample

@@ -64,20 +64,16 @@ impl Segment {
     }
 }
 
-fn take_interrupts() {
-    pgrx::check_for_interrupts!();
-}
-
 /// Opens a segment from its cache file, after writing that file from the pages if it is not there or not right.
 pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, IndexError> {
     let key = file_key(rel, segment.payload.id);
     let (bytes, crc) = (segment.payload.bytes, segment.payload.crc32c);
     let cache = cache();
-    let mapping = match cache.open(&key, bytes, crc, &mut take_interrupts) {
+    let mapping = match cache.open(&key, bytes, crc, &mut crate::pg::take_interrupts) {
         Some(mapping) => mapping,
         None => {
             let _lock = IndexLock::acquire(rel, Purpose::Materialise);
-            match cache.open(&key, bytes, crc, &mut take_interrupts) {
+            match cache.open(&key, bytes, crc, &mut crate::pg::take_interrupts) {
                 Some(mapping) => mapping,
                 None => {
                     let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;

@@ -5,19 +5,21 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 thread_local! {
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    static STOP: Cell<Option<fn()>> = const { Cell::new(None) };
 }
 
-/// Has native work stopped before this backend exits, so that no thread is inside FAISS or BLAS when their statics are
-/// destroyed.
-pub fn stop_native_work_first() {
-    if !REGISTERED.replace(true) {
+/// Has `stop` called before this backend exits, so that no thread is inside a library whose statics are being destroyed.
+/// It must not call PostgreSQL.
+pub fn before_exit(stop: fn()) {
+    if STOP.replace(Some(stop)).is_none() {
         // SAFETY: once in this process; the callback calls nothing of PostgreSQL.
-        unsafe { pg_sys::before_shmem_exit(Some(stop), pg_sys::Datum::from(0)) };
+        unsafe { pg_sys::before_shmem_exit(Some(stop_now), pg_sys::Datum::from(0)) };
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn stop(_code: i32, _argument: pg_sys::Datum) {
-    crate::engine::stop_worker();
+unsafe extern "C-unwind" fn stop_now(_code: i32, _argument: pg_sys::Datum) {
+    if let Some(stop) = STOP.get() {
+        stop();
+    }
 }

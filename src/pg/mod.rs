@@ -17,9 +17,14 @@ pub mod spi;
 pub mod wal;
 pub mod xid;
 
+/// Lets a pending cancel or shutdown end the query; as a function, for those who take one to call now and then.
+pub fn take_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
 /// Sleeps if VACUUM has used up its cost limit, and takes interrupts.
 pub fn vacuum_delay_point() {
-    pgrx::check_for_interrupts!();
+    take_interrupts();
     // SAFETY: called on the main thread with no buffer locked.
     unsafe { delay() };
 }

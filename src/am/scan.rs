@@ -70,7 +70,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
         return false;
     };
     let mut table = TableRanks { scan, query: query.as_deref(), open: None };
-    let next = cursor.next(index, &mut table).or_raise();
+    let next = cursor.next(&mut table).or_raise();
     drop(table);
     // SAFETY: a valid descriptor; the row is given to the executor, which fetches it under its snapshot.
     unsafe {

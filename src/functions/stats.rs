@@ -5,7 +5,7 @@ use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
 
 use super::target;
 use crate::index::error::IndexError;
-use crate::index::format::{DeltaLayout, FORMAT_VERSION};
+use crate::index::format::FORMAT_VERSION;
 use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
@@ -54,12 +54,7 @@ fn read(rel: Rel) -> Result<Stats, IndexError> {
     retry(|| {
         let meta = read_meta(rel)?;
         let manifest = read_manifest(rel, &meta)?;
-        let layout = DeltaLayout::new(meta.dims as usize);
-        let mut delta_rows = 0;
-        delta::walk(rel, &meta, |page| {
-            delta_rows += page.tids(layout).count() as u64;
-            Ok(())
-        })?;
+        let delta_rows = delta::count_rows(rel, &meta)?;
         let mut factories: Vec<&str> =
             manifest.segments.iter().map(|segment| segment.factory.as_str()).collect();
         factories.dedup();

@@ -1,18 +1,19 @@
 //! The delta: pages of `(tid, row)` for the rows that came after the last seal. They are searched exactly.
 //!
-//! A chain of pages from block 1 on, whose chunk numbers only grow. Inserts append to its last page; VACUUM takes dead
-//! entries out where they are and unlinks pages that it emptied, all but the first and the last.
+//! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Inserts append to
+//! the tail; VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the
+//! last; sealing cuts the oldest pages off (`seal`).
 //!
 //! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
-//! find itself on a page that was unlinked meanwhile, whose link still leads on, because such a page is reused only
-//! when nobody who could stand on it is left (invariant 5). Where that does not hold, on a standby, the chunk number
-//! tells.
+//! find itself on a page that was unlinked or cut off meanwhile. Such a page keeps its entries and its link, because
+//! it is reused only when nobody who could stand on it is left (invariant 5). Where that does not hold, on a standby,
+//! the chunk number tells.
 
 use super::error::IndexError;
 use super::format::{
-    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, FIRST_DELTA_BLOCK, META_BLOCK, Meta,
-    NO_BLOCK, OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head,
-    overflow_next, tid_from_bytes, tid_to_bytes,
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK,
+    OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head, overflow_next,
+    tid_from_bytes, tid_to_bytes,
 };
 use super::{blob, read_meta};
 use crate::pg::buffer::{PageLock, PageView};
@@ -51,9 +52,10 @@ impl Entry<'_> {
     }
 }
 
-/// Appends a row in the form that is indexed (`Metric::prepare`). `meta`: as just read. One WAL record makes it visible; the overflow pages
-/// of a long row are logged before it.
-pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<(), IndexError> {
+/// Appends a row in the form that is indexed (`Metric::prepare`). `meta`: as just read. One WAL record makes it
+/// visible; the overflow pages of a long row are logged before it. Returns the pages that the delta has grown to if it
+/// took a new one.
+pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<u32>, IndexError> {
     let layout = DeltaLayout::new(row.len());
     let bytes = bytes_of(row);
     let (head, rest) = bytes.split_at(4 * layout.head_elements);
@@ -69,11 +71,11 @@ pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<(), Ind
                 let mut record = WalRecord::start(rel);
                 add_entry(&mut record, &tail, head, &entry);
                 record.commit();
-                return Ok(());
+                return Ok(None);
             }
             drop(tail);
-            if append_page(rel, &entry)? {
-                return Ok(());
+            if let Some(blocks) = append_page(rel, Some(&entry))? {
+                return Ok(Some(blocks));
             }
         } else {
             drop(tail);
@@ -101,20 +103,25 @@ fn add_entry(record: &mut WalRecord, page: &PageLock, head: DeltaHead, entry: &E
     });
 }
 
-/// Links a new last page that holds the entry: meta page, old tail and new page in one record. False if another
-/// backend was faster and there is room again.
-fn append_page(rel: Rel, entry: &Entry) -> Result<bool, IndexError> {
+/// Ends the last page, so that every row so far is in front of it and can be sealed.
+pub fn roll(rel: Rel) -> Result<(), IndexError> {
+    append_page(rel, None).map(|_| ())
+}
+
+/// Links a new last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
+/// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the delta's pages.
+fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u32>, IndexError> {
     let fresh = PageLock::allocate(rel);
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(meta_page.view().body())?;
     let tail = PageLock::exclusive(rel, meta.delta_tail);
     let head = tail_head(&tail.view(), &meta)
         .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
-    if entry.fits(&head) {
+    if entry.map_or(head.entries == 0, |entry| entry.fits(&head)) {
         let block = fresh.block();
         drop((tail, meta_page, fresh));
         super::space::offer(rel, block);
-        return Ok(false);
+        return Ok(None);
     }
     let chunk = meta.delta_next_chunk;
     meta.delta_next_chunk += 1;
@@ -124,11 +131,16 @@ fn append_page(rel: Rel, entry: &Entry) -> Result<bool, IndexError> {
     let linked = DeltaHead { next_block: fresh.block(), next_chunk: chunk, ..head };
     record.edit(&tail, |page| page.patch_body(0, &linked.to_bytes()));
     let tag = PageTag { owner: meta.index_id, full_xid: xid::next(), chunk, kind: PageKind::Delta };
-    let first = entry.counted(DeltaHead::EMPTY).to_bytes();
-    record.create(&fresh, tag, &[&first, &entry.tid, entry.head]);
+    match entry {
+        Some(entry) => {
+            let first = entry.counted(DeltaHead::EMPTY).to_bytes();
+            record.create(&fresh, tag, &[&first, &entry.tid, entry.head]);
+        }
+        None => record.create(&fresh, tag, &[&DeltaHead::EMPTY.to_bytes()]),
+    }
     record.edit(&meta_page, |page| page.set_body(&[&meta.encode()]));
     record.commit();
-    Ok(true)
+    Ok(Some(meta.delta_blocks()))
 }
 
 /// Writes what of a row does not fit its delta page, last page first, so that each knows its successor. Returns the
@@ -157,8 +169,6 @@ fn write_overflow(rel: Rel, rest: &[u8]) -> Result<(u32, u128), IndexError> {
 pub struct DeltaPage {
     pub block: u32,
     pub head: DeltaHead,
-    /// Unlinked while the walker was under way: it counts as empty, but leads on.
-    pub retired: bool,
     /// Body behind the head: whole entries.
     entries: Vec<u8>,
 }
@@ -167,36 +177,68 @@ impl DeltaPage {
     pub fn tids(&self, layout: DeltaLayout) -> impl Iterator<Item = Tid> + '_ {
         self.entries.chunks_exact(layout.entry_bytes()).map(tid_from_bytes)
     }
-}
 
-/// Visits every page of the chain in order. `Stale` if a page was reused under the walker.
-pub fn walk(
-    rel: Rel,
-    meta: &Meta,
-    mut visit: impl FnMut(&DeltaPage) -> Result<(), IndexError>,
-) -> Result<(), IndexError> {
-    let (mut block, mut chunk) = (FIRST_DELTA_BLOCK, 0);
-    loop {
-        pgrx::check_for_interrupts!();
-        let page = read_page(rel, meta, block, chunk)?;
-        let head = page.head;
-        visit(&page)?;
-        if head.next_block == NO_BLOCK {
-            return Ok(());
+    /// Appends the page's rows, one after the other.
+    fn read_rows(
+        &self,
+        rel: Rel,
+        meta: &Meta,
+        tids: &mut Vec<Tid>,
+        rows: &mut Vec<f32>,
+    ) -> Result<(), IndexError> {
+        let layout = DeltaLayout::new(meta.dims as usize);
+        for entry in self.entries.chunks_exact(layout.entry_bytes()) {
+            tids.push(tid_from_bytes(entry));
+            push_elements(rows, &entry[DELTA_ENTRY_HEAD_BYTES..]);
+            read_overflow(rel, &self.head, meta.dims as usize - layout.head_elements, rows)?;
         }
-        if head.next_chunk <= chunk {
-            return Err(IndexError::Damaged(format!("delta page {block} links back")));
-        }
-        (block, chunk) = (head.next_block, head.next_chunk);
+        Ok(())
     }
 }
 
-fn read_page(rel: Rel, meta: &Meta, block: u32, chunk: u32) -> Result<DeltaPage, IndexError> {
+/// A page of the chain: block and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub block: u32,
+    pub chunk: u32,
+}
+
+/// Goes through the pages of the chain in order.
+pub struct Walker<'a> {
+    rel: Rel,
+    meta: &'a Meta,
+    next: Option<Place>,
+}
+
+impl<'a> Walker<'a> {
+    pub fn new(rel: Rel, meta: &'a Meta) -> Self {
+        Walker { rel, meta, next: Some(Place { block: meta.delta_head, chunk: meta.delta_head_chunk }) }
+    }
+
+    /// The next page; None at the end. `Stale` if a page was reused under the walker.
+    pub fn next(&mut self) -> Result<Option<DeltaPage>, IndexError> {
+        let Some(place) = self.next else {
+            return Ok(None);
+        };
+        pgrx::check_for_interrupts!();
+        let page = read_page(self.rel, self.meta, place)?;
+        let head = page.head;
+        self.next =
+            (head.next_block != NO_BLOCK).then_some(Place { block: head.next_block, chunk: head.next_chunk });
+        if self.next.is_some_and(|next| next.chunk <= place.chunk) {
+            return Err(IndexError::Damaged(format!("delta page {} links back", place.block)));
+        }
+        Ok(Some(page))
+    }
+}
+
+fn read_page(rel: Rel, meta: &Meta, place: Place) -> Result<DeltaPage, IndexError> {
+    let Place { block, chunk } = place;
     let lock = PageLock::share(rel, block);
     let view = lock.view();
     let tag = view.tag().ok_or(IndexError::Stale)?;
-    let retired = tag.kind == PageKind::Retired;
-    if tag.owner != meta.index_id || tag.chunk != chunk || !(retired || tag.kind == PageKind::Delta) {
+    let is_delta = matches!(tag.kind, PageKind::Delta | PageKind::Retired);
+    if tag.owner != meta.index_id || tag.chunk != chunk || !is_delta {
         return Err(IndexError::Stale);
     }
     let body = view.body();
@@ -204,8 +246,7 @@ fn read_page(rel: Rel, meta: &Meta, block: u32, chunk: u32) -> Result<DeltaPage,
         return Err(IndexError::Damaged(format!("delta page {block} is cut short")));
     }
     let (head, entries) = body.split_at(DELTA_HEAD_BYTES);
-    let entries = if retired { Vec::new() } else { entries.to_vec() };
-    Ok(DeltaPage { block, head: DeltaHead::from_bytes(head), retired, entries })
+    Ok(DeltaPage { block, head: DeltaHead::from_bytes(head), entries: entries.to_vec() })
 }
 
 /// Visits every row: `(tids, rows)` in batches, the rows one after the other. The slices are valid for one call.
@@ -215,22 +256,44 @@ pub fn for_each_row(
     mut visit: impl FnMut(&[Tid], &[f32]) -> Result<(), IndexError>,
 ) -> Result<(), IndexError> {
     const BATCH_ELEMENTS: usize = 64 * 1024;
-    let layout = DeltaLayout::new(meta.dims as usize);
     let (mut tids, mut rows) = (Vec::new(), Vec::new());
-    walk(rel, meta, |page| {
-        for entry in page.entries.chunks_exact(layout.entry_bytes()) {
-            tids.push(tid_from_bytes(entry));
-            push_elements(&mut rows, &entry[DELTA_ENTRY_HEAD_BYTES..]);
-            read_overflow(rel, &page.head, meta.dims as usize - layout.head_elements, &mut rows)?;
-        }
+    let mut walker = Walker::new(rel, meta);
+    while let Some(page) = walker.next()? {
+        page.read_rows(rel, meta, &mut tids, &mut rows)?;
         if rows.len() >= BATCH_ELEMENTS {
             visit(&tids, &rows)?;
             tids.clear();
             rows.clear();
         }
-        Ok(())
-    })?;
+    }
     if tids.is_empty() { Ok(()) } else { visit(&tids, &rows) }
+}
+
+/// The oldest part of the delta, as sealing takes it.
+pub struct Frozen {
+    pub tids: Vec<Tid>,
+    pub rows: Vec<f32>,
+    /// Every page that it uses.
+    pub blocks: Vec<u32>,
+    /// Where the rest of the delta starts.
+    pub rest: Place,
+}
+
+/// Reads the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen: inserts
+/// append to it. The caller holds the maintenance lock, so that nothing in front of that page changes.
+pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
+    let rest = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+    let mut frozen = Frozen { tids: Vec::new(), rows: Vec::new(), blocks: Vec::new(), rest };
+    let mut walker = Walker::new(rel, meta);
+    while size_of_val(frozen.rows.as_slice()) < max_bytes
+        && let Some(page) = walker.next()?
+        && let Some(rest) = walker.next
+    {
+        page.read_rows(rel, meta, &mut frozen.tids, &mut frozen.rows)?;
+        push_blocks(rel, &page, &mut frozen.blocks)?;
+        frozen.rest = rest;
+    }
+    Ok(frozen)
 }
 
 /// Appends the rest of a long row to `row`.
@@ -260,14 +323,28 @@ fn for_each_overflow_page(
     Ok(())
 }
 
+/// Rows in the delta.
+pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
+    let layout = DeltaLayout::new(meta.dims as usize);
+    let (mut rows, mut walker) = (0, Walker::new(rel, meta));
+    while let Some(page) = walker.next()? {
+        rows += page.tids(layout).count() as u64;
+    }
+    Ok(rows)
+}
+
 /// Every block that the delta uses.
 pub fn blocks(rel: Rel, meta: &Meta) -> Result<Vec<u32>, IndexError> {
-    let mut blocks = Vec::new();
-    walk(rel, meta, |page| {
-        blocks.push(page.block);
-        for_each_overflow_page(rel, &page.head, |block, _| blocks.push(block))
-    })?;
+    let (mut blocks, mut walker) = (Vec::new(), Walker::new(rel, meta));
+    while let Some(page) = walker.next()? {
+        push_blocks(rel, &page, &mut blocks)?;
+    }
     Ok(blocks)
+}
+
+fn push_blocks(rel: Rel, page: &DeltaPage, blocks: &mut Vec<u32>) -> Result<(), IndexError> {
+    blocks.push(page.block);
+    for_each_overflow_page(rel, &page.head, |block, _| blocks.push(block))
 }
 
 // ---------------------------------------------------------------- VACUUM
@@ -288,8 +365,8 @@ pub fn vacuum(
 ) -> Result<DeltaVacuum, IndexError> {
     let layout = DeltaLayout::new(meta.dims as usize);
     let mut found = DeltaVacuum::default();
-    let mut last_kept = None;
-    walk(rel, meta, |page| {
+    let (mut last_kept, mut walker) = (None, Walker::new(rel, meta));
+    while let Some(page) = walker.next()? {
         crate::pg::vacuum_delay_point();
         let dead: Vec<Tid> = page.tids(layout).filter(|&tid| is_dead(tid)).collect();
         let kept_rows = page.tids(layout).count() - dead.len();
@@ -303,8 +380,7 @@ pub fn vacuum(
         if !unlinked {
             last_kept = Some(page.block);
         }
-        Ok(())
-    })?;
+    }
     Ok(found)
 }
 

@@ -5,8 +5,8 @@
 //!              │ header  │ body                      │                  │ PageTag       │
 //!
 //! block 0      Meta       magic, version, then the root: what a search reads once and owns
-//! block 1      Delta      the first page of the delta; never retired
-//! others       Delta, DeltaOverflow, Blob (segment, tombstones, manifest), Retired, or all zero (never used)
+//! others       Delta (a new index: block 1), DeltaOverflow, Blob (segment, tombstones, manifest), Retired, or all
+//!              zero (never used)
 //!
 //! Delta page   DeltaHead(32) │ entry │ entry │ …      entry = tid(6) pad(2) float32[dims]
 //! Overflow     next(4) pad(4) │ float32…              the rest of an entry that is longer than a page
@@ -28,10 +28,11 @@ pub const TAG_BYTES: usize = 32;
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
 /// Version of all formats in this file.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 /// "no block": PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 pub const META_BLOCK: u32 = 0;
+/// Where the delta of a new index starts; sealing moves the start on (`Meta::delta_head`).
 pub const FIRST_DELTA_BLOCK: u32 = 1;
 
 const TAG_MAGIC: u16 = 0xFA15;
@@ -72,7 +73,8 @@ pub enum PageKind {
     Delta = 2,
     DeltaOverflow = 3,
     Blob = 4,
-    /// Referenced by nothing any more; `PageTag::full_xid` is the horizon after which it may be used again.
+    /// Referenced by nothing any more; `PageTag::full_xid` is the horizon after which it may be used again. Until then
+    /// its content stays as it was, for searches that are on their way to it.
     Retired = 5,
 }
 
@@ -184,8 +186,16 @@ pub struct SegmentRef {
     pub tombstones: Option<BlobRef>,
     /// The factory string that FAISS built it from.
     pub factory: String,
-    /// Tier of compaction; 0 = sealed from a delta or built.
-    pub level: u8,
+    /// Live rows of the index when the segment's quantiser was trained; 0: nothing in it is trained.
+    pub trained_rows: u64,
+    /// FAISS's imbalance factor of its inverted lists just after training, in percent; 0: it has none.
+    pub trained_imbalance_percent: u32,
+}
+
+impl SegmentRef {
+    pub fn live_rows(&self) -> u64 {
+        self.rows.saturating_sub(self.dead_rows)
+    }
 }
 
 /// The list of segments. Written anew for each change and never changed in place.
@@ -230,6 +240,9 @@ pub struct Meta {
     /// Counts the changes of the root's manifest.
     pub generation: u64,
     pub manifest: Option<BlobRef>,
+    /// First page of the delta and its number in the chain; sealing moves it on.
+    pub delta_head: u32,
+    pub delta_head_chunk: u32,
     /// Where an insert looks for room first; always the last page of the chain.
     pub delta_tail: u32,
     /// Number that the next delta page gets.
@@ -248,6 +261,11 @@ impl Meta {
 
     pub fn fits(&self) -> bool {
         self.encode().len() <= BODY_BYTES
+    }
+
+    /// Pages of the delta, those that VACUUM unlinked counted in.
+    pub fn delta_blocks(&self) -> u32 {
+        self.delta_next_chunk.saturating_sub(self.delta_head_chunk)
     }
 
     pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
@@ -391,6 +409,8 @@ pub struct SegmentHead {
     pub rows: u64,
     pub dims: u32,
     pub metric: u8,
+    /// Checksum of the TIDs: VACUUM reads them without the rest.
+    pub tids_crc32c: u32,
     /// Offsets in the payload.
     pub tids_at: u64,
     pub faiss_at: u64,

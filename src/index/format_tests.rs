@@ -14,17 +14,19 @@ fn meta() -> Meta {
             crc32c: 11,
             extents: vec![Extent { start: 2, blocks: 1 }],
         }),
-        delta_tail: 1,
-        delta_next_chunk: 1,
+        delta_head: 1,
+        delta_head_chunk: 0,
+        delta_tail: 2,
+        delta_next_chunk: 5,
     }
 }
 
 /// Whoever changes these bytes must raise FORMAT_VERSION and keep reading the old ones.
 #[test]
-fn the_bytes_of_version_1_do_not_change() {
+fn the_bytes_of_version_2_do_not_change() {
     let golden: Vec<u8> = [
         &b"VKTR"[..],
-        &[1, 0, 0, 0],
+        &[2, 0, 0, 0],
         &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 1],
         &[4, 0, 0, 0, 0, 0, 0, 0],
@@ -34,7 +36,8 @@ fn the_bytes_of_version_1_do_not_change() {
         &[9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[10, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0],
         &[1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0],
-        &[1, 0, 0, 0, 1, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0],
+        &[2, 0, 0, 0, 5, 0, 0, 0],
     ]
     .concat();
     assert_eq!(meta().encode(), golden);
@@ -42,7 +45,7 @@ fn the_bytes_of_version_1_do_not_change() {
     let tag = PageTag { owner: 0x0102, full_xid: 3, chunk: 4, kind: PageKind::Blob };
     let mut tag_bytes = [0u8; TAG_BYTES];
     (tag_bytes[0], tag_bytes[1], tag_bytes[16], tag_bytes[24]) = (2, 1, 3, 4);
-    tag_bytes[28..].copy_from_slice(&[4, 1, 0x15, 0xFA]);
+    tag_bytes[28..].copy_from_slice(&[4, 2, 0x15, 0xFA]);
     assert_eq!(tag.to_bytes(), tag_bytes);
     assert_eq!(PageTag::from_bytes(&tag_bytes), Some(tag));
 }
@@ -78,6 +81,7 @@ fn segment_head() -> SegmentHead {
         rows: 101,
         dims: 3,
         metric: 2,
+        tids_crc32c: 6,
         tids_at: 0,
         faiss_at: 0,
         faiss_bytes: 77,

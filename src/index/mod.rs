@@ -3,7 +3,7 @@
 //! The formats are in `format`, the invariants in `src/README.md` (cited here by number).
 //!
 //! * A search reads the meta page once and owns that picture (`Snapshot::open`): the manifest and all it points to are
-//!   immutable, and the delta chain only loses dead entries and gains new ones.
+//!   immutable, and the delta chain that starts there only loses dead entries and gains new ones.
 //! * The root changes in one WAL record, `publish`, after all it points to is logged (invariant 4). If we die before,
 //!   the old root stands and the new pages are orphans; after, the new root stands and the old pages are. `space`
 //!   finds both.
@@ -24,7 +24,7 @@ pub mod vacuum;
 use std::sync::Arc;
 
 use error::IndexError;
-use format::{DeltaHead, FIRST_DELTA_BLOCK, META_BLOCK, Manifest, Meta, PageKind, PageTag};
+use format::{BlobRef, DeltaHead, FIRST_DELTA_BLOCK, META_BLOCK, Manifest, Meta, PageKind, PageTag};
 use opened::OpenedSegment;
 
 use crate::engine::Metric;
@@ -100,19 +100,25 @@ pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
     }
 }
 
-/// Makes `manifest` the index's state, in one WAL record. The caller holds the maintenance lock.
-pub fn publish(rel: Rel, manifest: &Manifest) -> Result<(), IndexError> {
+/// Makes `manifest` the index's state and lets the delta start at `delta_start` if that changes too, in one WAL record;
+/// then retires the old manifest's pages. The caller holds the maintenance lock.
+pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<delta::Place>) -> Result<(), IndexError> {
     let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
     let page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(page.view().body())?;
-    meta.manifest = Some(blob);
+    let replaced = meta.manifest.replace(blob);
     meta.generation += 1;
+    if let Some(start) = delta_start {
+        (meta.delta_head, meta.delta_head_chunk) = (start.block, start.chunk);
+    }
     if !meta.fits() {
         return Err(IndexError::Fragmented);
     }
     let mut record = WalRecord::start(rel);
     record.edit(&page, |page| page.set_body(&[&meta.encode()]));
     record.commit();
+    drop(page);
+    space::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
     Ok(())
 }
 
@@ -125,6 +131,8 @@ fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), IndexErr
         factory: definition.factory.clone(),
         generation: 0,
         manifest: None,
+        delta_head: FIRST_DELTA_BLOCK,
+        delta_head_chunk: 0,
         delta_tail: FIRST_DELTA_BLOCK,
         delta_next_chunk: 1,
     };
@@ -142,15 +150,13 @@ pub fn create_init_fork(rel: Rel, definition: &Definition) -> Result<(), IndexEr
     Ok(())
 }
 
-/// Adds a row. One that has no indexed form (a zero vector under cosine) stays out of the index.
-pub fn insert(rel: Rel, tid: format::Tid, vector: &[f32]) -> Result<(), IndexError> {
+/// Adds a row. One that has no indexed form (a zero vector under cosine) stays out of the index. Returns the pages that
+/// the delta has grown to if it took a new one.
+pub fn insert(rel: Rel, tid: format::Tid, vector: &[f32]) -> Result<Option<u32>, IndexError> {
     let meta = read_meta(rel)?;
     if vector.len() != meta.dims as usize {
         return Err(IndexError::Dimensions { expected: meta.dims as usize, found: vector.len() });
     }
     let mut row = vector.to_vec();
-    if metric_of(&meta)?.prepare(&mut row) {
-        delta::append(rel, meta, tid, &row)?;
-    }
-    Ok(())
+    if metric_of(&meta)?.prepare(&mut row) { delta::append(rel, meta, tid, &row) } else { Ok(None) }
 }

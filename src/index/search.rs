@@ -68,12 +68,9 @@ struct SegmentScan {
 }
 
 pub struct Cursor {
-    snapshot: Snapshot,
     /// In the form that is indexed; None: every row, in no order.
     query: Option<Vec<f32>>,
     scans: Vec<SegmentScan>,
-    /// Rows of the delta were added to `pending`.
-    delta_is_in: bool,
     pending: BinaryHeap<Reverse<(Distance, Tid)>>,
     /// Everything that was ever pending.
     seen: HashSet<Tid>,
@@ -88,23 +85,18 @@ impl Cursor {
         params: SearchParams,
         first_round_rows: usize,
     ) -> Result<Self, IndexError> {
-        let snapshot = Snapshot::open(rel)?;
-        let query = match query {
-            Some(query) if query.len() != snapshot.dims() => {
-                return Err(IndexError::Dimensions { expected: snapshot.dims(), found: query.len() });
-            }
-            // A query that has no indexed form (a zero vector under cosine) is as far from one row as from another.
-            Some(query) => {
-                let mut query = query.to_vec();
-                snapshot.metric.prepare(&mut query).then_some(query)
-            }
-            None => None,
-        };
+        // Root and delta are read together: where a page of the delta was used again meanwhile, a new root leads on.
+        let (snapshot, query, delta) = retry(|| {
+            let snapshot = Snapshot::open(rel)?;
+            let query = prepare(&snapshot, query)?;
+            let delta = rank_delta(rel, &snapshot, query.as_deref())?;
+            Ok((snapshot, query, delta))
+        })?;
         let scans = snapshot
             .segments
-            .iter()
+            .into_iter()
             .map(|opened| SegmentScan {
-                opened: opened.clone(),
+                opened,
                 params,
                 round_rows: first_round_rows.max(1),
                 frontier: Distance(f32::NEG_INFINITY),
@@ -113,15 +105,15 @@ impl Cursor {
             })
             .collect();
         let (pending, seen) = Default::default();
-        Ok(Cursor { snapshot, query, scans, delta_is_in: false, pending, seen })
+        let mut cursor = Cursor { query, scans, pending, seen };
+        for (distance, tid) in delta {
+            cursor.add(distance, tid);
+        }
+        Ok(cursor)
     }
 
     /// The next row, or None when there are no more.
-    pub fn next(&mut self, rel: Rel, rerank: &mut dyn Rerank) -> Result<Option<Tid>, IndexError> {
-        if !self.delta_is_in {
-            self.add_delta(rel)?;
-            self.delta_is_in = true;
-        }
+    pub fn next(&mut self, rerank: &mut dyn Rerank) -> Result<Option<Tid>, IndexError> {
         loop {
             let bound = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.frontier).min();
             let nearest = self.pending.peek().map(|Reverse((distance, _))| *distance);
@@ -134,28 +126,6 @@ impl Cursor {
                 (Some(_), None) => unreachable!("without a bound every candidate may leave"),
             }
         }
-    }
-
-    fn add_delta(&mut self, rel: Rel) -> Result<(), IndexError> {
-        let (meta, metric, query) = (&self.snapshot.meta, self.snapshot.metric, self.query.as_deref());
-        let found = retry(|| {
-            let mut found: Vec<(Distance, Tid)> = Vec::new();
-            let mut distances = Vec::new();
-            delta::for_each_row(rel, meta, |tids, rows| {
-                distances.clear();
-                match query {
-                    Some(query) => metric.distances(query, rows, &mut distances),
-                    None => distances.resize(tids.len(), 0.0),
-                }
-                found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
-                Ok(())
-            })?;
-            Ok(found)
-        })?;
-        for (distance, tid) in found {
-            self.add(distance, tid);
-        }
-        Ok(())
     }
 
     fn add(&mut self, distance: Distance, tid: Tid) {
@@ -266,6 +236,38 @@ impl Cursor {
         self.scans[at].exhausted = true;
         Ok(())
     }
+}
+
+/// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as
+/// from another.
+fn prepare(snapshot: &Snapshot, query: Option<&[f32]>) -> Result<Option<Vec<f32>>, IndexError> {
+    let Some(query) = query else {
+        return Ok(None);
+    };
+    if query.len() != snapshot.dims() {
+        return Err(IndexError::Dimensions { expected: snapshot.dims(), found: query.len() });
+    }
+    let mut query = query.to_vec();
+    Ok(snapshot.metric.prepare(&mut query).then_some(query))
+}
+
+/// Every row of the delta with its distance.
+fn rank_delta(
+    rel: Rel,
+    snapshot: &Snapshot,
+    query: Option<&[f32]>,
+) -> Result<Vec<(Distance, Tid)>, IndexError> {
+    let (mut found, mut distances) = (Vec::new(), Vec::new());
+    delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
+        distances.clear();
+        match query {
+            Some(query) => snapshot.metric.distances(query, rows, &mut distances),
+            None => distances.resize(tids.len(), 0.0),
+        }
+        found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 #[cfg(test)]

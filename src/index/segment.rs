@@ -108,6 +108,7 @@ pub fn stage(
         rows: tids.len() as u64,
         dims: builder.dims() as u32,
         metric: metric.code(),
+        tids_crc32c: checksum(tids),
         tids_at: 0,
         faiss_at: 0,
         faiss_bytes: layout.bytes,
@@ -119,6 +120,11 @@ pub fn stage(
     builder.write(&mut writer)?;
     let mapping = writer.publish().map_err(IndexError::Cache)?;
     Ok(Staged { mapping, head })
+}
+
+/// CRC-32C of TIDs as they lie in a payload.
+pub fn checksum(tids: &[Tid]) -> u32 {
+    tids.iter().fold(0, |crc, &tid| crc32c::crc32c_append(crc, &tid_to_bytes(tid)))
 }
 
 /// Everything before FAISS's bytes.
@@ -142,7 +148,8 @@ impl Staged {
             dead_rows: 0,
             tombstones: None,
             factory: self.head.factory,
-            level: 0,
+            trained_rows: 0,
+            trained_imbalance_percent: 0,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Pages that nothing refers to: found, stamped with the horizon of their last readers, and given back.
 //!
-//! Whoever changes the root leaves the old pages behind, and so does whoever dies before it changes the root. VACUUM
-//! finds both in the same way: every page that the root does not reach is either in the making or garbage. A page
+//! Whoever changes the root retires the pages that it no longer reaches, or dies before that, or dies before it changes
+//! the root and leaves new pages. `reclaim` finds them all in the same way: every page that the root does not reach is either in the making or garbage. A page
 //! carries the transaction horizon of its writing (`PageTag::full_xid`), and a writer is in a transaction that is
 //! older; so once all those transactions were over *before* the reachable pages were listed, an unlisted page is
 //! garbage. It is stamped as retired first and offered to the free space map in a later VACUUM, when no scan is left
@@ -17,12 +17,32 @@ use super::{delta, read_manifest, read_meta};
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
-use crate::pg::{vacuum_delay_point, xid};
+use crate::pg::{take_interrupts, vacuum_delay_point, xid};
 
 /// Tells the free space map of a free page.
 pub fn offer(rel: Rel, block: u32) {
     // SAFETY: the relation is open.
     unsafe { pg_sys::RecordFreeIndexPage(rel.as_ptr(), block) };
+}
+
+/// Stamps pages that the root no longer reaches, so that the next `reclaim` can give them back. Their content stays for
+/// searches that are on their way to them.
+pub fn retire(rel: Rel, blocks: impl Iterator<Item = u32>) {
+    for block in blocks {
+        take_interrupts();
+        let page = PageLock::exclusive(rel, block);
+        let tag = page.view().tag();
+        if let Some(tag) = tag.filter(|tag| tag.kind != PageKind::Retired) {
+            stamp(rel, &page, tag);
+        }
+    }
+}
+
+fn stamp(rel: Rel, page: &PageLock, tag: PageTag) {
+    let mut record = WalRecord::start(rel);
+    let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
+    record.edit(page, |page| page.set_tag(retired));
+    record.commit();
 }
 
 /// What VACUUM reports about pages.
@@ -67,10 +87,7 @@ fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
             tag.full_xid < horizon
         }
         Some(tag) if tag.full_xid <= horizon => {
-            let mut record = WalRecord::start(rel);
-            let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
-            record.edit(&page, |page| page.set_tag(retired));
-            record.commit();
+            stamp(rel, &page, tag);
             space.newly_retired += 1;
             space.retired += 1;
             false

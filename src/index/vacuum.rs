@@ -34,7 +34,7 @@ pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed
         vacuumed.rows += reference.rows - reference.dead_rows;
     }
     if changed {
-        publish(rel, &manifest)?;
+        publish(rel, &manifest, None)?;
     }
     let in_delta = delta::vacuum(rel, &snapshot.meta, is_dead)?;
     vacuumed.rows += in_delta.rows;
@@ -79,13 +79,7 @@ pub fn count_rows(rel: Rel) -> Result<u64, IndexError> {
     super::retry(|| {
         let meta = read_meta(rel)?;
         let manifest = read_manifest(rel, &meta)?;
-        let layout = super::format::DeltaLayout::new(meta.dims as usize);
-        let mut rows = manifest.rows() - manifest.dead_rows();
-        delta::walk(rel, &meta, |page| {
-            rows += page.tids(layout).count() as u64;
-            Ok(())
-        })?;
-        Ok(rows)
+        Ok(manifest.rows() - manifest.dead_rows() + delta::count_rows(rel, &meta)?)
     })
 }
 

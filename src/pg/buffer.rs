@@ -33,10 +33,12 @@ impl<'a> PageView<'a> {
         self.0.get(PAGE_HEADER_BYTES..lower.min(TAG_AT)).unwrap_or(&[])
     }
 
-    /// The body, if this is the page that is meant: same owner, kind and chunk.
+    /// The body, if this is the page that is meant: same owner, kind and chunk. A page that was retired meanwhile keeps
+    /// its content until it is used again, and then it has another owner.
     pub fn body_of(&self, owner: u128, kind: PageKind, chunk: u32) -> Option<&'a [u8]> {
         let tag = self.tag()?;
-        (tag.owner == owner && tag.kind == kind && tag.chunk == chunk).then(|| self.body())
+        let is_kind = tag.kind == kind || tag.kind == PageKind::Retired;
+        (tag.owner == owner && is_kind && tag.chunk == chunk).then(|| self.body())
     }
 }
 

@@ -20,3 +20,7 @@ mod measure;
 mod memory;
 #[path = "engine/process.rs"]
 mod process;
+#[path = "engine/resume.rs"]
+mod resume;
+#[path = "engine/rows.rs"]
+mod rows;

@@ -63,6 +63,38 @@ impl Builder {
         }
     }
 
+    /// Takes up what [`Builder::write`] wrote, trained as it was and without training again. `keep_rows`: its rows
+    /// stay at positions 0 to rows - 1, and [`Builder::add`] goes on from there; otherwise only what was learnt
+    /// stays. Everything is copied: `serial` need not outlive the call. Where rows are kept, [`Builder::reserve`]
+    /// holds them twice for a moment.
+    ///
+    /// The caller has checked the bytes' checksum; `Corrupt` means that they are not an index of this factory string,
+    /// dimension and metric. Else errors are those of [`Builder::new`], and `Interrupted`.
+    pub fn resume(
+        factory: &str,
+        dims: usize,
+        metric: Metric,
+        serial: &[u8],
+        keep_rows: bool,
+    ) -> Result<Self, EngineError> {
+        let like = Self::new(factory, dims, metric)?;
+        // SAFETY: the handle is a live index, the slice is readable during the call, and the shim copies all that the
+        // index which it stores into the pointer has of it.
+        let made = Handle::from_shim(|index| unsafe {
+            ffi::vekter_index_resume(
+                like.index.as_ptr(),
+                serial.as_ptr(),
+                serial.len(),
+                c_int::from(keep_rows),
+                index,
+            )
+        });
+        match made {
+            Ok(index) => Ok(Self { index, ..like }),
+            Err(code) => Err(failure(code, |reason| EngineError::Corrupt { reason })),
+        }
+    }
+
     pub fn metric(&self) -> Metric {
         self.metric
     }

@@ -30,6 +30,14 @@ pub struct Description {
     pub scans_all: i32,
     pub searches_graph: i32,
     pub refines: i32,
+    pub stores_rows: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    pub list: usize,
+    pub offset: usize,
 }
 
 #[repr(C)]
@@ -53,6 +61,13 @@ unsafe extern "C" {
     pub fn vekter_restore_signals(previous: *const c_void) -> c_int;
     pub fn vekter_index_new(factory: *const c_char, dims: i32, metric: i32, index: *mut *mut Index) -> c_int;
     pub fn vekter_index_open(bytes: *const u8, length: usize, index: *mut *mut Index) -> c_int;
+    pub fn vekter_index_resume(
+        like: *const Index,
+        bytes: *const u8,
+        length: usize,
+        keeps_rows: c_int,
+        index: *mut *mut Index,
+    ) -> c_int;
     pub fn vekter_index_free(index: *mut Index);
     pub fn vekter_index_describe(index: *const Index, description: *mut Description);
     pub fn vekter_index_reserve(index: *mut Index, rows: i64) -> c_int;
@@ -72,6 +87,22 @@ unsafe extern "C" {
         positions: *mut i64,
         found: *mut i64,
     ) -> c_int;
+    pub fn vekter_index_can_decode(index: *const Index, can: *mut i32) -> c_int;
+    pub fn vekter_index_next_rows(
+        index: *const Index,
+        cursor: *mut Cursor,
+        limit: usize,
+        positions: *mut i64,
+        values: *mut f32,
+        found: *mut usize,
+    ) -> c_int;
+    pub fn vekter_index_rows_at(
+        index: *const Index,
+        count: usize,
+        positions: *const i64,
+        values: *mut f32,
+    ) -> c_int;
+    pub fn vekter_index_imbalance(index: *const Index, factor: *mut f64) -> c_int;
     pub fn vekter_squared_distances(
         out: *mut f32,
         query: *const f32,
@@ -94,7 +125,7 @@ pub struct Handle(*mut Index);
 
 // SAFETY: a faiss::Index has no thread affinity; it may be used and deleted on any thread.
 unsafe impl Send for Handle {}
-// SAFETY: through a shared reference only const methods are called (describe, write, search), which FAISS allows
+// SAFETY: through a shared reference only const methods are called (describe, write, search, decode), which FAISS allows
 // from several threads at once (faiss wiki, "Threads and asynchronous calls"); mutation needs `as_mut`.
 unsafe impl Sync for Handle {}
 

@@ -34,6 +34,19 @@ void add_rows(Index* index, idx_t rows, const float* values);
 void register_mapped_lists();
 std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length);
 
+// resuming.cc
+// `like` is a new index after the factory string that the bytes must have.
+std::unique_ptr<Index> resume(const Index& like, const uint8_t* bytes, size_t length, bool keeps_rows);
+
+// rows.cc
+bool stores_rows(const Index& index);
+bool can_decode(const Index& index);
+// Both need can_decode.
+size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t* positions, float* values);
+void rows_at(const Index& index, size_t count, const idx_t* positions, float* values);
+// 0 where there are no inverted lists, or no rows in them.
+double imbalance(const Index& index);
+
 // searching.cc
 struct Candidate {
     // Smaller is nearer: a squared distance, or a negated inner product.

@@ -2,7 +2,8 @@
 //!
 //! # How it is used
 //! [`initialise`] once per process; then a [`Builder`] takes rows and writes FAISS's serialised bytes, or an
-//! [`OpenIndex`] searches such bytes where they lie. Builds run through [`on_worker`], because FAISS's threads must
+//! [`OpenIndex`] searches such bytes where they lie and gives its rows back, and [`Builder::resume`] takes them up to
+//! add more. Builds run through [`on_worker`], because FAISS's threads must
 //! never run Postgres's signal handlers and because the calling thread has to go on listening to its user.
 //!
 //! # What holds
@@ -27,6 +28,7 @@ mod metric;
 mod opened;
 mod params;
 mod recipe;
+mod rows;
 mod worker;
 
 pub use builder::{Builder, SerialLayout};

@@ -80,6 +80,14 @@ impl OpenIndex {
         Ok(Self { index, metric, about, _bytes: bytes })
     }
 
+    pub(super) fn handle(&self) -> &Handle {
+        &self.index
+    }
+
+    pub(super) fn about(&self) -> &Description {
+        &self.about
+    }
+
     pub fn rows(&self) -> u64 {
         u64::try_from(self.about.rows).unwrap_or(0)
     }

@@ -199,6 +199,15 @@ int vekter_index_open(const uint8_t* bytes, size_t length, vekter_index** index)
     });
 }
 
+int vekter_index_resume(
+        const vekter_index* like,
+        const uint8_t* bytes,
+        size_t length,
+        int keeps_rows,
+        vekter_index** index) {
+    return guarded([&] { *index = wrap(vekter::resume(*unwrap(like), bytes, length, keeps_rows != 0)); });
+}
+
 void vekter_index_free(vekter_index* index) {
     delete unwrap(index);
 }
@@ -211,6 +220,7 @@ void vekter_index_describe(const vekter_index* index, vekter_description* descri
     description->dims = subject->d;
     description->metric = subject->metric_type == faiss::METRIC_L2 ? VEKTER_L2 : VEKTER_INNER_PRODUCT;
     description->is_trained = subject->is_trained;
+    description->stores_rows = vekter::stores_rows(*subject);
 }
 
 int vekter_index_reserve(vekter_index* index, int64_t rows) {
@@ -257,6 +267,28 @@ int vekter_index_search(
         }
         *found = static_cast<int64_t>(nearest.size());
     });
+}
+
+int vekter_index_can_decode(const vekter_index* index, int32_t* can) {
+    return guarded([&] { *can = vekter::can_decode(*unwrap(index)); });
+}
+
+int vekter_index_next_rows(
+        const vekter_index* index,
+        vekter_cursor* cursor,
+        size_t limit,
+        int64_t* positions,
+        float* values,
+        size_t* found) {
+    return guarded([&] { *found = vekter::next_rows(*unwrap(index), *cursor, limit, positions, values); });
+}
+
+int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t* positions, float* values) {
+    return guarded([&] { vekter::rows_at(*unwrap(index), count, positions, values); });
+}
+
+int vekter_index_imbalance(const vekter_index* index, double* factor) {
+    return guarded([&] { *factor = vekter::imbalance(*unwrap(index)); });
 }
 
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {

@@ -42,6 +42,8 @@ typedef struct {
     int32_t scans_all;
     int32_t searches_graph;
     int32_t refines;
+    // The float rows themselves are in it, and no transform stands before them.
+    int32_t stores_rows;
 } vekter_description;
 
 typedef struct {
@@ -53,6 +55,13 @@ typedef struct {
     size_t dead_bytes;
     int64_t dead_rows;
 } vekter_search_params;
+
+// Where the next row of an index is; starts at zeros.
+typedef struct {
+    // 0 for all rows of an index without inverted lists.
+    size_t list;
+    size_t offset;
+} vekter_cursor;
 
 // Installs FAISS's interrupt callback and the inverted lists that point into a map. Once per process.
 int vekter_initialise(bool (*interrupted)(void));
@@ -68,6 +77,14 @@ int vekter_restore_signals(const void* previous);
 int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_index** index);
 // An index over serialised bytes, which must outlive it.
 int vekter_index_open(const uint8_t* bytes, size_t length, vekter_index** index);
+// An index over serialised bytes, trained as it was, to be added to: in memory of its own, with its rows or without.
+// `like` is a new index after the same factory string.
+int vekter_index_resume(
+        const vekter_index* like,
+        const uint8_t* bytes,
+        size_t length,
+        int keeps_rows,
+        vekter_index** index);
 void vekter_index_free(vekter_index* index);
 
 void vekter_index_describe(const vekter_index* index, vekter_description* description);
@@ -86,6 +103,21 @@ int vekter_index_search(
         float* distances,
         int64_t* positions,
         int64_t* found);
+
+// Whether the two below work: codes can be decoded and transforms taken back.
+int vekter_index_can_decode(const vekter_index* index, int32_t* can);
+// The next rows, at most `limit` (and fewer only at the end), in the order in which they are stored.
+int vekter_index_next_rows(
+        const vekter_index* index,
+        vekter_cursor* cursor,
+        size_t limit,
+        int64_t* positions,
+        float* values,
+        size_t* found);
+// The rows at positions, which exist.
+int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t* positions, float* values);
+// FAISS's imbalance factor of the inverted lists; 0 where there are none, or no rows in them.
+int vekter_index_imbalance(const vekter_index* index, double* factor);
 
 // Squared Euclidean distances and inner products of one query and `rows` rows.
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);

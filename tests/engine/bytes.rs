@@ -3,7 +3,7 @@
 
 use super::data::*;
 use super::process;
-use vekter::engine::{EngineError, Metric};
+use vekter::engine::{Builder, EngineError, Metric};
 
 const DIMS: usize = 16;
 const ROWS: usize = 600;
@@ -35,6 +35,8 @@ fn truncated_bytes_are_corrupt() {
             for length in near_the_ends.chain((100..serial.len()).step_by(serial.len() / 97)) {
                 let error = open(&serial[..length], Metric::L2).unwrap_err();
                 assert!(matches!(error, EngineError::Corrupt { .. }), "{factory} cut to {length}: {error:?}");
+                let error = Builder::resume(factory, DIMS, Metric::L2, &serial[..length], true).unwrap_err();
+                assert!(matches!(error, EngineError::Corrupt { .. }), "{factory} cut to {length}: {error:?}");
             }
             let mut longer = serial.clone();
             longer.push(0);
@@ -52,6 +54,8 @@ fn bytes_of_something_else_are_corrupt() {
     let noise: Vec<u8> = (0..4_096).map(|_| random.next() as u8).collect();
     for bytes in [&noise[..], &[0; 4_096], &[0xff; 4_096], b"", b"IxF2", b"null", b"IxMp", b"%PDF-1.4"] {
         assert!(matches!(open(bytes, Metric::L2), Err(EngineError::Corrupt { .. })));
+        let resumed = Builder::resume("Flat", DIMS, Metric::L2, bytes, true);
+        assert!(matches!(resumed, Err(EngineError::Corrupt { .. })));
     }
     let flat = serialised(&build("Flat", Metric::L2, &clustered(10, DIMS, 1), DIMS).unwrap());
     assert!(matches!(open(&flat, Metric::InnerProduct), Err(EngineError::Corrupt { .. })), "another metric");
@@ -85,6 +89,14 @@ fn flipped_bits_in_headers_are_an_error_or_another_answer() {
                     let query = vec![0.5; opened.dims()];
                     // What is found is not what was stored, but nothing is read that is not there.
                     let _ = opened.search(&query, 10, &narrow(), None);
+                    let _ = opened.all_rows(100, &mut |_, _| true);
+                    let _ = opened.rows_at(&[0], &mut Vec::new());
+                }
+                for keep_rows in [false, true] {
+                    if let Ok(mut resumed) = Builder::resume(factory, DIMS, Metric::L2, &flipped, keep_rows) {
+                        let _ = resumed.add(&rows[..10 * DIMS]);
+                        let _ = resumed.write(&mut std::io::sink());
+                    }
                 }
             }
         }

@@ -51,6 +51,39 @@ fn adding_to_a_graph_ends_soon_after_a_cancel() {
 }
 
 #[test]
+fn adding_to_a_resumed_graph_ends_soon_after_a_cancel() {
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let rows = clustered(100_000, 256, 1);
+    let mut builder = Builder::new("HNSW64", 256, Metric::L2).unwrap();
+    builder.add(&rows[..1_000 * 256]).unwrap();
+    let mut resumed = Builder::resume("HNSW64", 256, Metric::L2, &serialised(&builder), true).unwrap();
+    is_cancelled(move || resumed.add(&rows));
+}
+
+#[test]
+fn reading_all_rows_and_resuming_end_when_they_are_unwanted() {
+    static WANTED: AtomicBool = AtomicBool::new(false);
+    let _alone = CANCELLING.write();
+    initialise(|| WANTED.load(Ordering::Relaxed));
+    let serial = serialised(&build("IVF16,PQ8", Metric::L2, &clustered(1_000, 64, 1), 64).unwrap());
+    initialise(|| WANTED.load(Ordering::Relaxed));
+    let opened = open(&serial, Metric::L2).unwrap();
+    let mut batches = 0;
+    let rows = opened.all_rows(10, &mut |_, _| {
+        batches += 1;
+        WANTED.store(true, Ordering::Relaxed);
+        true
+    });
+    let at = opened.rows_at(&[1], &mut Vec::new());
+    let resumed = Builder::resume("IVF16,PQ8", 64, Metric::L2, &serial, true);
+    initialise(|| false);
+    assert!(matches!(rows, Err(EngineError::Interrupted)) && batches == 1);
+    assert!(matches!(at, Err(EngineError::Interrupted)));
+    assert!(matches!(resumed, Err(EngineError::Interrupted)));
+}
+
+#[test]
 fn adding_equal_rows_to_a_graph_ends_soon_after_a_cancel() {
     let _alone = CANCELLING.write();
     initialise(|| false);

@@ -4,16 +4,16 @@ use super::data::*;
 use std::sync::LazyLock;
 use vekter::engine::{Builder, EngineError, Metric, OpenIndex};
 
-const DIMS: usize = 64;
-const ROWS: usize = 4_000;
+pub const DIMS: usize = 64;
+pub const ROWS: usize = 4_000;
 const QUERIES: usize = 20;
 const K: usize = 10;
 
 /// What a factory string promises on the clustered rows.
-struct Family {
-    factory: &'static str,
+pub struct Family {
+    pub factory: &'static str,
     /// At `max_useful` the answer is that of the exact scan.
-    exact: bool,
+    pub exact: bool,
     /// Least share of the 10 nearest rows among 100 candidates at `max_useful`, under L2 and cosine.
     floor: f64,
 }
@@ -26,7 +26,7 @@ const fn lossy(factory: &'static str, floor: f64) -> Family {
     Family { factory, exact: false, floor }
 }
 
-const FAMILIES: &[Family] = &[
+pub const FAMILIES: &[Family] = &[
     exact_family("Flat"),
     exact_family("IVF64,Flat"),
     exact_family("IVF64,PQ32x4fs,RFlat"),
@@ -81,10 +81,17 @@ const FAMILIES: &[Family] = &[
     lossy("IVF64,PQ16x4fs,Refine(SQfp16)", 0.99),
 ];
 
-struct Built {
-    metric: Metric,
-    builder: Builder,
-    serial: Vec<u8>,
+pub struct Built {
+    factory: &'static str,
+    pub metric: Metric,
+    pub builder: Builder,
+    pub serial: Vec<u8>,
+}
+
+impl Built {
+    pub fn resume(&self, keep_rows: bool) -> Builder {
+        Builder::resume(self.factory, DIMS, self.metric, &self.serial, keep_rows).unwrap()
+    }
 }
 
 /// Every family under every metric that it has, built once for all tests; the others were refused with a reason.
@@ -102,7 +109,9 @@ fn build_family(family: &Family) -> Vec<Built> {
     let mut built = Vec::new();
     for metric in Metric::ALL {
         match build(family.factory, metric, rows_of(metric), DIMS) {
-            Ok(builder) => built.push(Built { metric, serial: serialised(&builder), builder }),
+            Ok(builder) => {
+                built.push(Built { factory: family.factory, metric, serial: serialised(&builder), builder })
+            }
             Err(EngineError::Refused { reason }) => {
                 assert_eq!(metric, Metric::InnerProduct, "{} is refused: {reason}", family.factory);
                 assert!(family.factory.contains("LSH") || family.factory.contains("HNSW32_PQ"), "{reason}");
@@ -113,7 +122,7 @@ fn build_family(family: &Family) -> Vec<Built> {
     built
 }
 
-fn each_metric(family: &Family, mut check: impl FnMut(&Built, OpenIndex, &[f32], &[f32])) {
+pub fn each_metric(family: &Family, mut check: impl FnMut(&Built, OpenIndex, &[f32], &[f32])) {
     let _shared = CANCELLING.read();
     let number = FAMILIES.iter().position(|other| other.factory == family.factory).unwrap();
     for built in &BUILT[number] {

@@ -1,0 +1,250 @@
+// The rows of an index, given back: exactly where they are stored as floats, else as their codes say.
+
+#include "internal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexFlatCodes.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQFastScan.h>
+#include <faiss/IndexPQFastScan.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/VectorTransform.h>
+#include <faiss/impl/ProductQuantizer.h>
+
+namespace vekter {
+
+namespace {
+
+// Where an index keeps its rows, and the transforms that stand before them.
+struct Store {
+    // An IndexFlatCodes, IndexPQFastScan or IndexIVF.
+    const Index* codes;
+    std::vector<const faiss::VectorTransform*> steps;
+};
+
+Store store_of(const Index& index) {
+    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        return store_of(*refined->refine_index);
+    }
+    if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
+        return store_of(*graph->storage);
+    }
+    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        Store store = store_of(*transformed->index);
+        store.steps.insert(store.steps.begin(), transformed->chain.begin(), transformed->chain.end());
+        return store;
+    }
+    return {&index, {}};
+}
+
+// Whether A A^T is the identity, so that A^T undoes A as far as that goes; judged by one vector (Freivalds, 1977).
+// FAISS's own flag says yes to every matrix that was read: it is set before the dimensions are (impl/index_read.cpp).
+bool is_orthonormal(const faiss::LinearTransform& matrix) {
+    const size_t d_in = matrix.d_in, d_out = matrix.d_out;
+    std::vector<double> probe(d_out), image(d_in);
+    for (size_t i = 0; i < d_out; i++) {
+        probe[i] = std::cos(static_cast<double>(i * i) + 1);
+        for (size_t j = 0; j < d_in; j++) {
+            image[j] += probe[i] * matrix.A[i * d_in + j];
+        }
+    }
+    double error = 0, length = 0;
+    for (size_t i = 0; i < d_out; i++) {
+        double back = 0;
+        for (size_t j = 0; j < d_in; j++) {
+            back += image[j] * matrix.A[i * d_in + j];
+        }
+        error += (back - probe[i]) * (back - probe[i]);
+        length += probe[i] * probe[i];
+    }
+    return error <= 1e-6 * length;
+}
+
+bool is_reversible(const faiss::VectorTransform* step) {
+    if (auto* matrix = dynamic_cast<const faiss::LinearTransform*>(step)) {
+        return is_orthonormal(*matrix);
+    }
+    // Normalisation is taken back as it is: of a row's length nothing is left.
+    return dynamic_cast<const faiss::RemapDimensionsTransform*>(step) ||
+            dynamic_cast<const faiss::NormalizationTransform*>(step);
+}
+
+// One row of fast-scan codes, of `parts` (even) parts, as pq4_pack_codes of faiss/impl/pq4_fast_scan.cpp lays them out:
+// blocks of rows, in them pairs of parts, in them groups of 32 rows, 16 bytes for each part.
+// FAISS's own pq4_get_packed_element knows no second group in a block, and IndexIVFFastScan::sa_decode lacks its
+// quantiser in an index that was read.
+void decode_packed(
+        const faiss::ProductQuantizer& pq,
+        const uint8_t* codes,
+        size_t block,
+        size_t parts,
+        size_t row,
+        float* values) {
+    const size_t in_block = row % block, in_group = in_block % 32, in_half = in_group % 16;
+    const uint8_t* group = codes + row / block * (block * parts / 2) + in_block / 32 * 32;
+    const size_t byte = in_half < 8 ? 2 * in_half : 2 * in_half - 15;
+    for (size_t part = 0; part < pq.M; part++) {
+        const uint8_t pair = group[part / 2 * block + part % 2 * 16 + byte];
+        const uint8_t code = in_group < 16 ? pair & 15 : pair >> 4;
+        std::memcpy(values + part * pq.dsub, pq.get_centroids(part, code), pq.dsub * sizeof(float));
+    }
+}
+
+// Rows `first` to `first + count` of an inverted list, or of the whole index where it has none.
+void decode(const Index& codes, size_t list, size_t first, size_t count, float* values) {
+    const size_t dims = codes.d;
+    if (auto* fast = dynamic_cast<const faiss::IndexPQFastScan*>(&codes)) {
+        for (size_t i = 0; i < count; i++) {
+            decode_packed(fast->pq, fast->codes.get(), fast->bbs, fast->M2, first + i, values + i * dims);
+        }
+    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&codes)) {
+        faiss::InvertedLists::ScopedCodes packed(fast->invlists, list);
+        for (size_t i = 0; i < count; i++) {
+            decode_packed(fast->pq, packed.get(), fast->bbs, fast->M2, first + i, values + i * dims);
+        }
+    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&codes)) {
+        for (size_t i = 0; i < count; i++) {
+            inverted->reconstruct_from_offset(list, first + i, values + i * dims);
+        }
+    } else {
+        // IndexLSH leaves the dimensions beyond its bits as they are.
+        std::fill_n(values, count * dims, 0.0f);
+        codes.reconstruct_n(first, count, values);
+    }
+}
+
+// Takes the transforms back, last first; `images` are rows of the store, and become rows of the index.
+void reverse(const Store& store, size_t rows, std::vector<float> images, float* values) {
+    for (size_t i = store.steps.size(); i-- > 0;) {
+        const faiss::VectorTransform* step = store.steps[i];
+        std::vector<float> before(i == 0 ? 0 : rows * step->d_in);
+        float* target = i == 0 ? values : before.data();
+        if (auto* matrix = dynamic_cast<const faiss::LinearTransform*>(step)) {
+            matrix->transform_transpose(rows, images.data(), target);
+        } else {
+            step->reverse_transform(rows, images.data(), target);
+        }
+        images = std::move(before);
+    }
+}
+
+// Where to decode to: the images of transforms, or the values themselves.
+struct Target {
+    std::vector<float> images;
+    float* start;
+    size_t dims;
+
+    Target(const Store& store, size_t rows, float* values)
+            : images(store.steps.empty() ? 0 : rows * store.codes->d),
+              start(store.steps.empty() ? values : images.data()),
+              dims(store.codes->d) {}
+
+    float* row(size_t number) {
+        return start + number * dims;
+    }
+};
+
+void decode_from_lists(const faiss::IndexIVF& inverted, size_t count, const idx_t* positions, Target& target) {
+    std::vector<std::pair<idx_t, size_t>> wanted(count);
+    for (size_t i = 0; i < count; i++) {
+        wanted[i] = {positions[i], i};
+    }
+    std::sort(wanted.begin(), wanted.end());
+    std::vector<bool> is_done(count);
+    for (size_t list = 0; list < inverted.nlist; list++) {
+        throw_if_interrupted();
+        const size_t rows = inverted.invlists->list_size(list);
+        faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
+        for (size_t i = 0; i < rows; i++) {
+            const std::pair<idx_t, size_t> first{ids[i], 0};
+            for (auto found = std::lower_bound(wanted.begin(), wanted.end(), first);
+                 found != wanted.end() && found->first == ids[i];
+                 ++found) {
+                decode(inverted, list, i, 1, target.row(found->second));
+                is_done[found->second] = true;
+            }
+        }
+    }
+    require(std::find(is_done.begin(), is_done.end(), false) == is_done.end(), "a row is in no inverted list");
+}
+
+} // namespace
+
+bool stores_rows(const Index& index) {
+    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        return stores_rows(*refined->refine_index);
+    }
+    auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index);
+    const Index* codes = graph ? graph->storage : &index;
+    return dynamic_cast<const faiss::IndexFlat*>(codes) || dynamic_cast<const faiss::IndexIVFFlat*>(codes);
+}
+
+bool can_decode(const Index& index) {
+    const Store store = store_of(index);
+    return std::all_of(store.steps.begin(), store.steps.end(), is_reversible);
+}
+
+size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t* positions, float* values) {
+    const Store store = store_of(index);
+    auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes);
+    const size_t lists = inverted ? inverted->nlist : 1;
+    Target target(store, limit, values);
+    size_t found = 0;
+    while (found < limit && cursor.list < lists) {
+        throw_if_interrupted();
+        const size_t rows = inverted ? inverted->invlists->list_size(cursor.list) : store.codes->ntotal;
+        const size_t count = std::min(limit - found, rows - std::min(rows, cursor.offset));
+        if (count > 0) {
+            decode(*store.codes, cursor.list, cursor.offset, count, target.row(found));
+            if (inverted) {
+                faiss::InvertedLists::ScopedIds ids(inverted->invlists, cursor.list);
+                std::memcpy(positions + found, ids.get() + cursor.offset, count * sizeof(idx_t));
+            } else {
+                for (size_t i = 0; i < count; i++) {
+                    positions[found + i] = static_cast<idx_t>(cursor.offset + i);
+                }
+            }
+        }
+        found += count;
+        cursor.offset += count;
+        if (cursor.offset >= rows) {
+            cursor = {cursor.list + 1, 0};
+        }
+    }
+    reverse(store, found, std::move(target.images), values);
+    return found;
+}
+
+void rows_at(const Index& index, size_t count, const idx_t* positions, float* values) {
+    const Store store = store_of(index);
+    Target target(store, count, values);
+    if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes)) {
+        decode_from_lists(*inverted, count, positions, target);
+    } else {
+        for (size_t i = 0; i < count; i++) {
+            decode(*store.codes, 0, positions[i], 1, target.row(i));
+        }
+    }
+    reverse(store, count, std::move(target.images), values);
+}
+
+double imbalance(const Index& index) {
+    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        return imbalance(*transformed->index);
+    }
+    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        return imbalance(*refined->base_index);
+    }
+    auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index);
+    return inverted && inverted->ntotal > 0 ? inverted->invlists->imbalance_factor() : 0;
+}
+
+} // namespace vekter

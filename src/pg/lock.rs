@@ -9,10 +9,12 @@ use super::relation::Rel;
 /// What a lock keeps others from doing.
 #[derive(Clone, Copy)]
 pub enum Purpose {
-    /// Changing the manifest: VACUUM, sealing and compaction exclude one another (invariant 6).
+    /// Changing the manifest, or taking rows out of the delta (invariant 6).
     Maintenance = 0,
     /// Writing a segment's cache file: one backend does, the others wait for it.
     Materialise = 1,
+    /// Merging segments: one process at a time, for as long as that takes. Taken before Maintenance.
+    Compaction = 2,
 }
 
 pub struct IndexLock {
@@ -27,6 +29,22 @@ impl IndexLock {
         // SAFETY: the relation is open.
         unsafe { pg_sys::LockPage(rel.as_ptr(), purpose as u32, MODE) };
         IndexLock { rel, purpose }
+    }
+
+    /// None if somebody else holds it.
+    pub fn try_acquire(rel: Rel, purpose: Purpose) -> Option<Self> {
+        // SAFETY: the relation is open.
+        let is_ours = unsafe { pg_sys::ConditionalLockPage(rel.as_ptr(), purpose as u32, MODE) };
+        is_ours.then_some(IndexLock { rel, purpose })
+    }
+}
+
+/// Whether anybody waits for a lock on the relation that conflicts with ours, which is a ShareUpdateExclusiveLock:
+/// waiters for weaker locks, taken on PostgreSQL's fast path, cannot be asked for.
+pub fn has_waiters(rel: Rel) -> bool {
+    // SAFETY: the relation is open and locked in this mode by the caller.
+    unsafe {
+        pg_sys::LockHasWaitersRelation(rel.as_ptr(), pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE)
     }
 }
 

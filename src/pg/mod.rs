@@ -10,11 +10,13 @@ pub mod exit;
 pub mod invalidation;
 pub mod lock;
 pub mod memory;
+pub mod owner;
 pub mod progress;
 pub mod relation;
 pub mod search_path;
 pub mod spi;
 pub mod wal;
+pub mod worker;
 pub mod xid;
 
 /// Lets a pending cancel or shutdown end the query; as a function, for those who take one to call now and then.

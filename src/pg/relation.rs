@@ -38,6 +38,15 @@ impl Rel {
         pgrx::name_data_to_str(&self.class().relname).to_string()
     }
 
+    pub fn owner(self) -> pg_sys::Oid {
+        self.class().relowner
+    }
+
+    /// In memory of this session alone.
+    pub fn is_temporary(self) -> bool {
+        self.class().relpersistence == pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char
+    }
+
     /// PostgreSQL's `RelationNeedsWAL` (utils/rel.h).
     pub fn needs_wal(self) -> bool {
         let data = self.data();
@@ -73,4 +82,48 @@ fn first_filenode_is_old(data: &pg_sys::RelationData) -> bool {
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
 fn first_filenode_is_old(data: &pg_sys::RelationData) -> bool {
     data.rd_firstRelfilelocatorSubid == INVALID_SUBTRANSACTION
+}
+
+/// A relation that this value keeps open, and closes together with its lock.
+pub struct OpenRelation {
+    relation: pg_sys::Relation,
+    mode: u32,
+}
+
+impl OpenRelation {
+    /// Waits for the lock. None if there is no such relation any more.
+    pub fn open(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
+        // SAFETY: takes the lock first and looks then.
+        let relation = unsafe { pg_sys::try_relation_open(oid, mode as pg_sys::LOCKMODE) };
+        (!relation.is_null()).then_some(OpenRelation { relation, mode })
+    }
+
+    /// As `open`, but None also if the lock cannot be had at once.
+    pub fn try_open(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
+        // SAFETY: takes the lock if it is free, and looks for the relation then.
+        let relation = unsafe {
+            if !pg_sys::ConditionalLockRelationOid(oid, mode as pg_sys::LOCKMODE) {
+                return None;
+            }
+            let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            if relation.is_null() {
+                pg_sys::UnlockRelationOid(oid, mode as pg_sys::LOCKMODE);
+            }
+            relation
+        };
+        (!relation.is_null()).then_some(OpenRelation { relation, mode })
+    }
+
+    pub fn rel(&self) -> Rel {
+        Rel(self.relation)
+    }
+}
+
+impl Drop for OpenRelation {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open`.
+            unsafe { pg_sys::relation_close(self.relation, self.mode as pg_sys::LOCKMODE) };
+        }
+    }
 }

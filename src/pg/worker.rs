@@ -1,0 +1,71 @@
+//! Background workers, started on demand: no preloading, no shared memory.
+
+use std::time::Duration;
+
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::pg_sys;
+
+unsafe extern "C-unwind" {
+    /// PostgreSQL's handler of SIGTERM (tcop/tcopprot.h). pgrx binds it as a guarded Rust function, which cannot be one.
+    fn die(signal: core::ffi::c_int);
+}
+
+/// Asks the postmaster for a process that runs `main`, an exported function of this library, with `argument`. False:
+/// every slot of max_worker_processes is taken.
+pub fn request(name: &str, main: &str, argument: u64) -> bool {
+    BackgroundWorkerBuilder::new(name)
+        .set_type(name)
+        .set_library("$libdir/vekter")
+        .set_function(main)
+        .set_argument(Some(pg_sys::Datum::from(argument)))
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .enable_spi_access()
+        .load_dynamic()
+        .is_ok()
+}
+
+/// The first thing that such a process does: connects to a database, as the superuser that owns it all. From here on
+/// SIGTERM ends the process where it takes interrupts, and nowhere else.
+pub fn connect(database: pg_sys::Oid) {
+    // SAFETY: called once, at the start of a background worker; `die` is PostgreSQL's own handler.
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
+    }
+}
+
+/// Runs `work` in a transaction of its own. An error ends the process, as it does in any background worker.
+pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: a connected background worker outside any transaction.
+    unsafe {
+        pg_sys::SetCurrentStatementStartTimestamp();
+        pg_sys::StartTransactionCommand();
+    }
+    let result = work();
+    // SAFETY: the transaction was started above.
+    unsafe {
+        pg_sys::CommitTransactionCommand();
+        pg_sys::pgstat_report_stat(true);
+    }
+    result
+}
+
+/// Shows in pg_stat_activity what this process is at.
+pub fn report(activity: &str) {
+    let Ok(text) = std::ffi::CString::new(activity) else { return };
+    // SAFETY: the text is copied.
+    unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()) };
+}
+
+/// Sleeps, unless something happens meanwhile that this process should look at.
+pub fn nap(time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: every process that is connected to a database has a latch.
+    unsafe {
+        let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    super::take_interrupts();
+}

@@ -2,7 +2,8 @@
 
 use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
-use super::{item_pointer, plan_hint};
+use super::table::TableRows;
+use super::{item_pointer, options, plan_hint};
 use crate::engine::Metric;
 use crate::guc;
 use crate::index::format::Tid;
@@ -127,39 +128,27 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
     Ok(())
 }
 
-/// Exact distances from the table under a scan. What it opens is closed when the call ends that needed it: the scan's
-/// own state must hold no pins.
+/// Exact distances from the table under a scan, which is closed when the call ends that needed it: the scan's own state
+/// must hold no pins.
 struct TableRanks<'a> {
     scan: pg_sys::IndexScanDesc,
     query: Option<&'a [f32]>,
-    open: Option<OpenTable>,
-}
-
-struct OpenTable {
-    metric: Metric,
-    info: *mut pg_sys::IndexInfo,
-    estate: *mut pg_sys::EState,
-    slot: *mut pg_sys::TupleTableSlot,
-    fetch: *mut pg_sys::IndexFetchTableData,
+    open: Option<(Metric, TableRows)>,
 }
 
 impl Rerank for TableRanks<'_> {
     fn distance(&mut self, tid: Tid) -> Option<f32> {
         let query = self.query?;
-        // SAFETY: the scan is one that PostgreSQL set up for fetching: heap, index and snapshot are there.
-        let (scan, open) = unsafe {
+        // SAFETY: the scan is one that PostgreSQL set up for fetching: heap, index and snapshot are there, for longer
+        // than this call.
+        let (metric, rows) = unsafe {
             let scan = &*self.scan;
-            (scan, self.open.get_or_insert_with(|| OpenTable::new(scan)))
+            let (heap, index) = (Rel::new(scan.heapRelation), Rel::new(scan.indexRelation));
+            self.open.get_or_insert_with(|| {
+                (options::metric(index).unwrap_or(Metric::L2), TableRows::open(heap, index, scan.xs_snapshot))
+            })
         };
-        // SAFETY: as above; the vector is dropped before the memory of the expression's result.
-        unsafe {
-            let datum = open.fetch(scan, tid)?;
-            let vector = Vector::from_datum(datum);
-            let value = exact_distance(open.metric, query, vector.as_slice());
-            drop(vector);
-            open.forget_row();
-            Some(value)
-        }
+        rows.with_row(tid, |vector| exact_distance(*metric, query, vector.as_slice()))
     }
 }
 
@@ -172,90 +161,5 @@ fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f32 {
         Metric::L2 => distance::euclidean(query, row) as f32,
         Metric::InnerProduct => -distance::dot(query, row),
         Metric::Cosine => distance::cosine(query, row) as f32,
-    }
-}
-
-impl OpenTable {
-    /// # Safety
-    /// `scan` has its heap and index relations open.
-    unsafe fn new(scan: &pg_sys::IndexScanDescData) -> Self {
-        // SAFETY: the caller's promise. All of this is freed in `drop`, or by the transaction's abort.
-        unsafe {
-            let estate = pg_sys::CreateExecutorState();
-            let info = PgMemoryContexts::For((*estate).es_query_cxt)
-                .switch_to(|_| pg_sys::BuildIndexInfo(scan.indexRelation));
-            let slot = pg_sys::table_slot_create(scan.heapRelation, core::ptr::null_mut());
-            let fetch = pg_sys::table_index_fetch_begin(scan.heapRelation);
-            let metric = super::options::metric(Rel::new(scan.indexRelation)).unwrap_or(Metric::L2);
-            OpenTable { metric, info, estate, slot, fetch }
-        }
-    }
-
-    /// The indexed value of the version of the row that the scan's snapshot sees.
-    ///
-    /// # Safety
-    /// `scan` is the one that `self` was opened for.
-    unsafe fn fetch(&mut self, scan: &pg_sys::IndexScanDescData, tid: Tid) -> Option<pg_sys::Datum> {
-        let mut pointer = item_pointer(tid);
-        let (mut call_again, mut all_dead) = (false, false);
-        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
-        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
-        // SAFETY: everything was opened in `new`; the arrays have room for any index.
-        unsafe {
-            let found = pg_sys::table_index_fetch_tuple(
-                self.fetch,
-                &mut pointer,
-                scan.xs_snapshot,
-                self.slot,
-                &mut call_again,
-                &mut all_dead,
-            );
-            if !found {
-                return None;
-            }
-            self.expression_context().ecxt_scantuple = self.slot;
-            pg_sys::FormIndexDatum(
-                self.info,
-                self.slot,
-                self.estate,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
-        }
-        (!nulls[0]).then_some(values[0])
-    }
-
-    /// PostgreSQL's `GetPerTupleExprContext` (executor/executor.h).
-    fn expression_context(&mut self) -> &mut pg_sys::ExprContext {
-        // SAFETY: the executor state is open, and frees the context with itself.
-        unsafe {
-            let estate = &mut *self.estate;
-            if estate.es_per_tuple_exprcontext.is_null() {
-                pg_sys::MakePerTupleExprContext(estate);
-            }
-            &mut *estate.es_per_tuple_exprcontext
-        }
-    }
-
-    /// Frees what evaluating the index's expressions left.
-    fn forget_row(&mut self) {
-        // SAFETY: the executor state is open; its per-tuple context was made in `fetch`.
-        unsafe {
-            let context = self.expression_context();
-            pg_sys::MemoryContextReset(context.ecxt_per_tuple_memory);
-        }
-    }
-}
-
-impl Drop for OpenTable {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: opened in `new` and not closed since.
-            unsafe {
-                pg_sys::table_index_fetch_end(self.fetch);
-                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-                pg_sys::FreeExecutorState(self.estate);
-            }
-        }
     }
 }

@@ -1,0 +1,94 @@
+//! The indexed values of single rows, read from the table by TID.
+
+use pgrx::{PgMemoryContexts, pg_sys};
+
+use super::item_pointer;
+use crate::index::format::Tid;
+use crate::pg::relation::Rel;
+use crate::vector::Vector;
+
+/// A table opened for fetching rows as one snapshot sees them. It holds pins: drop it before the call ends that
+/// needed it, or leave it to the transaction's abort.
+pub struct TableRows {
+    info: *mut pg_sys::IndexInfo,
+    estate: *mut pg_sys::EState,
+    slot: *mut pg_sys::TupleTableSlot,
+    fetch: *mut pg_sys::IndexFetchTableData,
+    snapshot: pg_sys::Snapshot,
+}
+
+impl TableRows {
+    /// # Safety
+    /// The relations and the snapshot stay open and valid while the value lives.
+    pub unsafe fn open(heap: Rel, index: Rel, snapshot: pg_sys::Snapshot) -> Self {
+        // SAFETY: the caller's promise. All of this is freed in `drop`, or by the transaction's abort.
+        unsafe {
+            let estate = pg_sys::CreateExecutorState();
+            let info = PgMemoryContexts::For((*estate).es_query_cxt)
+                .switch_to(|_| pg_sys::BuildIndexInfo(index.as_ptr()));
+            let slot = pg_sys::table_slot_create(heap.as_ptr(), core::ptr::null_mut());
+            let fetch = pg_sys::table_index_fetch_begin(heap.as_ptr());
+            TableRows { info, estate, slot, fetch, snapshot }
+        }
+    }
+
+    /// Shows `visit` the indexed value of the version of the row that the snapshot sees. None: there is no such
+    /// version, or its value is NULL.
+    pub fn with_row<T>(&mut self, tid: Tid, visit: impl FnOnce(&Vector) -> T) -> Option<T> {
+        let mut pointer = item_pointer(tid);
+        let (mut call_again, mut all_dead) = (false, false);
+        let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: everything was opened in `open`; the arrays have room for any index; the vector is dropped before
+        // the memory of the expression's result.
+        unsafe {
+            let found = pg_sys::table_index_fetch_tuple(
+                self.fetch,
+                &mut pointer,
+                self.snapshot,
+                self.slot,
+                &mut call_again,
+                &mut all_dead,
+            );
+            if !found {
+                return None;
+            }
+            self.expression_context().ecxt_scantuple = self.slot;
+            pg_sys::FormIndexDatum(
+                self.info,
+                self.slot,
+                self.estate,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            let value = (!nulls[0]).then(|| visit(&Vector::from_datum(values[0])));
+            pg_sys::MemoryContextReset(self.expression_context().ecxt_per_tuple_memory);
+            value
+        }
+    }
+
+    /// PostgreSQL's `GetPerTupleExprContext` (executor/executor.h).
+    fn expression_context(&mut self) -> &mut pg_sys::ExprContext {
+        // SAFETY: the executor state is open, and frees the context with itself.
+        unsafe {
+            let estate = &mut *self.estate;
+            if estate.es_per_tuple_exprcontext.is_null() {
+                pg_sys::MakePerTupleExprContext(estate);
+            }
+            &mut *estate.es_per_tuple_exprcontext
+        }
+    }
+}
+
+impl Drop for TableRows {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open` and not closed since.
+            unsafe {
+                pg_sys::table_index_fetch_end(self.fetch);
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                pg_sys::FreeExecutorState(self.estate);
+            }
+        }
+    }
+}

@@ -156,6 +156,14 @@ impl Cache {
         attempt()
     }
 
+    /// Removes the file of `key`; whoever has it mapped keeps it.
+    pub fn remove(&self, key: &FileKey) {
+        for path in [self.folder.join(key.file_name()), self.stamp_path(key)] {
+            // What cannot be removed now is swept later.
+            let _ = remove(&path);
+        }
+    }
+
     /// Removes every file that `keep` does not want, and what writers left that are no more.
     pub fn sweep(&self, mut keep: impl FnMut(&FileKey) -> bool) {
         for (path, key, temporary_of) in self.entries() {

@@ -2,13 +2,13 @@
 
 use core::ffi::{c_char, c_void};
 
-use pgrx::{PgSqlErrorCode as Code, pg_sys};
+use pgrx::pg_sys;
 
 use super::{definition, tid_of};
-use crate::index::build::{self, BuildError, Built, Heap, MemoryShortage, Resources, VisitRow};
+use crate::index::build::{self, Built, Heap, Resources, VisitRow};
 use crate::index::create_init_fork;
 use crate::index::error::IndexError;
-use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::error::OrRaise;
 use crate::pg::progress;
 use crate::pg::relation::Rel;
 use crate::vector::Vector;
@@ -33,7 +33,7 @@ pub unsafe extern "C-unwind" fn ambuild(
 
 /// Threads for the leader and the workers that it might have had; half of maintenance_work_mem for a batch, within
 /// limits between which it matters.
-fn resources() -> Resources {
+pub fn resources() -> Resources {
     // SAFETY: plain reads of settings.
     let (workers, kilobytes) =
         unsafe { (pg_sys::max_parallel_maintenance_workers, pg_sys::maintenance_work_mem) };
@@ -64,29 +64,6 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
 pub unsafe extern "C-unwind" fn ambuildphasename(number: i64) -> *mut c_char {
     // PostgreSQL only reads the name.
     progress::phase_name(number).map_or(core::ptr::null_mut(), |name| name.as_ptr().cast_mut())
-}
-
-impl From<BuildError> for SqlError {
-    fn from(error: BuildError) -> SqlError {
-        match error {
-            BuildError::Index(error) => error.into(),
-            BuildError::Memory(shortage) => shortage.into(),
-        }
-    }
-}
-
-impl From<MemoryShortage> for SqlError {
-    fn from(shortage: MemoryShortage) -> SqlError {
-        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
-        SqlError::new(Code::ERRCODE_OUT_OF_MEMORY, "not enough memory to build the index")
-            .detail(format!(
-                "Building \"{}\" over this table takes about {} MB, and {} MB are available.",
-                shortage.factory,
-                megabytes(shortage.needed_bytes),
-                megabytes(shortage.available_bytes)
-            ))
-            .hint("Choose a factory with smaller codes, such as IVF1024,SQ8 or IVF1024,PQ32x4fs.")
-    }
 }
 
 /// The table under the index, scanned by its own access method.

@@ -6,15 +6,16 @@
 use std::borrow::Cow;
 
 use super::blob::Logging;
-use super::error::IndexError;
+use super::error::{IndexError, MemoryShortage};
 use super::format::{DeltaHead, META_BLOCK, Manifest, Tid};
+use super::native::interruptible;
 use super::segment::{self, Staged};
 use super::{Definition, blob, delta, first_pages, read_meta};
 use crate::engine::{self, Builder};
 use crate::pg::buffer::PageLock;
 use crate::pg::progress::{self, Phase};
 use crate::pg::relation::Rel;
-use crate::pg::{exit, memory, wal};
+use crate::pg::{memory, wal};
 
 /// The most blocks that one run of the table scan takes.
 const MAX_RUN_BLOCKS: u32 = 1024;
@@ -23,7 +24,7 @@ const MIN_SAMPLE_ROWS: usize = 1000;
 /// What `auto` must know about the number of rows: whether there are more.
 const AUTO_SAMPLE_ROWS: usize = 10_000;
 /// The index of a table that is too small to train what was asked for.
-const UNTRAINED_FACTORY: &str = "Flat";
+pub const UNTRAINED_FACTORY: &str = "Flat";
 
 /// Takes TID and vector of a row.
 pub type VisitRow<'a> = dyn FnMut(Tid, &[f32]) -> Result<(), IndexError> + 'a;
@@ -59,24 +60,6 @@ pub struct Built {
     pub index_rows: f64,
 }
 
-/// Not enough memory for a build, found out before it began.
-pub struct MemoryShortage {
-    pub factory: String,
-    pub needed_bytes: u64,
-    pub available_bytes: u64,
-}
-
-pub enum BuildError {
-    Index(IndexError),
-    Memory(MemoryShortage),
-}
-
-impl<E: Into<IndexError>> From<E> for BuildError {
-    fn from(error: E) -> Self {
-        BuildError::Index(error.into())
-    }
-}
-
 /// Err: FAISS does not build this factory for so many dimensions.
 pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
     let factory = engine::resolve(&definition.factory, 0);
@@ -90,7 +73,7 @@ pub fn build(
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
-) -> Result<Built, BuildError> {
+) -> Result<Built, IndexError> {
     check_factory(definition)?;
     let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
     let main = pgrx::pg_sys::ForkNumber::MAIN_FORKNUM;
@@ -99,7 +82,9 @@ pub fn build(
 
     let (staged, added) = stage_segment(rel, definition, heap, resources)?;
     if let Some(staged) = staged {
-        let manifest = Manifest { segments: vec![staged.store(rel, Logging::WithRelation)?] };
+        let trained_rows = if added.is_trained { added.tids.len() as u64 } else { 0 };
+        let segment = staged.store(rel, trained_rows, Logging::WithRelation)?;
+        let manifest = Manifest { segments: vec![segment] };
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
         meta.manifest = Some(blob);
         meta.generation = 1;
@@ -119,12 +104,13 @@ fn stage_segment(
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
-) -> Result<(Option<Staged>, Added), BuildError> {
+) -> Result<(Option<Staged>, Added), IndexError> {
     progress::phase(Phase::Sampling);
     let sample = Sample::take(definition, heap)?;
     let (mut builder, factory) = choose_builder(definition, &sample)?;
-    check_memory(&builder, &factory, &sample, resources)?;
     let estimated_rows = sample.estimated_rows();
+    check_memory(&builder, &factory, sample.count, estimated_rows, resources)?;
+    let is_trained_here = builder.needs_training();
     if builder.needs_training() {
         progress::phase(Phase::Training);
         interruptible(resources.threads, || builder.train(&sample.rows))?;
@@ -133,7 +119,8 @@ fn stage_segment(
     builder.reserve(estimated_rows)?;
 
     progress::phase(Phase::Adding);
-    let added = add_rows(definition, heap, &mut builder, resources, estimated_rows)?;
+    let mut added = add_rows(definition, heap, &mut builder, resources, estimated_rows)?;
+    added.is_trained = is_trained_here;
     if added.tids.is_empty() {
         return Ok((None, added));
     }
@@ -144,18 +131,6 @@ fn stage_segment(
         segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids)
     })?;
     Ok((Some(staged), added))
-}
-
-/// Runs FAISS beside the main thread, which takes interrupts meanwhile.
-fn interruptible<T: Send, E: Send>(
-    threads: usize,
-    work: impl FnOnce() -> Result<T, E> + Send,
-) -> Result<T, E> {
-    exit::before_exit(engine::stop_worker);
-    let outcome = engine::on_worker(threads, &mut crate::pg::take_interrupts, work);
-    // Where FAISS noticed the interrupt first, PostgreSQL's own error is the one to raise.
-    pgrx::check_for_interrupts!();
-    outcome
 }
 
 // ---------------------------------------------------------------- sample
@@ -236,23 +211,22 @@ fn choose_builder<'a>(
 }
 
 /// FAISS ends the process when memory runs out in one of its threads; so the answer must be known before.
-fn check_memory(
+pub fn check_memory(
     builder: &Builder,
     factory: &str,
-    sample: &Sample,
+    training_rows: usize,
+    rows: u64,
     resources: Resources,
-) -> Result<(), BuildError> {
-    let tid_bytes = size_of::<Tid>() as u64;
-    let per_row = builder.bytes_per_row() + tid_bytes;
-    let training_bytes = builder.training_bytes_per_row() * sample.count as u64;
+) -> Result<(), IndexError> {
+    let per_row = builder.bytes_per_row() + size_of::<Tid>() as u64;
     let needed_bytes = builder.fixed_bytes()
-        + training_bytes
-        + per_row * sample.estimated_rows()
+        + builder.training_bytes_per_row() * training_rows as u64
+        + per_row * rows
         + 2 * resources.batch_bytes as u64;
     match memory::available_bytes() {
         Some(available_bytes) if needed_bytes > available_bytes => {
             let factory = factory.to_string();
-            Err(BuildError::Memory(MemoryShortage { factory, needed_bytes, available_bytes }))
+            Err(IndexError::Memory(MemoryShortage { factory, needed_bytes, available_bytes }))
         }
         _ => Ok(()),
     }
@@ -268,6 +242,8 @@ struct Added {
     /// Rows that FAISS cannot take, as their sums would overflow: they stay in the delta.
     strays: Vec<(Tid, Vec<f32>)>,
     heap_rows: f64,
+    /// The segment's models were learnt from this table.
+    is_trained: bool,
 }
 
 /// Adds every row of the table.
@@ -280,7 +256,7 @@ fn add_rows(
 ) -> Result<Added, IndexError> {
     progress::rows(0, estimated_rows);
     let (mut added, mut batch) = (Added::default(), Vec::<f32>::new());
-    let Added { tids, strays, heap_rows } = &mut added;
+    let Added { tids, strays, heap_rows, .. } = &mut added;
     let (mut start, mut run_blocks) = (0u32, 1u32);
     // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
     let end = heap.blocks();

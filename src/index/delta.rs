@@ -174,6 +174,27 @@ pub struct DeltaPage {
 }
 
 impl DeltaPage {
+    fn read(&mut self, rel: Rel, meta: &Meta, place: Place) -> Result<(), IndexError> {
+        let lock = PageLock::share(rel, place.block);
+        let body =
+            lock.view().body_of(meta.index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
+        if body.len() < DELTA_HEAD_BYTES {
+            return Err(IndexError::Damaged(format!("delta page {} is cut short", place.block)));
+        }
+        let (head, entries) = body.split_at(DELTA_HEAD_BYTES);
+        self.block = place.block;
+        self.head = DeltaHead::from_bytes(head);
+        self.entries.clear();
+        self.entries.extend_from_slice(entries);
+        Ok(())
+    }
+
+    /// The page behind it; None for the tail.
+    pub fn next(&self) -> Option<Place> {
+        let DeltaHead { next_block, next_chunk, .. } = self.head;
+        (next_block != NO_BLOCK).then_some(Place { block: next_block, chunk: next_chunk })
+    }
+
     pub fn tids(&self, layout: DeltaLayout) -> impl Iterator<Item = Tid> + '_ {
         self.entries.chunks_exact(layout.entry_bytes()).map(tid_from_bytes)
     }
@@ -208,45 +229,29 @@ pub struct Walker<'a> {
     rel: Rel,
     meta: &'a Meta,
     next: Option<Place>,
+    page: DeltaPage,
 }
 
 impl<'a> Walker<'a> {
     pub fn new(rel: Rel, meta: &'a Meta) -> Self {
-        Walker { rel, meta, next: Some(Place { block: meta.delta_head, chunk: meta.delta_head_chunk }) }
+        let start = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+        let page = DeltaPage { block: start.block, head: DeltaHead::EMPTY, entries: Vec::new() };
+        Walker { rel, meta, next: Some(start), page }
     }
 
     /// The next page; None at the end. `Stale` if a page was reused under the walker.
-    pub fn next(&mut self) -> Result<Option<DeltaPage>, IndexError> {
+    pub fn next_page(&mut self) -> Result<Option<&DeltaPage>, IndexError> {
         let Some(place) = self.next else {
             return Ok(None);
         };
         pgrx::check_for_interrupts!();
-        let page = read_page(self.rel, self.meta, place)?;
-        let head = page.head;
-        self.next =
-            (head.next_block != NO_BLOCK).then_some(Place { block: head.next_block, chunk: head.next_chunk });
+        self.page.read(self.rel, self.meta, place)?;
+        self.next = self.page.next();
         if self.next.is_some_and(|next| next.chunk <= place.chunk) {
             return Err(IndexError::Damaged(format!("delta page {} links back", place.block)));
         }
-        Ok(Some(page))
+        Ok(Some(&self.page))
     }
-}
-
-fn read_page(rel: Rel, meta: &Meta, place: Place) -> Result<DeltaPage, IndexError> {
-    let Place { block, chunk } = place;
-    let lock = PageLock::share(rel, block);
-    let view = lock.view();
-    let tag = view.tag().ok_or(IndexError::Stale)?;
-    let is_delta = matches!(tag.kind, PageKind::Delta | PageKind::Retired);
-    if tag.owner != meta.index_id || tag.chunk != chunk || !is_delta {
-        return Err(IndexError::Stale);
-    }
-    let body = view.body();
-    if body.len() < DELTA_HEAD_BYTES {
-        return Err(IndexError::Damaged(format!("delta page {block} is cut short")));
-    }
-    let (head, entries) = body.split_at(DELTA_HEAD_BYTES);
-    Ok(DeltaPage { block, head: DeltaHead::from_bytes(head), entries: entries.to_vec() })
 }
 
 /// Visits every row: `(tids, rows)` in batches, the rows one after the other. The slices are valid for one call.
@@ -258,7 +263,7 @@ pub fn for_each_row(
     const BATCH_ELEMENTS: usize = 64 * 1024;
     let (mut tids, mut rows) = (Vec::new(), Vec::new());
     let mut walker = Walker::new(rel, meta);
-    while let Some(page) = walker.next()? {
+    while let Some(page) = walker.next_page()? {
         page.read_rows(rel, meta, &mut tids, &mut rows)?;
         if rows.len() >= BATCH_ELEMENTS {
             visit(&tids, &rows)?;
@@ -286,11 +291,11 @@ pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexEr
     let mut frozen = Frozen { tids: Vec::new(), rows: Vec::new(), blocks: Vec::new(), rest };
     let mut walker = Walker::new(rel, meta);
     while size_of_val(frozen.rows.as_slice()) < max_bytes
-        && let Some(page) = walker.next()?
-        && let Some(rest) = walker.next
+        && let Some(page) = walker.next_page()?
+        && let Some(rest) = page.next()
     {
         page.read_rows(rel, meta, &mut frozen.tids, &mut frozen.rows)?;
-        push_blocks(rel, &page, &mut frozen.blocks)?;
+        push_blocks(rel, page, &mut frozen.blocks)?;
         frozen.rest = rest;
     }
     Ok(frozen)
@@ -327,7 +332,7 @@ fn for_each_overflow_page(
 pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
     let layout = DeltaLayout::new(meta.dims as usize);
     let (mut rows, mut walker) = (0, Walker::new(rel, meta));
-    while let Some(page) = walker.next()? {
+    while let Some(page) = walker.next_page()? {
         rows += page.tids(layout).count() as u64;
     }
     Ok(rows)
@@ -336,8 +341,8 @@ pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
 /// Every block that the delta uses.
 pub fn blocks(rel: Rel, meta: &Meta) -> Result<Vec<u32>, IndexError> {
     let (mut blocks, mut walker) = (Vec::new(), Walker::new(rel, meta));
-    while let Some(page) = walker.next()? {
-        push_blocks(rel, &page, &mut blocks)?;
+    while let Some(page) = walker.next_page()? {
+        push_blocks(rel, page, &mut blocks)?;
     }
     Ok(blocks)
 }
@@ -366,7 +371,7 @@ pub fn vacuum(
     let layout = DeltaLayout::new(meta.dims as usize);
     let mut found = DeltaVacuum::default();
     let (mut last_kept, mut walker) = (None, Walker::new(rel, meta));
-    while let Some(page) = walker.next()? {
+    while let Some(page) = walker.next_page()? {
         crate::pg::vacuum_delay_point();
         let dead: Vec<Tid> = page.tids(layout).filter(|&tid| is_dead(tid)).collect();
         let kept_rows = page.tids(layout).count() - dead.len();

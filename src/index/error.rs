@@ -25,6 +25,16 @@ pub enum IndexError {
     Dimensions { expected: usize, found: usize },
     #[error("the index has too many pieces of free space")]
     Fragmented,
+    #[error("not enough memory to build the index")]
+    Memory(MemoryShortage),
+}
+
+/// Not enough memory for a build, found out before it began.
+#[derive(Debug)]
+pub struct MemoryShortage {
+    pub factory: String,
+    pub needed_bytes: u64,
+    pub available_bytes: u64,
 }
 
 const REINDEX: &str = "Rebuild the index with REINDEX.";
@@ -64,6 +74,17 @@ impl From<IndexError> for SqlError {
             IndexError::Dimensions { .. } => SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message),
             IndexError::Fragmented => {
                 SqlError::new(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(REINDEX)
+            }
+            IndexError::Memory(shortage) => {
+                let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+                SqlError::new(Code::ERRCODE_OUT_OF_MEMORY, message)
+                    .detail(format!(
+                        "Building \"{}\" over this table takes about {} MB, and {} MB are available.",
+                        shortage.factory,
+                        megabytes(shortage.needed_bytes),
+                        megabytes(shortage.available_bytes)
+                    ))
+                    .hint("Choose a factory with smaller codes, such as IVF1024,SQ8 or IVF1024,PQ32x4fs.")
             }
         }
     }

@@ -196,6 +196,21 @@ impl SegmentRef {
     pub fn live_rows(&self) -> u64 {
         self.rows.saturating_sub(self.dead_rows)
     }
+
+    /// Its tier by live rows: 0 for fewer than `SMALL_SEGMENT_ROWS`, one more for each factor of `TIER_FACTOR`.
+    pub fn tier(&self) -> u32 {
+        tier(self.live_rows())
+    }
+}
+
+/// A segment of fewer live rows is Flat: to scan it takes no longer than to search a graph.
+pub const SMALL_SEGMENT_ROWS: u64 = 4096;
+/// How many times more rows the next tier of segments has.
+pub const TIER_FACTOR: u64 = 4;
+
+/// Tier of a segment of so many live rows.
+pub fn tier(live_rows: u64) -> u32 {
+    (live_rows / SMALL_SEGMENT_ROWS).checked_ilog(TIER_FACTOR).map_or(0, |power| power + 1)
 }
 
 /// The list of segments. Written anew for each change and never changed in place.
@@ -431,6 +446,11 @@ impl SegmentHead {
         let tids_end = self.tids_at + self.rows * TID_BYTES as u64;
         let misaligned = (tids_end + faiss_aligned_at) % 64;
         self.faiss_at = tids_end + (64 - misaligned) % 64;
+    }
+
+    /// Where FAISS's bytes lie in the payload.
+    pub fn faiss_range(&self) -> std::ops::Range<usize> {
+        self.faiss_at as usize..(self.faiss_at + self.faiss_bytes) as usize
     }
 
     pub fn payload_bytes(&self) -> u64 {

@@ -12,10 +12,15 @@
 
 pub mod blob;
 pub mod build;
+pub mod compact;
 pub mod delta;
 pub mod error;
 pub mod format;
+mod merge;
+mod native;
 pub mod opened;
+pub mod plan;
+pub mod seal;
 pub mod search;
 pub mod segment;
 pub mod space;

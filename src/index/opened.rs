@@ -28,7 +28,11 @@ pub struct OpenedSegment {
 
 impl OpenedSegment {
     pub fn live_rows(&self) -> u64 {
-        self.reference.rows - self.reference.dead_rows
+        self.reference.live_rows()
+    }
+
+    pub fn live_positions(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.reference.rows).filter(|&position| !self.is_dead(position))
     }
 
     pub fn is_dead(&self, position: u64) -> bool {
@@ -76,6 +80,9 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
         .into_iter()
         .map(|reference| {
             let same = known.iter().find(|one| one.reference.payload.id == reference.payload.id);
+            if let Some(same) = same.filter(|one| one.reference == reference) {
+                return Ok(same.clone());
+            }
             let segment = match same {
                 Some(one) => one.segment.clone(),
                 None => Arc::new(segment::open(rel, &reference, metric)?),

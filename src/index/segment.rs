@@ -41,8 +41,7 @@ pub struct Segment {
 impl Segment {
     fn open(mapping: Arc<Mapping>, expected: &SegmentRef, metric: Metric) -> Result<Self, IndexError> {
         let head = SegmentHead::decode(mapping.bytes())?;
-        let faiss = head.faiss_at as usize..(head.faiss_at + head.faiss_bytes) as usize;
-        let index = OpenIndex::open(mapping.clone(), faiss, metric)?;
+        let index = OpenIndex::open(mapping.clone(), head.faiss_range(), metric)?;
         let same = head.id == expected.payload.id
             && head.metric == metric.code()
             && (head.rows, index.rows()) == (expected.rows, expected.rows)
@@ -55,6 +54,16 @@ impl Segment {
 
     pub fn rows(&self) -> u64 {
         self.head.rows
+    }
+
+    /// FAISS's own bytes.
+    pub fn serial(&self) -> &[u8] {
+        &self.mapping.bytes()[self.head.faiss_range()]
+    }
+
+    /// FAISS's imbalance factor of the inverted lists in percent; 0 where there are none.
+    pub fn imbalance_percent(&self) -> u32 {
+        self.index.imbalance().map_or(0, |factor| (factor * 100.0) as u32)
     }
 
     /// The heap TID of a position, which is less than `rows`.
@@ -139,17 +148,24 @@ fn write_tids(writer: &mut CacheWriter, head: &SegmentHead, tids: &[Tid]) -> std
 }
 
 impl Staged {
-    /// Copies the payload to pages.
-    pub fn store(self, rel: Rel, logging: Logging) -> Result<SegmentRef, IndexError> {
+    /// Copies the payload to pages. `trained_rows`: live rows of the index when its models were trained, or 0.
+    pub fn store(self, rel: Rel, trained_rows: u64, logging: Logging) -> Result<SegmentRef, IndexError> {
         let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
-        Ok(SegmentRef {
+        let mut reference = SegmentRef {
             payload,
             rows: self.head.rows,
             dead_rows: 0,
             tombstones: None,
             factory: self.head.factory,
-            trained_rows: 0,
+            trained_rows,
             trained_imbalance_percent: 0,
-        })
+        };
+        if trained_rows > 0
+            && let Some(metric) = Metric::from_code(self.head.metric)
+        {
+            reference.trained_imbalance_percent =
+                Segment::open(self.mapping, &reference, metric)?.imbalance_percent();
+        }
+        Ok(reference)
     }
 }

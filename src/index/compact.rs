@@ -1,0 +1,105 @@
+//! Compaction: sealing what is due and merging segments until there is nothing left to do.
+
+use super::build::Resources;
+use super::error::IndexError;
+use super::format::Tid;
+use super::merge::{Host, Outcome, merge};
+use super::plan::{self, Effort};
+use super::{Snapshot, read_manifest, read_meta, retry, seal, space};
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+
+/// The table under the index, and those who wait.
+pub trait Surroundings {
+    /// Whether the table can be asked for rows now; opens it.
+    fn has_table(&mut self) -> bool;
+    /// Appends the row at `tid` as the table has it; false if no version of it is visible.
+    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
+    /// Whether somebody waits for a lock that conflicts with those of this process. Lets go of the table.
+    fn must_yield(&mut self) -> bool;
+}
+
+#[derive(Clone, Copy)]
+pub struct Settings {
+    pub resources: Resources,
+    /// A delta of more bytes than this is sealed.
+    pub delta_limit_bytes: usize,
+}
+
+/// Whether `run` would find something to do, as far as the manifest tells.
+pub fn is_due(rel: Rel, delta_limit_bytes: usize) -> Result<bool, IndexError> {
+    retry(|| {
+        let meta = read_meta(rel)?;
+        if seal::is_due(&meta, delta_limit_bytes) {
+            return Ok(true);
+        }
+        let segments = read_manifest(rel, &meta)?.segments;
+        let unknown = vec![0; segments.len()];
+        Ok(plan::next(&segments, &unknown, &meta.factory, Effort::Tiers).is_some())
+    })
+}
+
+/// Seals and merges until all is as it should be, or until others wait. Returns whether it came to that end. The caller
+/// holds the compaction lock.
+pub fn run(
+    rel: Rel,
+    effort: Effort,
+    settings: Settings,
+    surroundings: &mut dyn Surroundings,
+    _lock: &IndexLock,
+) -> Result<bool, IndexError> {
+    let mut compaction = Compaction { rel, settings, surroundings };
+    if effort == Effort::Everything {
+        seal::all(rel)?;
+    }
+    let is_finished = compaction.merge_all(effort)?;
+    let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
+    space::reclaim(rel)?;
+    Ok(is_finished)
+}
+
+struct Compaction<'a> {
+    rel: Rel,
+    settings: Settings,
+    surroundings: &'a mut dyn Surroundings,
+}
+
+impl Compaction<'_> {
+    fn merge_all(&mut self, effort: Effort) -> Result<bool, IndexError> {
+        loop {
+            if !self.goes_on()? {
+                return Ok(false);
+            }
+            let snapshot = Snapshot::open(self.rel)?;
+            let segments: Vec<_> =
+                snapshot.segments.iter().map(|segment| segment.reference.clone()).collect();
+            let imbalance: Vec<u32> =
+                snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
+            let Some(plan) = plan::next(&segments, &imbalance, &snapshot.meta.factory, effort) else {
+                return Ok(true);
+            };
+            let resources = self.settings.resources;
+            match merge(self.rel, &snapshot, &plan, resources, self)? {
+                Outcome::Done if effort == Effort::Tiers => {}
+                Outcome::Done => return Ok(true),
+                Outcome::Yielded | Outcome::RowsMissing => return Ok(false),
+            }
+        }
+    }
+}
+
+impl Host for Compaction<'_> {
+    fn has_table(&mut self) -> bool {
+        self.surroundings.has_table()
+    }
+
+    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool {
+        self.surroundings.exact_row(tid, row)
+    }
+
+    /// Inserts go on during a merge, so what they bring is sealed between its batches.
+    fn goes_on(&mut self) -> Result<bool, IndexError> {
+        seal::down_to(self.rel, self.settings.delta_limit_bytes)?;
+        Ok(!self.surroundings.must_yield())
+    }
+}

@@ -1,0 +1,402 @@
+//! Merging segments into one: what compaction does, one merge at a time.
+//!
+//! The sources are immutable and only the holder of the compaction lock removes segments, so the work needs no other
+//! lock. VACUUM goes on meanwhile and may set tombstones in the sources; under the maintenance lock, just before the
+//! result is published, those are carried over by TID.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::blob::{self, Logging};
+use super::build::{self, Resources, UNTRAINED_FACTORY};
+use super::error::IndexError;
+use super::format::{Manifest, SegmentRef, Tid};
+use super::native::interruptible;
+use super::opened::OpenedSegment;
+use super::plan::Plan;
+use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
+use crate::engine::{Builder, Metric};
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+
+/// Rows that are read from a segment in one go.
+const READ_ROWS: usize = 1024;
+/// The same for a sample, whose rows lie scattered: to find them, inverted lists are gone through once for each go.
+const SAMPLE_READ_ROWS: usize = 1 << 16;
+
+/// What a merge needs from outside.
+pub trait Host {
+    /// Whether the table can be asked now.
+    fn has_table(&mut self) -> bool;
+    /// Appends the row at `tid` as the table has it; false if no version of it is visible, or there is no table to ask.
+    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
+    /// Called between batches, without a lock on a buffer. False: give the merge up, others wait.
+    fn goes_on(&mut self) -> Result<bool, IndexError>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Given up for others who wait; nothing was changed.
+    Yielded,
+    /// There are rows that neither the segment nor the table could give; nothing was changed. Either FAISS cannot
+    /// decode rows that the table no longer shows, which VACUUM will remove, or the table could not be asked.
+    RowsMissing,
+}
+
+/// Merges the plan's sources. The caller holds the compaction lock since before it took the snapshot.
+pub fn merge(
+    rel: Rel,
+    snapshot: &Snapshot,
+    plan: &Plan,
+    resources: Resources,
+    host: &mut dyn Host,
+) -> Result<Outcome, IndexError> {
+    let sources: Vec<Arc<OpenedSegment>> =
+        plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
+    let base = plan.base.map(|at| snapshot.segments[at].clone());
+    let (builder, factory, trained_rows) = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    let mut merge = Merge {
+        metric: snapshot.metric,
+        resources,
+        host,
+        builder,
+        tids: Vec::new(),
+        batch: Vec::new(),
+        strays: (Vec::new(), Vec::new()),
+        outcome: Outcome::Done,
+    };
+    if let Some(base) = &base {
+        merge.tids.extend((0..base.segment.rows()).map(|position| base.segment.tid(position)));
+    }
+    for source in sources.iter().filter(|source| !is_same(Some(source), base.as_ref())) {
+        merge.add_segment(source)?;
+        if merge.outcome != Outcome::Done {
+            return Ok(merge.outcome);
+        }
+    }
+    if !merge.flush()? {
+        return Ok(Outcome::Yielded);
+    }
+    let Merge { builder, tids, strays, .. } = merge;
+    let staged = if tids.is_empty() {
+        None
+    } else {
+        let cache = segment::cache();
+        let key = segment::file_key(rel, blob::random_id()?);
+        Some(interruptible(resources.threads, || {
+            segment::stage(&cache, key, &builder, snapshot.metric, &factory, &tids)
+        })?)
+    };
+    drop(builder);
+
+    let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+    let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
+    let died = died_meanwhile(rel, &manifest, &sources)?;
+    let mut merged = match staged {
+        Some(staged) => vec![staged.store(rel, trained_rows, Logging::Now)?],
+        None => Vec::new(),
+    };
+    if let Some(result) = merged.first_mut() {
+        let dead = base.as_ref().map(|base| dead_now(rel, &manifest, base)).transpose()?.flatten();
+        set_dead(rel, result, &tids, base.as_ref().map_or(0, |base| base.segment.rows()), dead, &died)?;
+    }
+    merged.extend(store_strays(rel, snapshot, strays, &died)?);
+    replace(rel, &mut manifest, &sources, merged)?;
+    drop(lock);
+    Ok(Outcome::Done)
+}
+
+fn is_same(one: Option<&Arc<OpenedSegment>>, other: Option<&Arc<OpenedSegment>>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
+}
+
+// ---------------------------------------------------------------- the builder
+
+/// The index to add to, its factory string, and how many live rows its models were trained for.
+fn start(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    base: Option<&OpenedSegment>,
+    sources: &[Arc<OpenedSegment>],
+    resources: Resources,
+    host: &mut dyn Host,
+) -> Result<(Builder, String, u64), IndexError> {
+    let (dims, metric) = (snapshot.dims(), snapshot.metric);
+    let fresh = Builder::new(&plan.factory, dims, metric)?;
+    let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
+    build::check_memory(&fresh, &plan.factory, 0, plan.rows, resources)?;
+    let quantiser = match base {
+        Some(base) => Some((base, true)),
+        None if plan.retrain || !fresh.needs_training() => None,
+        None => newest_trained(snapshot, &plan.factory).map(|donor| (donor, false)),
+    };
+    if let Some((donor, keep_rows)) = quantiser {
+        let serial = donor.segment.serial();
+        let builder = interruptible(1, || Builder::resume(&plan.factory, dims, metric, serial, keep_rows))?;
+        return Ok((builder, plan.factory.clone(), donor.reference.trained_rows));
+    }
+    if !fresh.needs_training() {
+        return Ok((fresh, plan.factory.clone(), 0));
+    }
+    let wanted = fresh.training_rows();
+    let sample = sample(metric, sources, wanted.wanted as u64, host)?;
+    if sample.len() / dims < wanted.min {
+        let flat = Builder::new(UNTRAINED_FACTORY, dims, metric)?;
+        return Ok((flat, UNTRAINED_FACTORY.to_string(), 0));
+    }
+    let mut builder = fresh;
+    build::check_memory(&builder, &plan.factory, sample.len() / dims, plan.rows, resources)?;
+    interruptible(resources.threads, || builder.train(&sample))?;
+    Ok((builder, plan.factory.clone(), live_rows))
+}
+
+/// The segment whose quantiser has seen the most rows.
+fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a OpenedSegment> {
+    let trained = snapshot
+        .segments
+        .iter()
+        .filter(|segment| segment.reference.trained_rows > 0 && segment.reference.factory == factory);
+    trained.max_by_key(|segment| segment.reference.trained_rows).map(Arc::as_ref)
+}
+
+/// About `wanted` live rows, evenly from all sources.
+fn sample(
+    metric: Metric,
+    sources: &[Arc<OpenedSegment>],
+    wanted: u64,
+    host: &mut dyn Host,
+) -> Result<Vec<f32>, IndexError> {
+    let live_rows: u64 = sources.iter().map(|source| source.live_rows()).sum();
+    let step = (live_rows / wanted.max(1)).max(1) as usize;
+    let mut sample = Vec::new();
+    for source in sources {
+        let live: Vec<u64> = source.live_positions().step_by(step).collect();
+        for positions in live.chunks(SAMPLE_READ_ROWS) {
+            read(metric, source, positions, host, &mut |_, row| sample.extend_from_slice(row))?;
+        }
+    }
+    Ok(sample)
+}
+
+// ---------------------------------------------------------------- rows
+
+/// Reads the rows at `positions`: from the segment where it stores them, else from the table, else as FAISS decodes
+/// them. False if it cannot.
+fn read(
+    metric: Metric,
+    source: &OpenedSegment,
+    positions: &[u64],
+    host: &mut dyn Host,
+    visit: &mut dyn FnMut(u64, &[f32]),
+) -> Result<bool, IndexError> {
+    let index = &source.segment.index;
+    let mut hidden = Vec::new();
+    let mut row = Vec::new();
+    if index.stores_rows() {
+        hidden.extend_from_slice(positions);
+    } else if !host.has_table() {
+        return Ok(false);
+    } else {
+        for &position in positions {
+            row.clear();
+            let is_visible = host.exact_row(source.segment.tid(position), &mut row);
+            if is_visible && row.len() == index.dims() && metric.prepare(&mut row) {
+                visit(position, &row);
+            } else {
+                hidden.push(position);
+            }
+        }
+    }
+    if hidden.is_empty() {
+        return Ok(true);
+    }
+    if !index.can_decode() {
+        return Ok(false);
+    }
+    let mut rows = Vec::new();
+    index.rows_at(&hidden, &mut rows)?;
+    for (&position, row) in hidden.iter().zip(rows.chunks_exact(index.dims())) {
+        visit(position, row);
+    }
+    Ok(true)
+}
+
+struct Merge<'a> {
+    metric: Metric,
+    resources: Resources,
+    host: &'a mut dyn Host,
+    builder: Builder,
+    /// By position; those of `batch` are in.
+    tids: Vec<Tid>,
+    batch: Vec<f32>,
+    /// Rows that the builder cannot take, as its sums would overflow.
+    strays: (Vec<Tid>, Vec<f32>),
+    outcome: Outcome,
+}
+
+impl Merge<'_> {
+    /// Adds the live rows of a source, or says in `outcome` why not.
+    fn add_segment(&mut self, source: &OpenedSegment) -> Result<(), IndexError> {
+        if source.segment.index.stores_rows() {
+            return self.add_stored(source);
+        }
+        let live: Vec<u64> = source.live_positions().collect();
+        for positions in live.chunks(READ_ROWS) {
+            let mut rows: Vec<(u64, Vec<f32>)> = Vec::with_capacity(positions.len());
+            let is_complete = read(self.metric, source, positions, self.host, &mut |position, row| {
+                rows.push((position, row.to_vec()));
+            })?;
+            if !is_complete {
+                self.outcome = Outcome::RowsMissing;
+                return Ok(());
+            }
+            for (position, row) in rows {
+                self.push(source.segment.tid(position), &row);
+            }
+            if !self.flush_if_full()? {
+                self.outcome = Outcome::Yielded;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn add_stored(&mut self, source: &OpenedSegment) -> Result<(), IndexError> {
+        let dims = source.segment.index.dims();
+        let mut stopped = Ok(true);
+        source.segment.index.all_rows(READ_ROWS, &mut |positions, rows| {
+            for (&position, row) in positions.iter().zip(rows.chunks_exact(dims)) {
+                if !source.is_dead(position) {
+                    self.push(source.segment.tid(position), row);
+                }
+            }
+            stopped = self.flush_if_full();
+            matches!(stopped, Ok(true))
+        })?;
+        if !stopped? {
+            self.outcome = Outcome::Yielded;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, tid: Tid, row: &[f32]) {
+        if self.builder.accepts(row) {
+            self.tids.push(tid);
+            self.batch.extend_from_slice(row);
+        } else {
+            self.strays.0.push(tid);
+            self.strays.1.extend_from_slice(row);
+        }
+    }
+
+    fn flush_if_full(&mut self) -> Result<bool, IndexError> {
+        if size_of_val(self.batch.as_slice()) < self.resources.batch_bytes { Ok(true) } else { self.flush() }
+    }
+
+    /// Hands the batch to FAISS. False: others wait.
+    fn flush(&mut self) -> Result<bool, IndexError> {
+        if !self.host.goes_on()? {
+            return Ok(false);
+        }
+        interruptible(self.resources.threads, || self.builder.add(&self.batch))?;
+        self.batch.clear();
+        Ok(true)
+    }
+}
+
+// ---------------------------------------------------------------- the end of a merge
+
+/// A source in the manifest as it is now.
+fn find<'a>(manifest: &'a Manifest, source: &OpenedSegment) -> Result<&'a SegmentRef, IndexError> {
+    let id = source.reference.payload.id;
+    manifest
+        .segments
+        .iter()
+        .find(|segment| segment.payload.id == id)
+        .ok_or_else(|| IndexError::Damaged(format!("segment {id:032x} vanished while it was merged")))
+}
+
+/// The source's bitmap as VACUUM left it last.
+fn dead_now(rel: Rel, manifest: &Manifest, source: &OpenedSegment) -> Result<Option<Vec<u8>>, IndexError> {
+    let tombstones = find(manifest, source)?.tombstones.as_ref();
+    tombstones.map(|tombstones| blob::read_to_vec(rel, tombstones)).transpose()
+}
+
+/// TIDs that got a tombstone since the snapshot.
+fn died_meanwhile(
+    rel: Rel,
+    manifest: &Manifest,
+    sources: &[Arc<OpenedSegment>],
+) -> Result<HashSet<Tid>, IndexError> {
+    let mut died = HashSet::new();
+    for source in sources {
+        if find(manifest, source)?.tombstones == source.reference.tombstones {
+            continue;
+        }
+        let Some(bits) = dead_now(rel, manifest, source)? else { continue };
+        let is_dead = |position: &u64| bits[(position / 8) as usize] >> (position % 8) & 1 == 1;
+        died.extend(source.live_positions().filter(is_dead).map(|position| source.segment.tid(position)));
+    }
+    Ok(died)
+}
+
+/// Gives the result its tombstones: those of the base, whose positions it keeps, and behind them those of rows that
+/// died meanwhile.
+fn set_dead(
+    rel: Rel,
+    result: &mut SegmentRef,
+    tids: &[Tid],
+    base_rows: u64,
+    base_dead: Option<Vec<u8>>,
+    died: &HashSet<Tid>,
+) -> Result<(), IndexError> {
+    let mut bits = base_dead.unwrap_or_default();
+    bits.resize(tids.len().div_ceil(8), 0);
+    for position in (base_rows as usize..tids.len()).filter(|&position| died.contains(&tids[position])) {
+        bits[position / 8] |= 1 << (position % 8);
+    }
+    result.dead_rows = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    if result.dead_rows > 0 {
+        result.tombstones = Some(blob::write(rel, blob::random_id()?, &bits, Logging::Now)?);
+    }
+    Ok(())
+}
+
+/// Rows that the result cannot hold stay in a Flat segment of their own.
+fn store_strays(
+    rel: Rel,
+    snapshot: &Snapshot,
+    (tids, rows): (Vec<Tid>, Vec<f32>),
+    died: &HashSet<Tid>,
+) -> Result<Option<SegmentRef>, IndexError> {
+    let (mut live_tids, mut live_rows) = (Vec::new(), Vec::new());
+    for (tid, row) in tids.iter().zip(rows.chunks_exact(snapshot.dims())) {
+        if !died.contains(tid) {
+            live_tids.push(*tid);
+            live_rows.extend_from_slice(row);
+        }
+    }
+    seal::flat_segment(rel, &snapshot.meta, &live_tids, &live_rows)
+}
+
+/// Publishes the manifest with the result in the sources' place, and gives their pages and files back.
+fn replace(
+    rel: Rel,
+    manifest: &mut Manifest,
+    sources: &[Arc<OpenedSegment>],
+    merged: Vec<SegmentRef>,
+) -> Result<(), IndexError> {
+    let is_source =
+        |segment: &SegmentRef| sources.iter().any(|source| source.reference.payload.id == segment.payload.id);
+    let (replaced, kept): (Vec<_>, Vec<_>) = manifest.segments.drain(..).partition(is_source);
+    manifest.segments = merged.into_iter().chain(kept).collect();
+    publish(rel, manifest, None)?;
+    let old = Manifest { segments: replaced };
+    space::retire(rel, old.blobs().flat_map(|blob| blob.blocks()));
+    let cache = segment::cache();
+    for segment in &old.segments {
+        cache.remove(&segment::file_key(rel, segment.payload.id));
+    }
+    Ok(())
+}

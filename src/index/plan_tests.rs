@@ -1,0 +1,146 @@
+#![allow(clippy::unwrap_used)]
+use super::super::format::BlobRef;
+use super::*;
+
+fn segment(factory: &str, rows: u64, dead_rows: u64) -> SegmentRef {
+    SegmentRef {
+        payload: BlobRef { id: u128::from(rows), bytes: 0, crc32c: 0, extents: Vec::new() },
+        rows,
+        dead_rows,
+        tombstones: None,
+        factory: factory.into(),
+        trained_rows: 0,
+        trained_imbalance_percent: 0,
+    }
+}
+
+fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
+    SegmentRef {
+        trained_rows: rows,
+        trained_imbalance_percent: imbalance_percent,
+        ..segment("IVF64,Flat", rows, 0)
+    }
+}
+
+fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
+    next(segments, &vec![0; segments.len()], factory, Effort::Tiers)
+}
+
+#[test]
+fn a_tier_starts_at_each_power_of_the_factor() {
+    let tiers = [0, 4095, 4096, 16_383, 16_384, 65_536, 1 << 30].map(tier);
+    assert_eq!(tiers, [0, 0, 1, 1, 2, 3, 10]);
+}
+
+#[test]
+fn three_segments_of_a_tier_stay_and_four_become_one() {
+    let small = || segment("Flat", 2000, 0);
+    assert_eq!(tiers(&[small(), small(), small()], "HNSW32"), None);
+    let plan = tiers(&[small(), small(), small(), small()], "HNSW32").unwrap();
+    assert_eq!(plan.sources, [0, 1, 2, 3]);
+    assert_eq!((plan.factory.as_str(), plan.base, plan.rows), ("HNSW32", None, 8000));
+}
+
+#[test]
+fn a_small_result_is_flat() {
+    let tiny = || segment("Flat", 100, 0);
+    assert_eq!(tiers(&[tiny(), tiny(), tiny(), tiny()], "HNSW32").unwrap().factory, "Flat");
+}
+
+#[test]
+fn smaller_segments_go_along_with_a_full_tier() {
+    let segments = [
+        segment("HNSW32", 5000, 0),
+        segment("HNSW32", 200_000, 0),
+        segment("HNSW32", 6000, 0),
+        segment("HNSW32", 7000, 0),
+        segment("Flat", 10, 0),
+        segment("HNSW32", 5000, 0),
+    ];
+    let plan = tiers(&segments, "HNSW32").unwrap();
+    assert_eq!(plan.sources, [0, 2, 3, 4, 5]);
+    assert_eq!(plan.base, Some(3), "the largest is added to");
+}
+
+#[test]
+fn the_number_of_segments_grows_with_the_logarithm_of_the_rows() {
+    let mut segments: Vec<SegmentRef> = Vec::new();
+    let (mut written_rows, mut most_segments) = (0, 0);
+    let (seals, rows_per_seal) = (2000, 2500);
+    for _ in 0..seals {
+        segments.push(segment("Flat", rows_per_seal, 0));
+        while let Some(plan) = tiers(&segments, "HNSW32") {
+            written_rows += plan.rows;
+            let mut at = 0;
+            segments.retain(|_| {
+                at += 1;
+                !plan.sources.contains(&(at - 1))
+            });
+            segments.push(segment(&plan.factory, plan.rows, 0));
+        }
+        most_segments = most_segments.max(segments.len());
+    }
+    let rows = seals * rows_per_seal;
+    assert!(most_segments <= 3 * (tier(rows) as usize + 1), "{most_segments} segments");
+    assert!(
+        written_rows <= rows * u64::from(tier(rows) + 1),
+        "a row was written {} times",
+        written_rows / rows
+    );
+}
+
+#[test]
+fn a_segment_with_many_dead_rows_is_written_anew_without_them() {
+    let segments = [segment("HNSW32", 10_000, 2500), segment("HNSW32", 100_000, 25_001)];
+    let plan = tiers(&segments, "HNSW32").unwrap();
+    assert_eq!((plan.sources, plan.base, plan.rows), (vec![1], None, 74_999));
+    assert_eq!(tiers(&segments[..1], "HNSW32"), None);
+}
+
+#[test]
+fn a_base_with_many_dead_rows_is_not_added_to() {
+    let segments = [
+        segment("HNSW32", 10_000, 1001),
+        segment("HNSW32", 5000, 0),
+        segment("HNSW32", 5000, 0),
+        segment("HNSW32", 5000, 0),
+    ];
+    assert_eq!(tiers(&segments, "HNSW32").unwrap().base, None);
+}
+
+#[test]
+fn the_quantiser_is_trained_again_after_tenfold_growth() {
+    let old = trained(10_000, 120);
+    let more = |rows| [old.clone(), segment("IVF64,Flat", rows, 0)];
+    assert_eq!(tiers(&more(89_999), "IVF64,Flat"), None);
+    let plan = tiers(&more(90_000), "IVF64,Flat").unwrap();
+    assert_eq!((plan.retrain, plan.sources, plan.base), (true, vec![0, 1], None));
+    // Whoever was trained on more rows counts.
+    let [old, new] = more(90_000);
+    let newer = SegmentRef { trained_rows: 50_000, ..new };
+    assert_eq!(tiers(&[old, newer], "IVF64,Flat"), None);
+}
+
+#[test]
+fn badly_unbalanced_lists_are_trained_again() {
+    let segments = [trained(10_000, 150)];
+    let plan = |imbalance| next(&segments, &[imbalance], "IVF64,Flat", Effort::Tiers);
+    assert_eq!(plan(400), None);
+    assert!(plan(401).unwrap().retrain);
+    // Data that is so by nature is not trained again for ever.
+    assert_eq!(next(&[trained(10_000, 300)], &[500], "IVF64,Flat", Effort::Tiers), None);
+}
+
+#[test]
+fn everything_becomes_one_segment_without_dead_rows() {
+    let everything =
+        |segments: &[SegmentRef]| next(segments, &vec![0; segments.len()], "HNSW32", Effort::Everything);
+    assert_eq!(everything(&[]), None);
+    assert_eq!(everything(&[segment("HNSW32", 10_000, 0)]), None);
+    assert!(everything(&[segment("HNSW32", 10_000, 1)]).is_some());
+    assert!(everything(&[segment("Flat", 10_000, 0)]).is_some(), "the factory that was asked for");
+    let plan = everything(&[segment("HNSW32", 10_000, 1), segment("Flat", 10, 0)]).unwrap();
+    assert_eq!((plan.base, plan.rows), (None, 10_009));
+    let plan = everything(&[segment("HNSW32", 10_000, 0), segment("Flat", 10, 0)]).unwrap();
+    assert_eq!(plan.base, Some(0));
+}

@@ -1,0 +1,88 @@
+//! Sealing: the oldest part of the delta becomes a Flat segment, exact as the delta was.
+//!
+//! What is sealed lies before the delta's last page, so nobody appends to it, and the maintenance lock keeps VACUUM
+//! from taking rows out of it. One WAL record adds the segment to the manifest and moves the delta's start behind what
+//! went into it (invariant 4): a search finds each row in the one or the other.
+
+use super::blob::{self, Logging};
+use super::error::IndexError;
+use super::format::{Meta, PAGE_BYTES, SegmentRef, Tid};
+use super::{delta, metric_of, publish, read_manifest, read_meta, segment, space};
+use crate::engine::Builder;
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+
+/// What a sealed delta becomes: it needs no training, and no row is beyond it.
+const SEALED_FACTORY: &str = "Flat";
+/// The most bytes of rows that one segment takes: they are in memory twice while it is made.
+const MAX_SEALED_BYTES: usize = 64 << 20;
+
+/// Whether the delta has grown beyond `limit_bytes` of pages.
+pub fn is_due(meta: &Meta, limit_bytes: usize) -> bool {
+    // The last page is never sealed.
+    meta.delta_blocks() > 1 && meta.delta_blocks() as usize * PAGE_BYTES > limit_bytes
+}
+
+/// Seals until the delta is within `limit_bytes`. Returns the rows that were sealed.
+pub fn down_to(rel: Rel, limit_bytes: usize) -> Result<u64, IndexError> {
+    let mut sealed_rows = 0;
+    while is_due(&read_meta(rel)?, limit_bytes) {
+        let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        sealed_rows += seal(rel, MAX_SEALED_BYTES, &lock)?;
+    }
+    Ok(sealed_rows)
+}
+
+/// Seals every row that is in the delta now.
+pub fn all(rel: Rel) -> Result<u64, IndexError> {
+    delta::roll(rel)?;
+    let end = read_meta(rel)?.delta_next_chunk - 1;
+    let mut sealed_rows = 0;
+    while read_meta(rel)?.delta_head_chunk < end {
+        let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        sealed_rows += seal(rel, MAX_SEALED_BYTES, &lock)?;
+    }
+    Ok(sealed_rows)
+}
+
+/// One small segment if nobody else is at it: what an insert can do by itself.
+pub fn try_one(rel: Rel, max_bytes: usize) -> Result<(), IndexError> {
+    if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
+        seal(rel, max_bytes.min(MAX_SEALED_BYTES), &lock)?;
+    }
+    Ok(())
+}
+
+/// Seals about `max_bytes` of the oldest rows, under the maintenance lock.
+fn seal(rel: Rel, max_bytes: usize, _lock: &IndexLock) -> Result<u64, IndexError> {
+    let meta = read_meta(rel)?;
+    let frozen = delta::freeze(rel, &meta, max_bytes)?;
+    if frozen.blocks.is_empty() {
+        return Ok(0);
+    }
+    let mut manifest = read_manifest(rel, &meta)?;
+    manifest.segments.extend(flat_segment(rel, &meta, &frozen.tids, &frozen.rows)?);
+    publish(rel, &manifest, Some(frozen.rest))?;
+    space::retire(rel, frozen.blocks.iter().copied());
+    Ok(frozen.tids.len() as u64)
+}
+
+/// A Flat segment of these rows (by position, in the form that is indexed), stored in pages; None for no rows.
+pub fn flat_segment(
+    rel: Rel,
+    meta: &Meta,
+    tids: &[Tid],
+    rows: &[f32],
+) -> Result<Option<SegmentRef>, IndexError> {
+    if tids.is_empty() {
+        return Ok(None);
+    }
+    let metric = metric_of(meta)?;
+    let mut builder = Builder::new(SEALED_FACTORY, meta.dims as usize, metric)?;
+    builder.reserve(tids.len() as u64)?;
+    builder.add(rows)?;
+    let key = segment::file_key(rel, blob::random_id()?);
+    let staged = segment::stage(&segment::cache(), key, &builder, metric, SEALED_FACTORY, tids)?;
+    drop(builder);
+    staged.store(rel, 0, Logging::Now).map(Some)
+}

@@ -278,3 +278,6 @@ CREATE FUNCTION vekter_index_stats(
     OUT format_version integer
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'vekter_index_stats_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 1;
+
+CREATE FUNCTION vekter_compact(index regclass) RETURNS void
+    AS 'MODULE_PATHNAME', 'vekter_compact_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

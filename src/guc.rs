@@ -11,6 +11,11 @@ static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Candidates per wanted row that are ranked by exact distance where codes are lossy; 0 = automatic.
 static K_FACTOR: GucSetting<f64> = GucSetting::<f64>::new(0.0);
 
+/// Size of the delta beyond which it is sealed, in kB. Measured: an exact search of 2,500 rows of 384 dimensions takes
+/// under a millisecond.
+static DELTA_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(4096);
+static BACKGROUND_COMPACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 /// Registers the settings, in `_PG_init`.
 pub fn register() {
     let flags = GucFlags::default();
@@ -44,6 +49,24 @@ pub fn register() {
         GucContext::Userset,
         flags,
     );
+    GucRegistry::define_int_guc(
+        c"vekter.delta_limit",
+        c"Sets how much newly inserted data a faiss index searches row by row before it is sealed into a segment.",
+        c"A larger delta makes searches slower and inserts cheaper.",
+        &DELTA_LIMIT,
+        64,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_bool_guc(
+        c"vekter.background_compaction",
+        c"Lets inserts and VACUUM start a background worker that seals and merges segments of a faiss index.",
+        c"Without it, VACUUM and inserting sessions do the work themselves.",
+        &BACKGROUND_COMPACTION,
+        GucContext::Userset,
+        flags,
+    );
     // SAFETY: called while the library is loaded; the name is copied.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"vekter".as_ptr()) };
 }
@@ -57,4 +80,12 @@ pub fn search_params() -> SearchParams {
         ef_search: positive(EF_SEARCH.get()),
         k_factor: (k_factor > 0.0).then_some(k_factor.max(1.0)),
     }
+}
+
+pub fn delta_limit_bytes() -> usize {
+    DELTA_LIMIT.get().max(0) as usize * 1024
+}
+
+pub fn background_compaction() -> bool {
+    BACKGROUND_COMPACTION.get()
 }

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::tid_of;
+use super::{maintenance, tid_of};
 use crate::index;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
@@ -25,7 +25,11 @@ pub unsafe extern "C-unwind" fn aminsert(
     if !is_null {
         // SAFETY: PostgreSQL keeps the relation open and locked, the pointer valid, and the datum is a vector.
         let (index, tid, vector) = unsafe { (Rel::new(index), tid_of(tid), Vector::from_datum(datum)) };
-        index::insert(index, tid, vector.as_slice()).or_raise();
+        let growth = index::insert(index, tid, vector.as_slice()).or_raise();
+        drop(vector);
+        if let Some(delta_blocks) = growth {
+            maintenance::after_growth(index, delta_blocks).or_raise();
+        }
     }
     // The result counts for unique indexes only.
     false

@@ -6,9 +6,11 @@ pub mod build;
 pub mod cost;
 pub mod definition;
 pub mod insert;
+pub mod maintenance;
 pub mod options;
 pub mod plan_hint;
 pub mod scan;
+pub mod table;
 pub mod vacuum;
 pub mod validate;
 

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use pgrx::{PgBox, pg_sys};
 
-use super::item_pointer;
+use super::{item_pointer, maintenance};
 use crate::index::format::Tid;
 use crate::index::{space::Space, vacuum};
 use crate::pg::error::OrRaise;
@@ -47,6 +47,7 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     // SAFETY: PostgreSQL keeps the index open and locked.
     let index = unsafe { Rel::new(info.index) };
     let counted_before = !stats.is_null();
+    maintenance::after_vacuum(index).or_raise();
     let space = vacuum::clean_up(index).or_raise();
     let mut stats = stats_or_new(stats);
     if !counted_before {

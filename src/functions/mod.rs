@@ -1,5 +1,6 @@
 //! What users call beside operators. All of it runs with the caller's privileges.
 
+mod compact;
 mod create;
 mod knn;
 mod stats;

@@ -1,7 +1,7 @@
 //! `vekter_index_stats()`: what is in an index, in one row.
 
 use pgrx::prelude::*;
-use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
+use pgrx::{PgRelation, pg_sys};
 
 use super::target;
 use crate::index::error::IndexError;
@@ -35,13 +35,7 @@ fn vekter_index_stats(
 }
 
 fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
-    let index = target::find_index(relation)?;
-    // SAFETY: looks a catalogue row up by its oid.
-    if unsafe { pg_sys::get_rel_relkind(index) } as u8 == b'I' {
-        let message = format!("index \"{}\" is partitioned", target::relation_name(index)?);
-        return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
-            .hint("Name the index of one of its partitions."));
-    }
+    let index = target::find_single_index(relation)?;
     // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
     // by Drop.
     let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };

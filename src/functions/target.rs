@@ -98,6 +98,18 @@ pub fn find_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
     }
 }
 
+/// As `find_index`, for functions that deal with the pages of one index.
+pub fn find_single_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
+    let index = find_index(relation)?;
+    // SAFETY: looks a catalogue row up by its oid.
+    if unsafe { pg_sys::get_rel_relkind(index) } as u8 == b'I' {
+        let message = format!("index \"{}\" is partitioned", relation_name(index)?);
+        return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
+            .hint("Name the index of one of its partitions."));
+    }
+    Ok(index)
+}
+
 /// Everything about the index that `relation` means.
 pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
     let index = find_index(relation)?;

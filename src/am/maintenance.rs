@@ -1,0 +1,236 @@
+//! Who seals and compacts an index, and when.
+//!
+//! An insert that makes the delta too large asks for a background worker, and seals one small segment by itself where
+//! none keeps up with it. VACUUM seals, and asks for a worker to merge. `vekter_compact()` does everything at once.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+
+use super::table::TableRows;
+use crate::guc;
+use crate::index::build::Resources;
+use crate::index::compact::{self, Settings, Surroundings};
+use crate::index::format::{PAGE_BYTES, Tid};
+use crate::index::plan::Effort;
+use crate::index::seal;
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::lock::{self, IndexLock, Purpose};
+use crate::pg::owner::ActingAsOwner;
+use crate::pg::relation::{OpenRelation, Rel};
+use crate::pg::{self, worker};
+
+/// How many times larger than its limit the delta is when inserts begin to seal it themselves.
+const SELF_SEALING_GROWTH: usize = 4;
+/// A backend asks for a worker for an index at most so often.
+const REQUEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a worker waits for more to do, and how often it looks.
+const LINGER: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
+/// Rows are handed to FAISS in batches of so many bytes, so that a merge takes no longer than a few seconds to notice
+/// what happens around it.
+const BATCH_BYTES: usize = 16 << 20;
+/// Compaction keeps its index from being changed by others than readers, writers and VACUUM, and can tell if somebody
+/// waits for that. The table it locks for the time of a batch, if it must be asked for rows, and never waits for it.
+pub const INDEX_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
+const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
+
+/// The worker's name in pg_stat_activity, and its main function (below).
+const WORKER_NAME: &str = "vekter compactor";
+const WORKER_MAIN: &str = "vekter_compactor_main";
+
+fn settings() -> Settings {
+    // SAFETY: a plain read of a setting.
+    let workers = unsafe { pg_sys::max_parallel_maintenance_workers };
+    Settings {
+        resources: Resources { threads: workers.max(1) as usize, batch_bytes: BATCH_BYTES },
+        delta_limit_bytes: guc::delta_limit_bytes(),
+    }
+}
+
+/// An insert has made the delta grow to so many pages.
+pub fn after_growth(index: Rel, delta_blocks: u32) -> Result<(), SqlError> {
+    let (bytes, limit) = (delta_blocks as usize * PAGE_BYTES, guc::delta_limit_bytes());
+    if bytes <= limit {
+        return Ok(());
+    }
+    let has_help = guc::background_compaction() && !index.is_temporary();
+    if has_help && is_time_to_ask(index) {
+        request_worker(index);
+    }
+    if !has_help || bytes > limit.saturating_mul(SELF_SEALING_GROWTH) {
+        seal::try_one(index, limit)?;
+    }
+    Ok(())
+}
+
+/// The last thing that VACUUM does with an index.
+pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
+    let settings = settings();
+    seal::down_to(index, settings.delta_limit_bytes)?;
+    if !compact::is_due(index, settings.delta_limit_bytes)? {
+        return Ok(());
+    }
+    if guc::background_compaction() && !index.is_temporary() && request_worker(index) {
+        return Ok(());
+    }
+    // VACUUM's own snapshot keeps nothing from being removed, so the table cannot be asked for rows.
+    if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
+        compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock)?;
+    }
+    Ok(())
+}
+
+/// `vekter_compact()`: one segment without dead rows. The index is locked in `INDEX_LOCK`.
+pub fn compact_everything(index: Rel) -> Result<(), SqlError> {
+    let _owner = ActingAsOwner::of(index);
+    let lock = IndexLock::acquire(index, Purpose::Compaction);
+    compact::run(index, Effort::Everything, settings(), &mut Table::under(index, false), &lock)?;
+    super::vacuum::sweep_cache(index);
+    Ok(())
+}
+
+// ---------------------------------------------------------------- the worker
+
+/// Whether this backend has not asked for some time.
+fn is_time_to_ask(index: Rel) -> bool {
+    thread_local! {
+        static ASKED: RefCell<HashMap<u32, Instant>> = RefCell::default();
+    }
+    let now = Instant::now();
+    ASKED.with_borrow_mut(|asked| {
+        asked.retain(|_, when| now.duration_since(*when) < REQUEST_PAUSE);
+        asked.insert(index.oid().to_u32(), now).is_none()
+    })
+}
+
+/// True if a worker is on its way or at work.
+fn request_worker(index: Rel) -> bool {
+    let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) else {
+        return true;
+    };
+    drop(lock);
+    // SAFETY: set at session start.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let argument = u64::from(database.to_u32()) << 32 | u64::from(index.oid().to_u32());
+    worker::request(WORKER_NAME, WORKER_MAIN, argument)
+}
+
+/// The background worker: compacts one index until there is nothing left to do, and some time longer.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
+    let argument = argument.value() as u64;
+    worker::connect(pg_sys::Oid::from((argument >> 32) as u32));
+    let index = pg_sys::Oid::from(argument as u32);
+    while worker::transaction(|| round(index).or_raise()) {}
+}
+
+/// One transaction of the worker. True: there is more to do.
+fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
+    // It may be gone by now, or not yet visible.
+    let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(false) };
+    let index = open.rel();
+    let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) else { return Ok(false) };
+    worker::report(&format!("compacting index \"{}\"", index.name()));
+    let mut table = Table::under(index, true);
+    {
+        let _owner = ActingAsOwner::of(index);
+        if !compact::run(index, Effort::Tiers, settings(), &mut table, &lock)? {
+            return Ok(false);
+        }
+    }
+    super::vacuum::sweep_cache(index);
+    let start = Instant::now();
+    while start.elapsed() < LINGER && !table.must_yield() {
+        if compact::is_due(index, guc::delta_limit_bytes())? {
+            return Ok(true);
+        }
+        worker::nap(LOOK);
+    }
+    Ok(false)
+}
+
+// ---------------------------------------------------------------- surroundings
+
+/// The table under an index that is compacted.
+struct Table {
+    index: Rel,
+    yields: bool,
+    // In this order they are dropped.
+    rows: Option<(TableRows, ActiveSnapshot, OpenRelation)>,
+}
+
+impl Table {
+    fn under(index: Rel, yields: bool) -> Self {
+        Table { index, yields, rows: None }
+    }
+}
+
+impl Surroundings for Table {
+    fn has_table(&mut self) -> bool {
+        if self.rows.is_none() {
+            // SAFETY: looks a catalogue row up by its oid.
+            let heap = unsafe { pg_sys::IndexGetRelation(self.index.oid(), true) };
+            self.rows = OpenRelation::try_open(heap, TABLE_LOCK).map(|heap| {
+                let snapshot = ActiveSnapshot::latest();
+                // SAFETY: the index stays open while `self` lives, and the rows are dropped before the other two.
+                (unsafe { TableRows::open(heap.rel(), self.index, snapshot.0) }, snapshot, heap)
+            });
+        }
+        self.rows.is_some()
+    }
+
+    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool {
+        let Some((rows, ..)) = &mut self.rows else { return false };
+        rows.with_row(tid, |vector| row.extend_from_slice(vector.as_slice())).is_some()
+    }
+
+    fn must_yield(&mut self) -> bool {
+        self.rows = None;
+        pg::take_interrupts();
+        self.yields && lock::has_waiters(self.index)
+    }
+}
+
+/// No table to ask, and nobody who waits.
+struct Bystander;
+
+impl Surroundings for Bystander {
+    fn has_table(&mut self) -> bool {
+        false
+    }
+
+    fn exact_row(&mut self, _tid: Tid, _row: &mut Vec<f32>) -> bool {
+        false
+    }
+
+    fn must_yield(&mut self) -> bool {
+        pg::take_interrupts();
+        false
+    }
+}
+
+/// A snapshot of now, also for the functions in index expressions.
+struct ActiveSnapshot(pg_sys::Snapshot);
+
+impl ActiveSnapshot {
+    fn latest() -> Self {
+        // SAFETY: called in a transaction.
+        unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            ActiveSnapshot(pg_sys::GetActiveSnapshot())
+        }
+    }
+}
+
+impl Drop for ActiveSnapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pushed in `latest`; what is pushed in between is popped in between.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}

@@ -67,6 +67,8 @@ pub fn register() {
         GucContext::Userset,
         flags,
     );
+    #[cfg(feature = "failpoints")]
+    failpoints::register();
     // SAFETY: called while the library is loaded; the name is copied.
     unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"vekter".as_ptr()) };
 }
@@ -88,4 +90,58 @@ pub fn delta_limit_bytes() -> usize {
 
 pub fn background_compaction() -> bool {
     BACKGROUND_COMPACTION.get()
+}
+
+#[cfg(feature = "failpoints")]
+mod failpoints {
+    use core::ffi::{CStr, c_char, c_void};
+    use std::ffi::CString;
+
+    use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+
+    use crate::failpoint;
+
+    static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+    pub fn register() {
+        // SAFETY: the hooks do not unwind.
+        unsafe {
+            GucRegistry::define_string_guc_with_hooks(
+                c"vekter.failpoint",
+                c"Arms failpoints, for tests.",
+                c"A list of name=action or name=action@arrival, where an action is crash, error, enospc or wait.",
+                &FAILPOINT,
+                GucContext::Suset,
+                GucFlags::default(),
+                Some(check),
+                Some(assign),
+                None,
+            );
+        }
+    }
+
+    unsafe extern "C-unwind" fn check(
+        value: *mut *mut c_char,
+        _extra: *mut *mut c_void,
+        _source: pg_sys::GucSource::Type,
+    ) -> bool {
+        // SAFETY: PostgreSQL passes a place that holds a string or NULL.
+        let value = unsafe { text(*value) };
+        failpoint::is_valid(value)
+    }
+
+    unsafe extern "C-unwind" fn assign(value: *const c_char, _extra: *mut c_void) {
+        // SAFETY: PostgreSQL passes a string or NULL.
+        failpoint::arm(unsafe { text(value) });
+    }
+
+    /// # Safety
+    /// `value` is NULL or points to a C string that lives for 'a.
+    unsafe fn text<'a>(value: *const c_char) -> &'a str {
+        if value.is_null() {
+            return "";
+        }
+        // SAFETY: the caller's promise.
+        unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
+    }
 }

@@ -6,6 +6,7 @@ compile_error!("PostgreSQL's errors cross Rust frames by unwinding: build with p
 pub mod am;
 pub mod cache;
 pub mod engine;
+pub mod failpoint;
 pub mod functions;
 pub mod guc;
 pub mod index;
@@ -22,6 +23,8 @@ pgrx::pg_module_magic!();
 pub extern "C-unwind" fn _PG_init() {
     processor::check();
     engine::initialise(is_interrupted);
+    #[cfg(feature = "failpoints")]
+    failpoint::initialise(pg::take_interrupts, engine::is_interrupted);
     am::options::register();
     guc::register();
 }

@@ -38,6 +38,8 @@ pub use metric::Metric;
 pub use opened::{Hit, MappedBytes, OpenIndex};
 pub use params::SearchParams;
 pub use recipe::TrainingRows;
+#[cfg(feature = "failpoints")]
+pub use worker::is_interrupted;
 pub use worker::{initialise, on_worker, stop_worker};
 
 /// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).

@@ -35,7 +35,7 @@ pub fn initialise(interrupted: fn() -> bool) {
 }
 
 /// Whether the work at hand should end.
-pub(super) fn is_interrupted() -> bool {
+pub fn is_interrupted() -> bool {
     if CANCEL.load(Ordering::Relaxed) {
         return true;
     }

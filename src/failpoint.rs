@@ -1,0 +1,75 @@
+//! Failpoints: named steps at which a test can crash, fail or hold this process.
+//!
+//! They do something only in a build with the cargo feature `failpoints`, which nobody installs; elsewhere a call is
+//! nothing. A test arms them with the setting `vekter.failpoint`, a list such as
+//! `publish.before_root=crash, build.added=wait@2`. Actions:
+//!
+//! * `crash`: SIGKILL to this process, upon which the postmaster ends the others and recovers.
+//! * `error`: an ERROR of PostgreSQL's kind, or an I/O error where the step can meet one.
+//! * `enospc`: the I/O error of a full disk; elsewhere as `error`.
+//! * `wait`: makes the file `failpoint.NAME.PID` in the data directory and waits until it is removed, or until the
+//!   query is cancelled (not under a buffer lock, where PostgreSQL takes no interrupts).
+//!
+//! `@N` acts at the N-th time only that this process comes to the step after the setting was made.
+
+#[cfg(feature = "failpoints")]
+mod armed;
+
+#[cfg(feature = "failpoints")]
+pub use armed::{arm, initialise, is_valid};
+
+/// Every failpoint, in the order in which work comes to them. A test reads this list, one name in a line.
+pub const NAMES: &[&str] = &[];
+
+/// The work has come to step `name` of `NAMES`.
+#[inline(always)]
+pub fn reach(name: &'static str) {
+    #[cfg(feature = "failpoints")]
+    armed::reach(name);
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+}
+
+/// As `reach`, at a step that can fail for the operating system's reasons.
+#[inline(always)]
+pub fn reach_io(name: &'static str) -> std::io::Result<()> {
+    #[cfg(feature = "failpoints")]
+    return armed::reach_io(name);
+    #[cfg(not(feature = "failpoints"))]
+    {
+        let _ = name;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::NAMES;
+
+    #[test]
+    fn every_name_in_the_list_is_reached_and_every_reached_name_is_in_the_list() {
+        let mut reached = BTreeSet::new();
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut reached);
+        let listed: BTreeSet<String> = NAMES.iter().map(|name| name.to_string()).collect();
+        assert_eq!(listed.len(), NAMES.len(), "a name is listed twice");
+        assert_eq!(reached, listed);
+    }
+
+    /// The names in all calls below `folder`.
+    fn collect(folder: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                collect(&path, names);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                for call in ["failpoint::reach(\"", "failpoint::reach_io(\""] {
+                    let calls = text.split(call).skip(1).filter_map(|rest| rest.split_once("\")"));
+                    names.extend(calls.map(|(name, _)| name.to_string()).filter(|name| !name.contains('"')));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What failpoints do in a build that has them.
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use super::NAMES;
+
+/// Between two looks at whether the file of a `wait` is gone, in milliseconds.
+const WAIT_STEP_MS: u64 = 5;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Crash,
+    Error,
+    DiskFull,
+    Wait,
+}
+
+struct Armed {
+    name: &'static str,
+    action: Action,
+    /// Which arrival acts, from 1 on; None: each.
+    only: Option<u64>,
+    arrivals: u64,
+}
+
+/// What a waiting step needs of the process around it.
+struct Process {
+    main_thread: ThreadId,
+    take_interrupts: fn(),
+    is_interrupted: fn() -> bool,
+}
+
+static ARMED: Mutex<Vec<Armed>> = Mutex::new(Vec::new());
+static PROCESS: OnceLock<Process> = OnceLock::new();
+
+/// To be called on the main thread. There `take_interrupts` ends a wait by unwinding; on other threads it ends when
+/// `is_interrupted`.
+pub fn initialise(take_interrupts: fn(), is_interrupted: fn() -> bool) {
+    let main_thread = thread::current().id();
+    PROCESS.get_or_init(|| Process { main_thread, take_interrupts, is_interrupted });
+}
+
+/// Whether `arm` takes the text.
+pub fn is_valid(text: &str) -> bool {
+    parse(text).is_some()
+}
+
+/// Replaces what is armed; an invalid text arms nothing.
+pub fn arm(text: &str) {
+    *armed() = parse(text).unwrap_or_default();
+}
+
+fn armed() -> MutexGuard<'static, Vec<Armed>> {
+    ARMED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn parse(text: &str) -> Option<Vec<Armed>> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parse_one).collect()
+}
+
+fn parse_one(text: &str) -> Option<Armed> {
+    let (name, rest) = text.split_once('=')?;
+    let (action, only) = match rest.split_once('@') {
+        Some((action, number)) => (action, Some(number.parse().ok()?)),
+        None => (rest, None),
+    };
+    let action = match action {
+        "crash" => Action::Crash,
+        "error" => Action::Error,
+        "enospc" => Action::DiskFull,
+        "wait" => Action::Wait,
+        _ => return None,
+    };
+    let name = NAMES.iter().find(|known| **known == name)?;
+    Some(Armed { name, action, only, arrivals: 0 })
+}
+
+/// What is to happen at this arrival.
+fn arrive(name: &str) -> Option<Action> {
+    let mut armed = armed();
+    let armed = armed.iter_mut().find(|armed| armed.name == name)?;
+    armed.arrivals += 1;
+    armed.only.is_none_or(|only| only == armed.arrivals).then_some(armed.action)
+}
+
+pub(super) fn reach(name: &'static str) {
+    match arrive(name) {
+        None => {}
+        Some(Action::Crash) => crash(),
+        // pgrx makes an ERROR of it; the engine carries it from its thread to the main thread.
+        Some(Action::Error | Action::DiskFull) => panic!("failpoint {name}"),
+        Some(Action::Wait) => wait(name),
+    }
+}
+
+pub(super) fn reach_io(name: &'static str) -> io::Result<()> {
+    match arrive(name) {
+        None => {}
+        Some(Action::Crash) => crash(),
+        Some(Action::Error) => return Err(io::Error::other(format!("failpoint {name}"))),
+        Some(Action::DiskFull) => return Err(rustix::io::Errno::NOSPC.into()),
+        Some(Action::Wait) => wait(name),
+    }
+    Ok(())
+}
+
+fn crash() {
+    let own = rustix::process::getpid();
+    loop {
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+    }
+}
+
+/// Removes the file of a wait that ends by unwinding.
+struct Marker(String);
+
+impl Drop for Marker {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn wait(name: &str) {
+    let marker = Marker(format!("failpoint.{name}.{}", std::process::id()));
+    if std::fs::write(&marker.0, "").is_err() {
+        return;
+    }
+    while std::fs::exists(&marker.0).unwrap_or(false) {
+        thread::sleep(Duration::from_millis(WAIT_STEP_MS));
+        match PROCESS.get() {
+            Some(process) if process.main_thread == thread::current().id() => (process.take_interrupts)(),
+            Some(process) if (process.is_interrupted)() => return,
+            _ => {}
+        }
+    }
+}

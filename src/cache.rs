@@ -19,6 +19,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use crate::engine::MappedBytes;
+use crate::failpoint;
 
 /// In the data directory. Base backups, pg_rewind and pg_checksums skip names with this beginning (basebackup.c,
 /// `excludeDirContents`), and crash recovery does not remove it: the cache stays warm over a restart.
@@ -135,7 +136,9 @@ impl Cache {
         let file = self.create_file(&path)?;
         let writer =
             CacheWriter { cache: self, key, path, file: io::BufWriter::new(file), bytes, written: 0 };
+        failpoint::reach_io("cache.created")?;
         preallocate(writer.file.get_ref(), bytes)?;
+        failpoint::reach_io("cache.preallocated")?;
         Ok(writer)
     }
 
@@ -172,6 +175,7 @@ impl Cache {
                 None => keep(&key),
             };
             if !wanted {
+                failpoint::reach("cache.sweeping");
                 // Another backend may have swept it already; what cannot be removed now is tried again next time.
                 let _ = remove(&path);
             }
@@ -230,12 +234,14 @@ pub struct CacheWriter<'a> {
 impl CacheWriter<'_> {
     /// Maps the file and makes it visible under its name. The caller vouches for the content.
     pub fn publish(mut self) -> io::Result<Arc<Mapping>> {
+        failpoint::reach_io("cache.written")?;
         self.file.flush()?;
         let file = self.file.get_ref();
         if self.written != self.bytes {
             return Err(io::Error::other("the segment is not as long as it was said to be"));
         }
         file.sync_data()?;
+        failpoint::reach_io("cache.synced")?;
         let path = self.cache.folder.join(self.key.file_name());
         if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
             fs::remove_dir_all(&path)?;
@@ -246,8 +252,10 @@ impl CacheWriter<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::new(mapping)),
             renamed => renamed?,
         }
+        failpoint::reach_io("cache.renamed")?;
         // The rename changed the file's ctime: the stamp names what others will see.
         self.cache.write_stamp(&self.key, &self.cache.stamp(&file.metadata()?));
+        failpoint::reach_io("cache.stamped")?;
         Ok(Arc::new(mapping))
     }
 }

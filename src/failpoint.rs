@@ -19,7 +19,46 @@ mod armed;
 pub use armed::{arm, initialise, is_valid};
 
 /// Every failpoint, in the order in which work comes to them. A test reads this list, one name in a line.
-pub const NAMES: &[&str] = &[];
+pub const NAMES: &[&str] = &[
+    "build.sampled",
+    "build.trained",
+    "build.added",
+    "build.staged",
+    "build.segment_stored",
+    "build.root_written",
+    "build.logged",
+    "build.finished",
+    "insert.overflow_page_written",
+    "insert.started",
+    "insert.before_append",
+    "insert.appended",
+    "insert.page_allocated",
+    "insert.before_link",
+    "insert.linked",
+    "vacuum.tombstones_written",
+    "vacuum.published",
+    "vacuum.entries_removed",
+    "vacuum.before_unlink",
+    "vacuum.page_unlinked",
+    "vacuum.delta_done",
+    "reclaim.listed",
+    "reclaim.retired",
+    "reclaim.offered",
+    "blob.page_allocated",
+    "blob.page_written",
+    "publish.manifest_written",
+    "publish.before_root",
+    "publish.root_written",
+    "materialise.started",
+    "materialise.copied",
+    "cache.created",
+    "cache.preallocated",
+    "cache.written",
+    "cache.synced",
+    "cache.renamed",
+    "cache.stamped",
+    "cache.sweeping",
+];
 
 /// The work has come to step `name` of `NAMES`.
 #[inline(always)]

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::error::IndexError;
 use super::format::{BODY_BYTES, BlobRef, Extent, PageKind, PageTag};
+use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -47,9 +48,11 @@ fn write_page(rel: Rel, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
         }
         Logging::Now => {
             let page = PageLock::allocate(rel);
+            failpoint::reach("blob.page_allocated");
             let mut record = WalRecord::start(rel);
             record.create(&page, tag, &[part]);
             record.commit();
+            failpoint::reach("blob.page_written");
             page.block()
         }
     }

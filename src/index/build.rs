@@ -12,6 +12,7 @@ use super::native::interruptible;
 use super::segment::{self, Staged};
 use super::{Definition, blob, delta, first_pages, read_meta};
 use crate::engine::{self, Builder};
+use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::progress::{self, Phase};
 use crate::pg::relation::Rel;
@@ -84,16 +85,20 @@ pub fn build(
     if let Some(staged) = staged {
         let trained_rows = if added.is_trained { added.tids.len() as u64 } else { 0 };
         let segment = staged.store(rel, trained_rows, Logging::WithRelation)?;
+        failpoint::reach("build.segment_stored");
         let manifest = Manifest { segments: vec![segment] };
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
         meta.manifest = Some(blob);
         meta.generation = 1;
         PageLock::exclusive(rel, META_BLOCK).write_unlogged(meta_tag, &[&meta.encode()]);
     }
+    failpoint::reach("build.root_written");
     wal::log_relation(rel);
+    failpoint::reach("build.logged");
     for (tid, row) in &added.strays {
         delta::append(rel, read_meta(rel)?, *tid, row)?;
     }
+    failpoint::reach("build.finished");
     let index_rows = (added.tids.len() + added.strays.len()) as f64;
     Ok(Built { heap_rows: added.heap_rows, index_rows })
 }
@@ -107,6 +112,7 @@ fn stage_segment(
 ) -> Result<(Option<Staged>, Added), IndexError> {
     progress::phase(Phase::Sampling);
     let sample = Sample::take(definition, heap)?;
+    failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
     let estimated_rows = sample.estimated_rows();
     check_memory(&builder, &factory, sample.count, estimated_rows, resources)?;
@@ -114,6 +120,7 @@ fn stage_segment(
     if builder.needs_training() {
         progress::phase(Phase::Training);
         interruptible(resources.threads, || builder.train(&sample.rows))?;
+        failpoint::reach("build.trained");
     }
     drop(sample);
     builder.reserve(estimated_rows)?;
@@ -121,6 +128,7 @@ fn stage_segment(
     progress::phase(Phase::Adding);
     let mut added = add_rows(definition, heap, &mut builder, resources, estimated_rows)?;
     added.is_trained = is_trained_here;
+    failpoint::reach("build.added");
     if added.tids.is_empty() {
         return Ok((None, added));
     }
@@ -130,6 +138,7 @@ fn stage_segment(
     let staged = interruptible(resources.threads, || {
         segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids)
     })?;
+    failpoint::reach("build.staged");
     Ok((Some(staged), added))
 }
 

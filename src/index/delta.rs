@@ -16,6 +16,7 @@ use super::format::{
     tid_from_bytes, tid_to_bytes,
 };
 use super::{blob, read_meta};
+use crate::failpoint;
 use crate::pg::buffer::{PageLock, PageView};
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -62,6 +63,7 @@ pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<
     let mut tid_head = [0u8; DELTA_ENTRY_HEAD_BYTES];
     tid_head[..TID_BYTES].copy_from_slice(&tid_to_bytes(tid));
     let entry = Entry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
+    failpoint::reach("insert.started");
 
     for _ in 0..APPEND_ATTEMPTS {
         pgrx::check_for_interrupts!();
@@ -70,7 +72,9 @@ pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<
             if entry.fits(&head) {
                 let mut record = WalRecord::start(rel);
                 add_entry(&mut record, &tail, head, &entry);
+                failpoint::reach("insert.before_append");
                 record.commit();
+                failpoint::reach("insert.appended");
                 return Ok(None);
             }
             drop(tail);
@@ -112,6 +116,7 @@ pub fn roll(rel: Rel) -> Result<(), IndexError> {
 /// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the delta's pages.
 fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u32>, IndexError> {
     let fresh = PageLock::allocate(rel);
+    failpoint::reach("insert.page_allocated");
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(meta_page.view().body())?;
     let tail = PageLock::exclusive(rel, meta.delta_tail);
@@ -139,7 +144,9 @@ fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u32>, IndexErro
         None => record.create(&fresh, tag, &[&DeltaHead::EMPTY.to_bytes()]),
     }
     record.edit(&meta_page, |page| page.set_body(&[&meta.encode()]));
+    failpoint::reach("insert.before_link");
     record.commit();
+    failpoint::reach("insert.linked");
     Ok(Some(meta.delta_blocks()))
 }
 
@@ -158,6 +165,7 @@ fn write_overflow(rel: Rel, rest: &[u8]) -> Result<(u32, u128), IndexError> {
         let mut record = WalRecord::start(rel);
         record.create(&page, tag, &[&overflow_head(next), part]);
         record.commit();
+        failpoint::reach("insert.overflow_page_written");
         next = page.block();
     }
     Ok((next, owner))
@@ -379,6 +387,7 @@ pub fn vacuum(
         found.removed_rows += dead.len() as u64;
         if !dead.is_empty() {
             remove_entries(rel, page.block, layout, &dead);
+            failpoint::reach("vacuum.entries_removed");
         }
         let unlinked =
             kept_rows == 0 && last_kept.is_some_and(|previous| unlink_if_empty(rel, previous, page.block));
@@ -426,7 +435,9 @@ fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> bool {
     record.edit(&before, |page| page.patch_body(0, &link.to_bytes()));
     let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
     record.edit(&lock, |page| page.set_tag(retired));
+    failpoint::reach("vacuum.before_unlink");
     record.commit();
+    failpoint::reach("vacuum.page_unlinked");
     true
 }
 

@@ -33,6 +33,7 @@ use format::{BlobRef, DeltaHead, FIRST_DELTA_BLOCK, META_BLOCK, Manifest, Meta, 
 use opened::OpenedSegment;
 
 use crate::engine::Metric;
+use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -109,6 +110,7 @@ pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
 /// then retires the old manifest's pages. The caller holds the maintenance lock.
 pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<delta::Place>) -> Result<(), IndexError> {
     let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
+    failpoint::reach("publish.manifest_written");
     let page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(page.view().body())?;
     let replaced = meta.manifest.replace(blob);
@@ -121,7 +123,9 @@ pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<delta::Place>)
     }
     let mut record = WalRecord::start(rel);
     record.edit(&page, |page| page.set_body(&[&meta.encode()]));
+    failpoint::reach("publish.before_root");
     record.commit();
+    failpoint::reach("publish.root_written");
     drop(page);
     space::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
     Ok(())

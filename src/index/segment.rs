@@ -11,6 +11,7 @@ use super::error::IndexError;
 use super::format::{SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes};
 use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
+use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -82,11 +83,13 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
         Some(mapping) => mapping,
         None => {
             let _lock = IndexLock::acquire(rel, Purpose::Materialise);
+            failpoint::reach("materialise.started");
             match cache.open(&key, bytes, crc, &mut crate::pg::take_interrupts) {
                 Some(mapping) => mapping,
                 None => {
                     let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;
                     blob::read(rel, &segment.payload, &mut writer)?;
+                    failpoint::reach("materialise.copied");
                     writer.publish().map_err(IndexError::Cache)?
                 }
             }

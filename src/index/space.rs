@@ -14,6 +14,7 @@ use pgrx::pg_sys;
 use super::error::IndexError;
 use super::format::{META_BLOCK, PageKind, PageTag};
 use super::{delta, read_manifest, read_meta};
+use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -61,12 +62,14 @@ pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
     let horizon = xid::oldest_running();
     let end = rel.blocks();
     let reachable = reachable_blocks(rel)?;
+    failpoint::reach("reclaim.listed");
     let mut space = Space::default();
     for block in (0..end).filter(|block| !reachable.contains(block)) {
         vacuum_delay_point();
         let is_free = examine(rel, block, horizon, &mut space);
         if is_free {
             offer(rel, block);
+            failpoint::reach("reclaim.offered");
             space.free += 1;
         }
     }
@@ -88,6 +91,7 @@ fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
         }
         Some(tag) if tag.full_xid <= horizon => {
             stamp(rel, &page, tag);
+            failpoint::reach("reclaim.retired");
             space.newly_retired += 1;
             space.retired += 1;
             false

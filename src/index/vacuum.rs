@@ -4,6 +4,7 @@ use super::error::IndexError;
 use super::format::{SegmentRef, Tid};
 use super::opened::OpenedSegment;
 use super::{Snapshot, blob, delta, publish, read_manifest, read_meta, segment, space};
+use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::vacuum_delay_point;
@@ -29,14 +30,17 @@ pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed
     for (opened, reference) in snapshot.segments.iter().zip(&mut manifest.segments) {
         if let Some(tombstones) = find_dead(opened, is_dead) {
             vacuumed.removed_rows += set_tombstones(rel, reference, &tombstones)?;
+            failpoint::reach("vacuum.tombstones_written");
             changed = true;
         }
         vacuumed.rows += reference.rows - reference.dead_rows;
     }
     if changed {
         publish(rel, &manifest, None)?;
+        failpoint::reach("vacuum.published");
     }
     let in_delta = delta::vacuum(rel, &snapshot.meta, is_dead)?;
+    failpoint::reach("vacuum.delta_done");
     vacuumed.rows += in_delta.rows;
     vacuumed.removed_rows += in_delta.removed_rows;
     Ok(vacuumed)

@@ -53,6 +53,7 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 	@KEEP= scripts/with_cluster.sh tests/regress/run.sh
 
 test-integration: $(VENV)/installed ## pytest of the installed extension: crashes, standbys, concurrency, recall
+	@scripts/failpoint_server.sh >/dev/null
 	$(VENV)/bin/python -m pytest -r fEs tests/integration $(PYTEST_ARGS)
 
 $(VENV)/installed: tests/requirements.txt

@@ -51,7 +51,7 @@ if [[ $action == uninstall ]]; then
 fi
 
 [[ -n $version ]] || { echo "vekter.control names no default_version" >&2 && exit 1; }
-put target/release/libvekter.so "$library_folder/vekter.so" 755
+put "${LIBRARY:-target/release/libvekter.so}" "$library_folder/vekter.so" 755
 put sql/vekter.sql "$extension_folder/vekter--$version.sql" 644
 for step in sql/vekter--*--*.sql; do
     [[ ! -e $step ]] || put "$step" "$extension_folder/$(basename "$step")" 644

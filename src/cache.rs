@@ -152,7 +152,9 @@ impl Cache {
         };
         for _ in 1..ATTEMPTS {
             match attempt() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Exists: and was gone when the standard library looked whether it is a folder.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
                 outcome => return outcome,
             }
         }

@@ -37,9 +37,9 @@ DEFAULT_SETTINGS = {
 }
 
 
-def pg_bindir() -> Path:
-    """Folder of the server's programs, from the pg_config that PG_CONFIG names."""
-    pg_config = os.environ.get("PG_CONFIG", "pg_config")
+def pg_bindir(pg_config: str | None = None) -> Path:
+    """Folder of the server's programs, from this pg_config or else from the one that PG_CONFIG names."""
+    pg_config = pg_config or os.environ.get("PG_CONFIG", "pg_config")
     found = subprocess.run([pg_config, "--bindir"], check=True, capture_output=True, text=True)
     return Path(found.stdout.strip())
 
@@ -58,11 +58,15 @@ def server_account() -> pwd.struct_passwd | None:
 
 
 class Cluster:
-    """One server. `settings` are lines of postgresql.conf over DEFAULT_SETTINGS; nothing runs before `start()`."""
+    """One server. `settings` are lines of postgresql.conf over DEFAULT_SETTINGS; nothing runs before `start()`.
 
-    def __init__(self, settings: dict[str, object] | None = None, *, name: str = "node", fsync: bool = False):
+    `bindir`: the server's programs, where they are not those of PG_CONFIG.
+    """
+
+    def __init__(self, settings: dict[str, object] | None = None, *, name: str = "node", fsync: bool = False,
+                 bindir: Path | None = None):
         self.name = name
-        self.bindir = pg_bindir()
+        self.bindir = bindir or pg_bindir()
         self.settings = {**DEFAULT_SETTINGS, "fsync": "on" if fsync else "off", **(settings or {})}
         self.account = server_account()
         self.folder = Path(tempfile.mkdtemp(prefix="vekter-", dir=ROOT))
@@ -153,6 +157,15 @@ class Cluster:
     def running(self) -> bool:
         return self.postmaster is not None and self.postmaster.poll() is None
 
+    def wait_for_recovery(self, starts: int) -> None:
+        """Wait until the server has come up again by itself: `starts` is `self.starts()` as of before the crash."""
+        _wait_for(lambda: self.starts() > starts and self._accepts(), f"{self.name} to recover", START_TIMEOUT_S,
+                  self.log_tail)
+
+    def starts(self) -> int:
+        """How often this server has come up, by itself or by `start()`."""
+        return self.log_text().count("database system is ready to accept connections")
+
     # -- use ----------------------------------------------------------------------------------------------------
 
     def connect(self, dbname: str = "postgres", *, autocommit: bool = True, user: str = "postgres",
@@ -185,7 +198,7 @@ class Cluster:
 
     def make_standby(self, settings: dict[str, object] | None = None, *, name: str = "standby") -> Cluster:
         """A streaming hot standby of this running server, started."""
-        standby = Cluster({**self.settings, **(settings or {})}, name=name)
+        standby = Cluster({**self.settings, **(settings or {})}, name=name, bindir=self.bindir)
         try:
             # -R writes standby.signal and primary_conninfo, with the host and user given here.
             standby.tool("pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
@@ -197,7 +210,7 @@ class Cluster:
 
     def make_copy(self, *, name: str = "copy") -> Cluster:
         """A base backup of this running server, restored in another folder as a server of its own, not started."""
-        copy = Cluster(self.settings, name=name)
+        copy = Cluster(self.settings, name=name, bindir=self.bindir)
         try:
             copy.tool("pg_basebackup", "-D", copy.data, "-X", "stream", "-c", "fast", "--no-sync",
                       "-d", f"host={self.folder} user=postgres")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cluster import Cluster
+from cluster import Cluster, pg_bindir
+from data import REPOSITORY
 
 # Every cluster of this run that has not been destroyed: what a failure report shows, and what an abort must stop.
 _clusters: list[Cluster] = []
@@ -103,6 +105,15 @@ def db(cluster, database):
     """An autocommit connection to a fresh database with the extension in it."""
     with cluster.connect(database) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def failpoint_bindir():
+    """Programs of a PostgreSQL tree whose vekter has failpoints; brought up to date first (scripts/failpoint_server.sh)."""
+    if shutil.which("cargo") is None:
+        pytest.skip("failpoints need a build of their own, and there is no cargo")
+    done = subprocess.run([REPOSITORY / "scripts/failpoint_server.sh"], check=True, stdout=subprocess.PIPE, text=True)
+    return pg_bindir(done.stdout.strip())
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -104,6 +104,13 @@ def assert_same_answer(conn, table, query, limit=10, index=None, **parts):
     return got
 
 
+def assert_clean(conn, index):
+    """vekter_check() finds nothing wrong, in the index or between it and its table."""
+    if conn.execute("SELECT to_regproc('vekter_check') IS NULL").fetchone()[0]:
+        return
+    assert conn.execute("SELECT * FROM vekter_check(%s, heap => true)", [index]).fetchall() == []
+
+
 def same(a, b):
     return a == b or abs(a - b) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * max(abs(a), abs(b))
 

@@ -1,0 +1,102 @@
+"""At every step of building, inserting, VACUUM and materialising: a crash, an error, a cancel, the end of the session.
+
+Each failpoint of src/failpoint.rs is a case, while other sessions write and search.
+"""
+
+import threading
+import time
+
+import psycopg
+import pytest
+
+import failpoints
+from failpoints import Others, arm, assert_nothing_is_left_over, assert_whole, live, live_until_it_ends, prepare
+
+CANCEL_LIMIT_S = 10
+# Steps under a buffer lock, where PostgreSQL takes no interrupts: they end the statement a little later, if at all.
+UNDER_LOCK = {"insert.before_append", "insert.appended", "insert.page_allocated", "insert.before_link",
+              "insert.linked", "insert.overflow_page_written", "vacuum.before_unlink", "vacuum.page_unlinked",
+              "blob.page_allocated", "blob.page_written", "publish.before_root", "publish.root_written",
+              "reclaim.retired"}
+# Steps that are reached in several ways: first by a build, then by others.
+SEVERAL_WAYS = [name for name in failpoints.names() if name.startswith(("blob.", "publish.", "cache."))]
+
+
+@pytest.fixture(scope="module")
+def cluster(new_module_cluster, failpoint_bindir):
+    cluster = new_module_cluster(bindir=failpoint_bindir)
+    cluster.crash_expected = True
+    return cluster
+
+
+@pytest.fixture
+def living(cluster, database):
+    """(cluster, database, armed connection): tables and indexes are there."""
+    with cluster.connect(database) as conn:
+        prepare(conn)
+        yield cluster, database, conn
+
+
+def assert_well(cluster, database, others):
+    with cluster.connect(database) as conn:
+        assert_whole(conn, others)
+        assert_nothing_is_left_over(conn, cluster)
+        live(conn, cluster)
+        assert_whole(conn, others)
+
+
+@pytest.mark.parametrize("name, arrival", [(name, 1) for name in failpoints.names()] +
+                         [(name, arrival) for name in SEVERAL_WAYS for arrival in (2, 4)])
+def test_crash_loses_nothing_and_leaves_nothing(living, name, arrival):
+    cluster, database, conn = living
+    starts = cluster.starts()
+    with Others(cluster, database, crash_expected=True) as others:
+        arm(conn, f"{name}=crash@{arrival}")
+        end = live_until_it_ends(conn, cluster)
+        assert isinstance(end, psycopg.OperationalError), f"{name} was not reached: {end}"
+    cluster.wait_for_recovery(starts)
+    assert_well(cluster, database, others)
+
+
+@pytest.mark.parametrize("name", failpoints.names())
+def test_error_leaves_nothing_and_harms_no_other(living, name):
+    cluster, database, conn = living
+    with Others(cluster, database) as others:
+        arm(conn, f"{name}=error@1")
+        end = live_until_it_ends(conn, cluster)
+        assert "failpoint" in str(end), f"{name}: {end}"
+        # The same session goes on.
+        assert live_until_it_ends(conn, cluster) is None
+    assert_well(cluster, database, others)
+
+
+@pytest.mark.parametrize("function", ("pg_cancel_backend", "pg_terminate_backend"))
+@pytest.mark.parametrize("name", failpoints.names())
+def test_cancelled_or_ended_session_leaves_nothing_and_harms_no_other(living, name, function):
+    cluster, database, conn = living
+    ends = []
+    with Others(cluster, database) as others:
+        arm(conn, f"{name}=wait@1")
+        thread = threading.Thread(target=lambda: ends.append(live_until_it_ends(conn, cluster)))
+        thread.start()
+        waiting = failpoints.wait_for_arrival(cluster, name, thread.is_alive)
+        cluster.execute(f"SELECT {function}(%s)", [conn.info.backend_pid])
+        if name in UNDER_LOCK:
+            waiting.unlink()
+        started = time.monotonic()
+        thread.join(60)
+        assert not thread.is_alive(), "the session did not end"
+        [end] = ends
+        if function == "pg_terminate_backend":
+            assert isinstance(end, psycopg.OperationalError), end
+        elif name not in UNDER_LOCK:
+            assert isinstance(end, psycopg.errors.QueryCanceled), end
+            assert time.monotonic() - started < CANCEL_LIMIT_S
+            assert live_until_it_ends(conn, cluster) is None
+    assert_well(cluster, database, others)
+
+
+def test_no_error_above_left_a_lock_or_a_buffer_behind(cluster):
+    """PostgreSQL's own complaints at the end of a transaction. Runs last in this file."""
+    complaints = ("leak", "you don't own a lock", "still referenced", "PANIC")
+    assert [line for line in cluster.log_text().splitlines() if any(c in line for c in complaints)] == []

@@ -58,10 +58,13 @@ fn write_page(rel: Rel, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
     }
 }
 
-/// Copies the blob's pages to `sink`, one lock at a time. `Stale` where a page is another's by now; `Damaged` where
-/// all pages are the blob's own and yet the checksum is wrong.
-pub fn read(rel: Rel, blob: &BlobRef, sink: &mut dyn Write) -> Result<(), IndexError> {
-    let (mut crc, mut bytes) = (0, 0);
+/// Shows `visit` what is in the blob's pages, one after the other and with no lock held, until it returns false. `Stale`
+/// where a page is another's by now. The caller checks what it makes of them.
+pub fn for_each_part(
+    rel: Rel,
+    blob: &BlobRef,
+    visit: &mut dyn FnMut(&[u8]) -> Result<bool, IndexError>,
+) -> Result<(), IndexError> {
     let end = rel.blocks();
     let mut copy = Vec::with_capacity(BODY_BYTES);
     for (chunk, block) in blob.blocks().enumerate() {
@@ -76,10 +79,23 @@ pub fn read(rel: Rel, blob: &BlobRef, sink: &mut dyn Write) -> Result<(), IndexE
             let body = view.body_of(blob.id, PageKind::Blob, chunk as u32).ok_or(IndexError::Stale)?;
             copy.extend_from_slice(body);
         }
-        crc = crc32c::crc32c_append(crc, &copy);
-        bytes += copy.len() as u64;
-        sink.write_all(&copy).map_err(IndexError::Cache)?;
+        if !visit(&copy)? {
+            break;
+        }
     }
+    Ok(())
+}
+
+/// Copies the blob to `sink`. `Stale` where a page is another's by now; `Damaged` where all pages are the blob's own and
+/// yet the checksum is wrong.
+pub fn read(rel: Rel, blob: &BlobRef, sink: &mut dyn Write) -> Result<(), IndexError> {
+    let (mut crc, mut bytes) = (0, 0);
+    for_each_part(rel, blob, &mut |part| {
+        crc = crc32c::crc32c_append(crc, part);
+        bytes += part.len() as u64;
+        sink.write_all(part).map_err(IndexError::Cache)?;
+        Ok(true)
+    })?;
     if bytes != blob.bytes || crc != blob.crc32c {
         return Err(IndexError::Damaged(format!("the checksum of blob {:032x} is wrong", blob.id)));
     }

@@ -155,7 +155,27 @@ impl Extent {
     }
 
     pub fn iter(self) -> impl Iterator<Item = u32> {
-        self.start..self.start + self.blocks
+        self.start..self.end()
+    }
+
+    /// The block behind the last one.
+    pub fn end(self) -> u32 {
+        self.start.saturating_add(self.blocks)
+    }
+
+    /// What `used` (in any order, and it may overlap) leaves free of `0..end`, in order. Memory and time go with the
+    /// number of extents, not of blocks.
+    pub fn gaps(mut used: Vec<Extent>, end: u32) -> Vec<Extent> {
+        used.sort_unstable_by_key(|extent| extent.start);
+        let (mut gaps, mut next) = (Vec::new(), 0);
+        for extent in used.into_iter().chain([Extent { start: end, blocks: 0 }]) {
+            let start = extent.start.min(end);
+            if start > next {
+                gaps.push(Extent { start: next, blocks: start - next });
+            }
+            next = next.max(extent.end());
+        }
+        gaps
     }
 }
 
@@ -472,7 +492,8 @@ impl SegmentHead {
         Ok(head)
     }
 
-    pub fn decode(payload: &[u8]) -> Result<Self, FormatError> {
+    /// `payload`: at least the first `SEGMENT_HEAD_BYTES` of a payload that has `payload_bytes`.
+    pub fn decode(payload: &[u8], payload_bytes: u64) -> Result<Self, FormatError> {
         if payload.len() < SEGMENT_HEAD_BYTES || payload[0..6] != SEGMENT_MAGIC {
             return Err(FormatError::Damaged("not a segment"));
         }
@@ -490,7 +511,7 @@ impl SegmentHead {
         let tids_end =
             head.rows.checked_mul(TID_BYTES as u64).and_then(|bytes| bytes.checked_add(head.tids_at));
         let end = head.faiss_at.checked_add(head.faiss_bytes);
-        if tids_end.is_none_or(|end| end > head.faiss_at) || end != Some(payload.len() as u64) {
+        if tids_end.is_none_or(|end| end > head.faiss_at) || end != Some(payload_bytes) {
             return Err(FormatError::Damaged("the segment's parts do not fit its length"));
         }
         Ok(head)

@@ -57,7 +57,7 @@ fn an_unknown_version_is_refused_by_number() {
     assert_eq!(Meta::decode(&bytes), Err(FormatError::Version(9)));
     let mut head = segment_head().encode().unwrap();
     head[6] = 9;
-    assert_eq!(SegmentHead::decode(&head), Err(FormatError::Version(9)));
+    assert_eq!(decode_segment(&head), Err(FormatError::Version(9)));
 }
 
 #[test]
@@ -91,6 +91,10 @@ fn segment_head() -> SegmentHead {
     head
 }
 
+fn decode_segment(payload: &[u8]) -> Result<SegmentHead, FormatError> {
+    SegmentHead::decode(payload, payload.len() as u64)
+}
+
 #[test]
 fn a_segments_largest_array_is_aligned() {
     assert_eq!((segment_head().faiss_at + 45) % 64, 0);
@@ -101,14 +105,14 @@ fn a_segment_head_with_a_flipped_bit_is_refused() {
     let head = segment_head();
     let mut payload = head.encode().unwrap();
     payload.resize(head.payload_bytes() as usize, 0);
-    assert_eq!(SegmentHead::decode(&payload).unwrap(), head);
+    assert_eq!(decode_segment(&payload).unwrap(), head);
     for at in 0..60 {
         payload[at] ^= 1;
-        assert!(SegmentHead::decode(&payload).is_err(), "byte {at}");
+        assert!(decode_segment(&payload).is_err(), "byte {at}");
         payload[at] ^= 1;
     }
     payload.pop();
-    assert!(SegmentHead::decode(&payload).is_err(), "cut short");
+    assert!(decode_segment(&payload).is_err(), "cut short");
 }
 
 #[test]
@@ -133,4 +137,22 @@ fn extents_cover_blocks_in_order() {
     let extents = Extent::cover(&[4, 5, 6, 9, 8]);
     assert_eq!(extents.len(), 3);
     assert_eq!(extents.iter().flat_map(|extent| extent.iter()).collect::<Vec<_>>(), [4, 5, 6, 9, 8]);
+}
+
+#[test]
+fn gaps_are_what_extents_leave_whatever_their_order() {
+    let extent = |start, blocks| Extent { start, blocks };
+    assert_eq!(Extent::gaps(vec![], 3), [extent(0, 3)]);
+    assert_eq!(Extent::gaps(vec![extent(6, 2), extent(0, 1), extent(3, 2)], 10), [
+        extent(1, 2),
+        extent(5, 1),
+        extent(8, 2)
+    ]);
+    assert_eq!(Extent::gaps(vec![extent(0, 5), extent(1, 2), extent(3, 4)], 7), []);
+    assert_eq!(Extent::gaps(vec![extent(2, u32::MAX), extent(9, 1)], 7), [extent(0, 2)]);
+}
+
+#[test]
+fn a_tier_has_four_times_the_rows_of_the_one_before() {
+    assert_eq!([0, 4095, 4096, 16_383, 16_384, 65_535, 65_536].map(tier), [0, 0, 1, 1, 2, 2, 3]);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::blob::{self, Logging};
 use super::error::IndexError;
-use super::format::{SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes};
+use super::format::{SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes};
 use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
@@ -41,14 +41,14 @@ pub struct Segment {
 
 impl Segment {
     fn open(mapping: Arc<Mapping>, expected: &SegmentRef, metric: Metric) -> Result<Self, IndexError> {
-        let head = SegmentHead::decode(mapping.bytes())?;
+        let head = SegmentHead::decode(mapping.bytes(), expected.payload.bytes)?;
         let index = OpenIndex::open(mapping.clone(), head.faiss_range(), metric)?;
-        let same = head.id == expected.payload.id
-            && head.metric == metric.code()
-            && (head.rows, index.rows()) == (expected.rows, expected.rows)
-            && head.dims as usize == index.dims();
-        if !same {
-            return Err(IndexError::Damaged(format!("segment {:032x} is not what its index says", head.id)));
+        check_head(&head, expected)?;
+        if head.metric != metric.code()
+            || index.rows() != expected.rows
+            || head.dims as usize != index.dims()
+        {
+            return Err(damaged(expected, "FAISS's part is not what its header says"));
         }
         Ok(Segment { mapping, head, index })
     }
@@ -96,6 +96,54 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
         }
     };
     Segment::open(mapping, segment, metric)
+}
+
+/// Shows `visit` position and TID of each row, in order. They come from the pages: VACUUM needs neither the cache file
+/// nor the rest of the segment. `Damaged`, after the visits, if the TIDs are not those that were sealed.
+pub fn for_each_tid(
+    rel: Rel,
+    segment: &SegmentRef,
+    visit: &mut dyn FnMut(u64, Tid),
+) -> Result<(), IndexError> {
+    let mut head: Option<SegmentHead> = None;
+    // Bytes of the payload that were not used yet: a TID can lie in two pages.
+    let mut rest: Vec<u8> = Vec::new();
+    let (mut position, mut crc) = (0, 0);
+    blob::for_each_part(rel, &segment.payload, &mut |part| {
+        rest.extend_from_slice(part);
+        if head.is_none() {
+            if rest.len() < SEGMENT_HEAD_BYTES {
+                return Ok(true);
+            }
+            let decoded = SegmentHead::decode(&rest, segment.payload.bytes)?;
+            check_head(&decoded, segment)?;
+            rest.drain(..SEGMENT_HEAD_BYTES);
+            head = Some(decoded);
+        }
+        let wanted = (segment.rows - position).min((rest.len() / TID_BYTES) as u64);
+        let used = wanted as usize * TID_BYTES;
+        crc = crc32c::crc32c_append(crc, &rest[..used]);
+        for tid in rest[..used].chunks_exact(TID_BYTES) {
+            visit(position, tid_from_bytes(tid));
+            position += 1;
+        }
+        rest.drain(..used);
+        Ok(position < segment.rows)
+    })?;
+    let is_whole = head.is_some_and(|head| position == head.rows && crc == head.tids_crc32c);
+    if is_whole { Ok(()) } else { Err(damaged(segment, "the checksum of its row pointers is wrong")) }
+}
+
+fn check_head(head: &SegmentHead, expected: &SegmentRef) -> Result<(), IndexError> {
+    let same = head.id == expected.payload.id
+        && head.rows == expected.rows
+        && head.factory == expected.factory
+        && head.tids_at == SEGMENT_HEAD_BYTES as u64;
+    if same { Ok(()) } else { Err(damaged(expected, "its header is another segment's")) }
+}
+
+fn damaged(segment: &SegmentRef, what: &str) -> IndexError {
+    IndexError::Damaged(format!("segment {:032x}: {what}", segment.payload.id))
 }
 
 /// A payload in its cache file, not yet in pages.

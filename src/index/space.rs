@@ -7,12 +7,10 @@
 //! garbage. It is stamped as retired first and offered to the free space map in a later VACUUM, when no scan is left
 //! that could have been on its way to it (invariant 5).
 
-use std::collections::HashSet;
-
 use pgrx::pg_sys;
 
 use super::error::IndexError;
-use super::format::{META_BLOCK, PageKind, PageTag};
+use super::format::{Extent, META_BLOCK, PageKind, PageTag};
 use super::{delta, read_manifest, read_meta};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
@@ -61,10 +59,10 @@ pub struct Space {
 pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
     let horizon = xid::oldest_running();
     let end = rel.blocks();
-    let reachable = reachable_blocks(rel)?;
+    let unreachable = Extent::gaps(reachable_blocks(rel)?, end);
     failpoint::reach("reclaim.listed");
     let mut space = Space::default();
-    for block in (0..end).filter(|block| !reachable.contains(block)) {
+    for block in unreachable.into_iter().flat_map(Extent::iter) {
         vacuum_delay_point();
         let is_free = examine(rel, block, horizon, &mut space);
         if is_free {
@@ -100,13 +98,14 @@ fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
     }
 }
 
-fn reachable_blocks(rel: Rel) -> Result<HashSet<u32>, IndexError> {
+/// In extents, since there are as many blocks as the index has.
+fn reachable_blocks(rel: Rel) -> Result<Vec<Extent>, IndexError> {
     let meta = read_meta(rel)?;
     let manifest = read_manifest(rel, &meta)?;
-    let mut reachable: HashSet<u32> = delta::blocks(rel, &meta)?.into_iter().collect();
-    reachable.insert(META_BLOCK);
+    let mut reachable = Extent::cover(&delta::blocks(rel, &meta)?);
+    reachable.push(Extent { start: META_BLOCK, blocks: 1 });
     for blob in manifest.blobs().chain(&meta.manifest) {
-        reachable.extend(blob.blocks());
+        reachable.extend_from_slice(&blob.extents);
     }
     Ok(reachable)
 }

@@ -2,8 +2,7 @@
 
 use super::error::IndexError;
 use super::format::{SegmentRef, Tid};
-use super::opened::OpenedSegment;
-use super::{Snapshot, blob, delta, publish, read_manifest, read_meta, segment, space};
+use super::{blob, delta, publish, read_manifest, read_meta, segment, space};
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
@@ -22,54 +21,67 @@ pub struct Vacuumed {
 /// on a standby or after a crash (invariants 2 and 3).
 pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
-    // Nobody else publishes now; the segments of this snapshot are those of the manifest that is replaced.
-    let snapshot = Snapshot::open(rel)?;
-    let mut manifest = read_manifest(rel, &snapshot.meta)?;
+    // Nobody else publishes now.
+    let meta = read_meta(rel)?;
+    let mut manifest = read_manifest(rel, &meta)?;
     let mut vacuumed = Vacuumed::default();
     let mut changed = false;
-    for (opened, reference) in snapshot.segments.iter().zip(&mut manifest.segments) {
-        if let Some(tombstones) = find_dead(opened, is_dead) {
-            vacuumed.removed_rows += set_tombstones(rel, reference, &tombstones)?;
-            failpoint::reach("vacuum.tombstones_written");
-            changed = true;
-        }
-        vacuumed.rows += reference.rows - reference.dead_rows;
+    for reference in &mut manifest.segments {
+        let newly_dead = mark_dead(rel, reference, is_dead)?;
+        failpoint::reach("vacuum.tombstones_written");
+        vacuumed.removed_rows += newly_dead;
+        vacuumed.rows += reference.live_rows();
+        changed |= newly_dead > 0;
     }
     if changed {
         publish(rel, &manifest, None)?;
         failpoint::reach("vacuum.published");
     }
-    let in_delta = delta::vacuum(rel, &snapshot.meta, is_dead)?;
+    let in_delta = delta::vacuum(rel, &meta, is_dead)?;
     failpoint::reach("vacuum.delta_done");
     vacuumed.rows += in_delta.rows;
     vacuumed.removed_rows += in_delta.removed_rows;
     Ok(vacuumed)
 }
 
-/// The segment's bitmap with the newly dead added; None if there are none.
-fn find_dead(opened: &OpenedSegment, is_dead: &mut dyn FnMut(Tid) -> bool) -> Option<Vec<u8>> {
-    let rows = opened.segment.rows();
-    let mut bits = opened.dead.clone().unwrap_or_else(|| vec![0; rows.div_ceil(8) as usize]);
-    let mut any = false;
-    for position in 0..rows {
+/// Writes the segment's bitmap anew if more of its rows are dead; returns how many. Reads its TIDs and nothing else.
+fn mark_dead(
+    rel: Rel,
+    reference: &mut SegmentRef,
+    is_dead: &mut dyn FnMut(Tid) -> bool,
+) -> Result<u64, IndexError> {
+    let mut bits = tombstones(rel, reference)?;
+    segment::for_each_tid(rel, reference, &mut |position, tid| {
         if position % POSITIONS_PER_BREATH == 0 {
             vacuum_delay_point();
         }
-        if !opened.is_dead(position) && is_dead(opened.segment.tid(position)) {
-            bits[(position / 8) as usize] |= 1 << (position % 8);
-            any = true;
+        let (byte, bit) = (&mut bits[(position / 8) as usize], 1 << (position % 8));
+        if *byte & bit == 0 && is_dead(tid) {
+            *byte |= bit;
         }
+    })?;
+    let dead_rows: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    let newly_dead = dead_rows.checked_sub(reference.dead_rows).ok_or_else(|| {
+        IndexError::Damaged("a tombstone bitmap has fewer dead rows than its segment".into())
+    })?;
+    if newly_dead > 0 {
+        reference.dead_rows = dead_rows;
+        reference.tombstones = Some(blob::write(rel, blob::random_id()?, &bits, blob::Logging::Now)?);
     }
-    any.then_some(bits)
+    Ok(newly_dead)
 }
 
-/// Returns how many rows died since the last bitmap.
-fn set_tombstones(rel: Rel, reference: &mut SegmentRef, bits: &[u8]) -> Result<u64, IndexError> {
-    let dead_rows: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
-    let newly_dead = dead_rows - reference.dead_rows;
-    reference.dead_rows = dead_rows;
-    reference.tombstones = Some(blob::write(rel, blob::random_id()?, bits, blob::Logging::Now)?);
-    Ok(newly_dead)
+/// The segment's bitmap, all zero if it has none yet.
+fn tombstones(rel: Rel, reference: &SegmentRef) -> Result<Vec<u8>, IndexError> {
+    let bytes = reference.rows.div_ceil(8) as usize;
+    let bits = match &reference.tombstones {
+        Some(blob) => blob::read_to_vec(rel, blob)?,
+        None => vec![0; bytes],
+    };
+    if bits.len() == bytes {
+        return Ok(bits);
+    }
+    Err(IndexError::Damaged("a tombstone bitmap is not as long as its segment".into()))
 }
 
 /// After the last `delete` of a VACUUM, or without any: gives pages and cache files back.

@@ -281,3 +281,15 @@ CREATE FUNCTION vekter_index_stats(
 
 CREATE FUNCTION vekter_compact(index regclass) RETURNS void
     AS 'MODULE_PATHNAME', 'vekter_compact_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION vekter_segments(
+    index regclass,
+    OUT id text, OUT level integer, OUT factory text, OUT rows bigint, OUT dead_rows bigint, OUT bytes bigint,
+    OUT cached boolean
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'vekter_segments_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;
+
+CREATE FUNCTION vekter_check(
+    index regclass, heap boolean DEFAULT false, OUT severity text, OUT place text, OUT problem text
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'vekter_check_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 1;

@@ -87,6 +87,15 @@ impl Drop for Mapping {
     }
 }
 
+/// What a look at a file's bytes shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Missing,
+    Right,
+    /// Something else is in the file's place, or its bytes are not what they should be.
+    Wrong,
+}
+
 pub struct Cache {
     folder: PathBuf,
     /// Tells one run of the server from the next.
@@ -107,6 +116,26 @@ impl Cache {
         crc32c: u32,
         tick: &mut dyn FnMut(),
     ) -> Option<Arc<Mapping>> {
+        if let Some(mapping) = self.open_verified(key, bytes) {
+            return Some(mapping);
+        }
+        let (mapping, stamp) = self.map(key, bytes)?;
+        if checksum(mapping.bytes(), tick) != crc32c {
+            return None;
+        }
+        self.write_stamp(key, &stamp);
+        Some(Arc::new(mapping))
+    }
+
+    /// The file of `key` if it is there and somebody has verified it since this server started.
+    pub fn open_verified(&self, key: &FileKey, bytes: u64) -> Option<Arc<Mapping>> {
+        let (mapping, stamp) = self.map(key, bytes)?;
+        let is_verified = fs::read_to_string(self.stamp_path(key)).is_ok_and(|known| known == stamp);
+        is_verified.then(|| Arc::new(mapping))
+    }
+
+    /// The file of `key`, unverified, and the stamp that it should have; None: there is no regular file of this length.
+    fn map(&self, key: &FileKey, bytes: u64) -> Option<(Mapping, String)> {
         let path = self.folder.join(key.file_name());
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
@@ -115,19 +144,31 @@ impl Cache {
             return None;
         }
         let mapping = Mapping::of(&file, bytes as usize).ok()?;
-        let stamp = self.stamp(&metadata);
-        if fs::read_to_string(self.stamp_path(key)).ok().as_deref() != Some(stamp.as_str()) {
-            let mut found = 0;
-            for part in mapping.bytes().chunks(VERIFY_BYTES) {
-                tick();
-                found = crc32c::crc32c_append(found, part);
-            }
-            if found != crc32c {
-                return None;
-            }
-            self.write_stamp(key, &stamp);
+        Some((mapping, self.stamp(&metadata)))
+    }
+
+    /// What is in the file of `key`, whatever its stamp says.
+    pub fn examine(&self, key: &FileKey, bytes: u64, crc32c: u32, tick: &mut dyn FnMut()) -> Content {
+        if fs::symlink_metadata(self.folder.join(key.file_name())).is_err() {
+            return Content::Missing;
         }
-        Some(Arc::new(mapping))
+        let is_right =
+            self.map(key, bytes).is_some_and(|(mapping, _)| checksum(mapping.bytes(), tick) == crc32c);
+        if is_right { Content::Right } else { Content::Wrong }
+    }
+
+    /// Whether there is a file of `key` with the right length.
+    pub fn has(&self, key: &FileKey, bytes: u64) -> bool {
+        fs::symlink_metadata(self.folder.join(key.file_name()))
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
+    }
+
+    /// Removes the file of `key`. Whoever has it mapped keeps it so.
+    pub fn remove(&self, key: &FileKey) {
+        for path in [self.folder.join(key.file_name()), self.stamp_path(key)] {
+            // Somebody else may have removed it already; what cannot be removed now is swept later.
+            let _ = remove(&path);
+        }
     }
 
     /// Starts a file of `bytes`; nobody sees it before `publish`.
@@ -159,14 +200,6 @@ impl Cache {
             }
         }
         attempt()
-    }
-
-    /// Removes the file of `key`; whoever has it mapped keeps it.
-    pub fn remove(&self, key: &FileKey) {
-        for path in [self.folder.join(key.file_name()), self.stamp_path(key)] {
-            // What cannot be removed now is swept later.
-            let _ = remove(&path);
-        }
     }
 
     /// Removes every file that `keep` does not want, and what writers left that are no more.
@@ -279,6 +312,14 @@ impl Drop for CacheWriter<'_> {
         // Gone already after `publish`.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// CRC-32C; `tick` is called now and then.
+fn checksum(bytes: &[u8], tick: &mut dyn FnMut()) -> u32 {
+    bytes.chunks(VERIFY_BYTES).fold(0, |crc, part| {
+        tick();
+        crc32c::crc32c_append(crc, part)
+    })
 }
 
 fn preallocate(file: &File, bytes: u64) -> io::Result<()> {

@@ -107,13 +107,13 @@ impl Heap for Table {
     }
 }
 
-struct Collector<'a, 'v> {
-    visit: &'a mut VisitRow<'v>,
-    outcome: Result<(), IndexError>,
+pub(super) struct Collector<'a, 'v> {
+    pub(super) visit: &'a mut VisitRow<'v>,
+    pub(super) outcome: Result<(), IndexError>,
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn collect(
+pub(super) unsafe extern "C-unwind" fn collect(
     _index: pg_sys::Relation,
     tid: pg_sys::ItemPointer,
     values: *mut pg_sys::Datum,

@@ -18,7 +18,7 @@ use crate::index::plan::Effort;
 use crate::index::seal;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::lock::{self, IndexLock, Purpose};
-use crate::pg::owner::ActingAsOwner;
+use crate::pg::owner::as_owner;
 use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::{self, worker};
 
@@ -85,9 +85,9 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
 
 /// `vekter_compact()`: one segment without dead rows. The index is locked in `INDEX_LOCK`.
 pub fn compact_everything(index: Rel) -> Result<(), SqlError> {
-    let _owner = ActingAsOwner::of(index);
     let lock = IndexLock::acquire(index, Purpose::Compaction);
-    compact::run(index, Effort::Everything, settings(), &mut Table::under(index, false), &lock)?;
+    let mut table = Table::under(index, false);
+    as_owner(index, || compact::run(index, Effort::Everything, settings(), &mut table, &lock))?;
     super::vacuum::sweep_cache(index);
     Ok(())
 }
@@ -136,11 +136,8 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
     let mut table = Table::under(index, true);
-    {
-        let _owner = ActingAsOwner::of(index);
-        if !compact::run(index, Effort::Tiers, settings(), &mut table, &lock)? {
-            return Ok(false);
-        }
+    if !as_owner(index, || compact::run(index, Effort::Tiers, settings(), &mut table, &lock))? {
+        return Ok(false);
     }
     super::vacuum::sweep_cache(index);
     let start = Instant::now();

@@ -3,6 +3,7 @@
 //! Callbacks bear the names of the `IndexAmRoutine` fields they fill (access/amapi.h).
 
 pub mod build;
+pub mod check;
 pub mod cost;
 pub mod definition;
 pub mod insert;

@@ -35,7 +35,7 @@ fn vekter_index_stats(
 }
 
 fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
-    let index = target::find_single_index(relation)?;
+    let index = target::find_plain_index(relation)?;
     // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
     // by Drop.
     let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };

@@ -98,8 +98,8 @@ pub fn find_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
     }
 }
 
-/// As `find_index`, for functions that deal with the pages of one index.
-pub fn find_single_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
+/// As `find_index`, for those who read an index itself: a partitioned one has no pages.
+pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
     let index = find_index(relation)?;
     // SAFETY: looks a catalogue row up by its oid.
     if unsafe { pg_sys::get_rel_relkind(index) } as u8 == b'I' {
@@ -108,6 +108,27 @@ pub fn find_single_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError>
             .hint("Name the index of one of its partitions."));
     }
     Ok(index)
+}
+
+/// Err unless the current user owns the index, or is a superuser.
+pub fn check_owner(index: pg_sys::Oid) -> Result<(), SqlError> {
+    if owns(index) {
+        return Ok(());
+    }
+    let message = format!("must be owner of index {}", relation_name(index)?);
+    Err(SqlError::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message))
+}
+
+#[cfg(not(any(feature = "pg16", feature = "pg17", feature = "pg18")))]
+fn owns(index: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogue rows up by oid.
+    unsafe { pg_sys::pg_class_ownercheck(index, pg_sys::GetUserId()) }
+}
+
+#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+fn owns(index: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogue rows up by oid.
+    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, index, pg_sys::GetUserId()) }
 }
 
 /// Everything about the index that `relation` means.

@@ -426,6 +426,11 @@ pub fn tid_to_bytes(tid: Tid) -> [u8; TID_BYTES] {
     bytes
 }
 
+/// The heap block of a TID.
+pub fn tid_block(tid: Tid) -> u32 {
+    (tid >> 16) as u32
+}
+
 pub fn tid_from_bytes(bytes: &[u8]) -> Tid {
     let block = u32::from_le_bytes(array(&bytes[0..4]));
     let offset = u16::from_le_bytes(array(&bytes[4..6]));

@@ -143,11 +143,10 @@ fn extents_cover_blocks_in_order() {
 fn gaps_are_what_extents_leave_whatever_their_order() {
     let extent = |start, blocks| Extent { start, blocks };
     assert_eq!(Extent::gaps(vec![], 3), [extent(0, 3)]);
-    assert_eq!(Extent::gaps(vec![extent(6, 2), extent(0, 1), extent(3, 2)], 10), [
-        extent(1, 2),
-        extent(5, 1),
-        extent(8, 2)
-    ]);
+    assert_eq!(
+        Extent::gaps(vec![extent(6, 2), extent(0, 1), extent(3, 2)], 10),
+        [extent(1, 2), extent(5, 1), extent(8, 2)]
+    );
     assert_eq!(Extent::gaps(vec![extent(0, 5), extent(1, 2), extent(3, 4)], 7), []);
     assert_eq!(Extent::gaps(vec![extent(2, u32::MAX), extent(9, 1)], 7), [extent(0, 2)]);
 }

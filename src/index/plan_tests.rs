@@ -27,12 +27,6 @@ fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
 }
 
 #[test]
-fn a_tier_starts_at_each_power_of_the_factor() {
-    let tiers = [0, 4095, 4096, 16_383, 16_384, 65_536, 1 << 30].map(tier);
-    assert_eq!(tiers, [0, 0, 1, 1, 2, 3, 10]);
-}
-
-#[test]
 fn three_segments_of_a_tier_stay_and_four_become_one() {
     let small = || segment("Flat", 2000, 0);
     assert_eq!(tiers(&[small(), small(), small()], "HNSW32"), None);

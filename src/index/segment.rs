@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::blob::{self, Logging};
 use super::error::IndexError;
-use super::format::{SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes};
+use super::format::{
+    SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
+};
 use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
@@ -44,9 +46,7 @@ impl Segment {
         let head = SegmentHead::decode(mapping.bytes(), expected.payload.bytes)?;
         let index = OpenIndex::open(mapping.clone(), head.faiss_range(), metric)?;
         check_head(&head, expected)?;
-        if head.metric != metric.code()
-            || index.rows() != expected.rows
-            || head.dims as usize != index.dims()
+        if head.metric != metric.code() || index.rows() != expected.rows || head.dims as usize != index.dims()
         {
             return Err(damaged(expected, "FAISS's part is not what its header says"));
         }
@@ -79,9 +79,10 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
     let key = file_key(rel, segment.payload.id);
     let (bytes, crc) = (segment.payload.bytes, segment.payload.crc32c);
     let cache = cache();
-    let mapping = match cache.open(&key, bytes, crc, &mut crate::pg::take_interrupts) {
+    let mapping = match cache.open_verified(&key, bytes) {
         Some(mapping) => mapping,
         None => {
+            // One backend verifies or writes; the others wait, and find it done.
             let _lock = IndexLock::acquire(rel, Purpose::Materialise);
             failpoint::reach("materialise.started");
             match cache.open(&key, bytes, crc, &mut crate::pg::take_interrupts) {

@@ -33,6 +33,12 @@ impl<'a> PageView<'a> {
         self.0.get(PAGE_HEADER_BYTES..lower.min(TAG_AT)).unwrap_or(&[])
     }
 
+    /// Of a heap page: which line pointers are taken, by offset, the first being 1 (ItemIdIsUsed, storage/itemid.h).
+    pub fn line_pointers(&self) -> Vec<bool> {
+        let (pointers, _) = self.body().as_chunks::<4>();
+        pointers.iter().map(|pointer| u32::from_le_bytes(*pointer) >> 15 & 3 != pg_sys::LP_UNUSED).collect()
+    }
+
     /// The body, if this is the page that is meant: same owner, kind and chunk. A page that was retired meanwhile keeps
     /// its content until it is used again, and then it has another owner.
     pub fn body_of(&self, owner: u128, kind: PageKind, chunk: u32) -> Option<&'a [u8]> {

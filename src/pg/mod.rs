@@ -24,6 +24,12 @@ pub fn take_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
+/// Whether this server replays WAL: pages then change under whatever lock one holds.
+pub fn is_in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pgrx::pg_sys::RecoveryInProgress() }
+}
+
 /// Sleeps if VACUUM has used up its cost limit, and takes interrupts.
 pub fn vacuum_delay_point() {
     take_interrupts();

@@ -1,44 +1,31 @@
-//! Acting as a table's owner, as VACUUM and REINDEX do, so that functions in index expressions gain nothing.
+//! Acting as the owner of a table: what its indexes evaluate is the owner's code, not the caller's.
 
 use pgrx::pg_sys;
 
 use super::relation::Rel;
 
-/// While it lives, code runs as the owner of a relation and may not change the session; settings that it changes are
-/// undone. An error undoes it too.
-pub struct ActingAsOwner {
-    user: pg_sys::Oid,
-    security_context: i32,
-    settings_level: i32,
-}
-
-impl ActingAsOwner {
-    pub fn of(rel: Rel) -> Self {
-        let (mut user, mut security_context) = (pg_sys::InvalidOid, 0);
-        // SAFETY: called in a transaction; as vacuum_rel does (commands/vacuum.c).
-        let settings_level = unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut security_context);
-            let restricted = security_context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-            pg_sys::SetUserIdAndSecContext(rel.owner(), restricted);
-            pg_sys::NewGUCNestLevel()
-        };
-        #[cfg(any(feature = "pg17", feature = "pg18"))]
-        // SAFETY: within the nest level that was just opened.
-        unsafe {
-            pg_sys::RestrictSearchPath()
-        };
-        ActingAsOwner { user, security_context, settings_level }
+/// Runs `work` as the owner of `relation`, so that functions in its indexes have no more rights than the owner, and settings
+/// that they change hold no longer than this (as CREATE INDEX and amcheck do). An error ends it too: the transaction's
+/// abort restores user and settings.
+pub fn as_owner<R>(relation: Rel, work: impl FnOnce() -> R) -> R {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads and sets this backend's own state; it is restored below.
+    let level = unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        let restricted = context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+        pg_sys::SetUserIdAndSecContext(relation.owner(), restricted);
+        pg_sys::NewGUCNestLevel()
+    };
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: within the level that was just begun.
+    unsafe {
+        pg_sys::RestrictSearchPath()
+    };
+    let result = work();
+    // SAFETY: the level was begun above, and user and context are those that were there.
+    unsafe {
+        pg_sys::AtEOXact_GUC(false, level);
+        pg_sys::SetUserIdAndSecContext(user, context);
     }
-}
-
-impl Drop for ActingAsOwner {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: what was saved in `of`, in the same transaction.
-            unsafe {
-                pg_sys::AtEOXact_GUC(false, self.settings_level);
-                pg_sys::SetUserIdAndSecContext(self.user, self.security_context);
-            }
-        }
-    }
+    result
 }

@@ -38,6 +38,12 @@ impl Rel {
         pgrx::name_data_to_str(&self.class().relname).to_string()
     }
 
+    /// Whether it is a table of PostgreSQL's own access method.
+    pub fn is_heap(self) -> bool {
+        self.class().relam == pg_sys::HEAP_TABLE_AM_OID
+    }
+
+    /// Whoever owns it.
     pub fn owner(self) -> pg_sys::Oid {
         self.class().relowner
     }

@@ -1,0 +1,107 @@
+//! `vekter_check()`: locks, the table's side of the comparison, and with whose rights it is read.
+
+use core::ffi::c_void;
+
+use pgrx::pg_sys;
+
+use super::build::{Collector, collect};
+use crate::index::build::VisitRow;
+use crate::index::check::{self, Finding, LinePointers, Table};
+use crate::index::error::IndexError;
+use crate::pg::buffer::PageLock;
+use crate::pg::error::SqlError;
+use crate::pg::owner::as_owner;
+use crate::pg::relation::Rel;
+
+/// Checks a faiss index, with its table if `with_table`. Both are only locked against being changed or dropped.
+pub fn check(index: pg_sys::Oid, with_table: bool) -> Result<Vec<Finding>, SqlError> {
+    const MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: errors if either is gone. The table is locked before its index, as everybody does. Both stay open until
+    // the end of this function, and locked until the transaction's.
+    unsafe {
+        let table = pg_sys::table_open(pg_sys::IndexGetRelation(index, false), MODE);
+        let index = pg_sys::index_open(index, MODE);
+        let (heap, rel) = (Rel::new(table), Rel::new(index));
+        let outcome = as_owner(heap, || {
+            let mut rows = Rows { heap, index: rel, snapshot: core::ptr::null_mut() };
+            check::check(rel, with_table.then_some(&mut rows))
+        });
+        pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Ok(outcome?)
+    }
+}
+
+struct Rows {
+    heap: Rel,
+    index: Rel,
+    /// Registered; null before `take_snapshot`.
+    snapshot: pg_sys::Snapshot,
+}
+
+impl Rows {
+    fn forget_snapshot(&mut self) {
+        if !self.snapshot.is_null() {
+            // SAFETY: registered in `take_snapshot` and forgotten once.
+            unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
+            self.snapshot = core::ptr::null_mut();
+        }
+    }
+}
+
+impl Table for Rows {
+    fn take_snapshot(&mut self) {
+        self.forget_snapshot();
+        // A new one at any isolation level: an older one may see rows that the index was built without.
+        // SAFETY: called in a transaction, on the main thread.
+        self.snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) };
+    }
+
+    fn scan(&mut self, visit: &mut VisitRow) -> Result<(), IndexError> {
+        let mut collector = Collector { visit, outcome: Ok(()) };
+        // SAFETY: relations and snapshot are open; the scan is ended by table_index_build_scan; the collector outlives
+        // the call that uses it. `ii_Concurrent` makes it take the rows that the snapshot sees, as in CREATE INDEX
+        // CONCURRENTLY.
+        unsafe {
+            let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
+            (*info).ii_Concurrent = true;
+            let scan = pg_sys::table_beginscan_strat(
+                self.heap.as_ptr(),
+                self.snapshot,
+                0,
+                core::ptr::null_mut(),
+                true,
+                true,
+            );
+            pg_sys::table_index_build_scan(
+                self.heap.as_ptr(),
+                self.index.as_ptr(),
+                info,
+                true,
+                false,
+                Some(collect),
+                (&raw mut collector).cast::<c_void>(),
+                scan,
+            );
+        }
+        collector.outcome
+    }
+
+    fn line_pointers(&mut self, block: u32) -> Option<LinePointers> {
+        if !self.heap.is_heap() {
+            return Some(LinePointers::Unknown);
+        }
+        crate::pg::take_interrupts();
+        (block < self.heap.blocks())
+            .then(|| LinePointers::Taken(PageLock::share(self.heap, block).view().line_pointers()))
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        // While an error unwinds, the transaction's abort forgets it.
+        if !std::thread::panicking() {
+            self.forget_snapshot();
+        }
+    }
+}

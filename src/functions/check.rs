@@ -1,0 +1,28 @@
+//! `vekter_check()`: what is wrong with an index, one row for each finding.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::target;
+use crate::am;
+use crate::index::check::Finding;
+use crate::pg::error::{OrRaise, SqlError};
+
+#[pg_extern]
+fn vekter_check(
+    index: pg_sys::Oid,
+    heap: bool,
+) -> TableIterator<'static, (name!(severity, String), name!(place, String), name!(problem, String))> {
+    let findings = find(index, heap).or_raise();
+    TableIterator::new(
+        findings
+            .into_iter()
+            .map(|finding| (finding.severity.name().to_string(), finding.place, finding.problem)),
+    )
+}
+
+fn find(relation: pg_sys::Oid, heap: bool) -> Result<Vec<Finding>, SqlError> {
+    let index = target::find_plain_index(relation)?;
+    target::check_owner(index)?;
+    am::check::check(index, heap)
+}

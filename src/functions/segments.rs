@@ -1,0 +1,61 @@
+//! `vekter_segments()`: the segments of an index, one row for each.
+
+use pgrx::prelude::*;
+use pgrx::{PgRelation, pg_sys};
+
+use super::target;
+use crate::index::error::IndexError;
+use crate::index::{read_manifest, read_meta, retry, segment};
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::relation::Rel;
+
+type Segment = (String, i32, String, i64, i64, i64, bool);
+
+#[pg_extern]
+fn vekter_segments(
+    index: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(id, String),
+        name!(level, i32),
+        name!(factory, String),
+        name!(rows, i64),
+        name!(dead_rows, i64),
+        name!(bytes, i64),
+        name!(cached, bool),
+    ),
+> {
+    TableIterator::new(list(index).or_raise())
+}
+
+fn list(relation: pg_sys::Oid) -> Result<Vec<Segment>, SqlError> {
+    let index = target::find_plain_index(relation)?;
+    // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
+    // by Drop.
+    let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    // SAFETY: open until the end of this function.
+    let rel = unsafe { Rel::new(relation.as_ptr()) };
+    Ok(read(rel)?)
+}
+
+fn read(rel: Rel) -> Result<Vec<Segment>, IndexError> {
+    let manifest = retry(|| read_manifest(rel, &read_meta(rel)?))?;
+    let cache = segment::cache();
+    Ok(manifest
+        .segments
+        .into_iter()
+        .map(|reference| {
+            let key = segment::file_key(rel, reference.payload.id);
+            (
+                format!("{:032x}", reference.payload.id),
+                reference.tier() as i32,
+                reference.factory,
+                reference.rows as i64,
+                reference.dead_rows as i64,
+                reference.payload.bytes as i64,
+                cache.has(&key, reference.payload.bytes),
+            )
+        })
+        .collect())
+}

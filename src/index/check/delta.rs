@@ -1,0 +1,112 @@
+//! The delta: its chain of pages, the entries in them and the rows in those.
+
+use super::super::delta::Place;
+use super::super::error::IndexError;
+use super::super::format::{
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, Extent, Meta, NO_BLOCK,
+    OVERFLOW_HEAD_BYTES, PageKind, overflow_next, tid_from_bytes,
+};
+use super::super::read_meta;
+use super::{Check, Entry};
+
+impl Check {
+    pub(super) fn check_delta(&mut self, meta: &Meta) -> Result<(), IndexError> {
+        let layout = DeltaLayout::new(meta.dims as usize);
+        let mut place = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+        let mut has_tail = false;
+        loop {
+            has_tail |= place.block == meta.delta_tail;
+            let Some(head) = self.check_delta_page(meta, layout, place)? else {
+                self.is_complete = false;
+                return Ok(());
+            };
+            if head.next_block == NO_BLOCK {
+                break;
+            }
+            if head.next_chunk <= place.chunk {
+                self.is_complete = false;
+                self.error(page_name(place.block), format!("links back to page {}", head.next_block));
+                return Ok(());
+            }
+            place = Place { block: head.next_block, chunk: head.next_chunk };
+        }
+        if !has_tail {
+            self.error(
+                "delta",
+                format!("page {}, where inserts begin, is not in the chain", meta.delta_tail),
+            );
+        }
+        // Inserts may have appended pages meanwhile.
+        let now = read_meta(self.rel)?;
+        if place.chunk >= now.delta_next_chunk {
+            self.error(
+                "delta",
+                format!("the next page's number, {}, is in use already", now.delta_next_chunk),
+            );
+        }
+        Ok(())
+    }
+
+    /// None: the chain cannot be followed further.
+    fn check_delta_page(
+        &mut self,
+        meta: &Meta,
+        layout: DeltaLayout,
+        Place { block, chunk }: Place,
+    ) -> Result<Option<DeltaHead>, IndexError> {
+        let place = page_name(block);
+        let Some(body) = self.page(&place, block, meta.index_id, PageKind::Delta, chunk) else {
+            return Ok(None);
+        };
+        self.use_extents(&place, &[Extent { start: block, blocks: 1 }]);
+        if body.len() < DELTA_HEAD_BYTES {
+            self.error(place, "the page is cut short");
+            return Ok(None);
+        }
+        let head = DeltaHead::from_bytes(&body);
+        let entries = &body[DELTA_HEAD_BYTES..];
+        let count = usize::from(head.entries);
+        if count > layout.entries_per_page || entries.len() != count * layout.entry_bytes() {
+            self.error(place, format!("{count} entries do not take {} bytes", entries.len()));
+            return Ok(Some(head));
+        }
+        for entry in entries.chunks_exact(layout.entry_bytes()) {
+            let mut row = entry[DELTA_ENTRY_HEAD_BYTES..].to_vec();
+            self.read_overflow(&place, &head, &mut row);
+            if row.len() != 4 * meta.dims as usize {
+                self.error(&place, format!("a row has {} bytes instead of {}", row.len(), 4 * meta.dims));
+            } else if !is_finite(&row) {
+                self.error(&place, "a row has values that are not finite");
+            }
+            self.add_entry(Entry { tid: tid_from_bytes(entry), row_crc32c: Some(crc32c::crc32c(&row)) })?;
+        }
+        Ok(Some(head))
+    }
+
+    /// Appends the rest of a long row as far as it can be read.
+    fn read_overflow(&mut self, place: &str, head: &DeltaHead, row: &mut Vec<u8>) {
+        let (mut block, mut chunk) = (head.overflow_block, 0);
+        while block != NO_BLOCK {
+            let Some(body) = self.page(place, block, head.overflow_id, PageKind::DeltaOverflow, chunk) else {
+                self.is_complete = false;
+                return;
+            };
+            self.use_extents(place, &[Extent { start: block, blocks: 1 }]);
+            if body.len() < OVERFLOW_HEAD_BYTES {
+                self.error(place, format!("block {block} is cut short"));
+                return;
+            }
+            row.extend_from_slice(&body[OVERFLOW_HEAD_BYTES..]);
+            (block, chunk) = (overflow_next(&body), chunk + 1);
+        }
+    }
+}
+
+fn page_name(block: u32) -> String {
+    format!("delta page {block}")
+}
+
+fn is_finite(row: &[u8]) -> bool {
+    let (elements, _) = row.as_chunks::<4>();
+    elements.iter().all(|element| f32::from_le_bytes(*element).is_finite())
+}

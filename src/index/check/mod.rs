@@ -1,0 +1,224 @@
+//! `vekter_check()`: every invariant that can be read off pages, segments, tombstones and free space, and whether each
+//! row of the table is found exactly once.
+//!
+//! Unlike searches, the check goes on where something is wrong and says what and where. It holds the maintenance lock, so
+//! that nothing but inserts changes the index meanwhile, and tolerates those.
+//!
+//! The free space map is no invariant: it is a hint that a crash falsifies (`pg::buffer`). What keeps a page that is in
+//! use from being used again is its own tag, and that is checked.
+
+mod delta;
+mod pages;
+mod segments;
+mod table;
+
+use std::fmt::Display;
+
+use super::error::IndexError;
+use super::format::{Extent, META_BLOCK, Manifest, Meta, Tid};
+use crate::engine::{EngineError, Metric};
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+use crate::pg::{is_in_recovery, xid};
+
+pub use table::{LinePointers, Table};
+
+/// More findings than anybody reads.
+const MAX_FINDINGS: usize = 1000;
+/// Looks at a standby's index before a finding is believed.
+const LOOKS_IN_RECOVERY: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Answers can be wrong or fail: the index is to be rebuilt.
+    Error,
+    /// Costs space or time only, and goes away by itself.
+    Warning,
+}
+
+impl Severity {
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Where: a part of the index, with its block, segment or row.
+    pub place: String,
+    /// What is wrong there.
+    pub problem: String,
+}
+
+/// Everything that is wrong with the index; empty if nothing is. With a `table`, its rows are compared with the index's
+/// too. Takes 16 bytes for each row. Waits for VACUUM, sealing and compaction of this index, and keeps them waiting.
+pub fn check(rel: Rel, mut table: Option<&mut dyn Table>) -> Result<Vec<Finding>, IndexError> {
+    let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
+    let mut found = look(rel, &mut table)?;
+    // Replay asks for no lock: what another look does not find was on its way then.
+    for _ in 1..if is_in_recovery() { LOOKS_IN_RECOVERY } else { 1 } {
+        if found.is_empty() {
+            break;
+        }
+        let again = look(rel, &mut table)?;
+        found.retain(|finding| again.contains(finding));
+    }
+    Ok(found)
+}
+
+fn look(rel: Rel, table: &mut Option<&mut dyn Table>) -> Result<Vec<Finding>, IndexError> {
+    // The snapshot first: the index then has an entry for every row that it sees.
+    if let Some(table) = table {
+        table.take_snapshot();
+    }
+    let mut check = Check::new(rel);
+    check.run()?;
+    if let Some(table) = table
+        && check.is_complete
+    {
+        check.compare_with(*table)?;
+    }
+    Ok(check.findings)
+}
+
+/// A live entry of the index.
+struct Entry {
+    tid: Tid,
+    /// CRC-32C of the row as it is stored; None where the index does not keep it bit by bit.
+    row_crc32c: Option<u32>,
+}
+
+/// One look at an index.
+struct Check {
+    rel: Rel,
+    /// Horizon and end of the relation from before the root was read, as in `space::reclaim`.
+    horizon: u64,
+    end: u32,
+    findings: Vec<Finding>,
+    /// What each part of the index uses, by the part's number in `places`.
+    used: Vec<(Extent, usize)>,
+    places: Vec<String>,
+    entries: Vec<Entry>,
+    /// Nothing stopped the check from reaching all that the root reaches.
+    is_complete: bool,
+}
+
+impl Check {
+    fn new(rel: Rel) -> Self {
+        Check {
+            rel,
+            horizon: xid::oldest_running(),
+            end: rel.blocks(),
+            findings: Vec::new(),
+            used: Vec::new(),
+            places: Vec::new(),
+            entries: Vec::new(),
+            is_complete: true,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), IndexError> {
+        self.use_extents("meta page", &[Extent { start: META_BLOCK, blocks: 1 }]);
+        let Some(meta) = self.check_meta() else {
+            self.is_complete = false;
+            return Ok(());
+        };
+        if let Some(metric) = Metric::from_code(meta.metric) {
+            if let Some(manifest) = self.check_manifest(&meta) {
+                self.check_segments(&meta, metric, &manifest)?;
+            }
+        } else {
+            self.is_complete = false;
+            self.error("meta page", format!("metric {} is unknown", meta.metric));
+        }
+        self.check_delta(&meta)?;
+        self.check_overlaps();
+        self.check_entries();
+        if self.is_complete {
+            self.check_unused_pages();
+        }
+        Ok(())
+    }
+
+    /// None: no manifest yet, or none that can be read.
+    fn check_manifest(&mut self, meta: &Meta) -> Option<Manifest> {
+        let blob = meta.manifest.as_ref()?;
+        let mut bytes = Vec::new();
+        let decoded = self.check_blob("manifest", blob, Some(&mut bytes)).then(|| Manifest::decode(&bytes));
+        match decoded {
+            Some(Ok(manifest)) => Some(manifest),
+            unreadable => {
+                self.is_complete = false;
+                if let Some(Err(error)) = unreadable {
+                    self.error("manifest", error);
+                }
+                None
+            }
+        }
+    }
+
+    fn error(&mut self, place: impl Display, problem: impl Display) {
+        self.find(Severity::Error, place, problem);
+    }
+
+    fn warn(&mut self, place: impl Display, problem: impl Display) {
+        self.find(Severity::Warning, place, problem);
+    }
+
+    fn find(&mut self, severity: Severity, place: impl Display, problem: impl Display) {
+        let finding = |severity, place: String, problem: String| Finding { severity, place, problem };
+        match self.findings.len() {
+            MAX_FINDINGS.. => {}
+            LAST => self.findings.push(finding(
+                severity,
+                "index".into(),
+                "there is more, which is not listed".into(),
+            )),
+            _ => self.findings.push(finding(severity, place.to_string(), problem.to_string())),
+        }
+    }
+
+    fn add_entry(&mut self, entry: Entry) -> Result<(), IndexError> {
+        // Rust ends the process where a vector cannot grow.
+        self.entries.try_reserve(1).map_err(|_| EngineError::OutOfMemory)?;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// TIDs that no heap has, and those that would come out of a search twice. Sorts the entries.
+    fn check_entries(&mut self) {
+        self.entries.sort_unstable_by_key(|entry| entry.tid);
+        let twice: Vec<Tid> = self
+            .entries
+            .windows(2)
+            .filter(|pair| pair[0].tid == pair[1].tid)
+            .map(|pair| pair[0].tid)
+            .take(MAX_FINDINGS)
+            .collect();
+        for tid in twice {
+            self.error(row_name(tid), "the row is in the index more than once");
+        }
+        let impossible = |tid: Tid| tid as u16 == 0 || tid >> 16 == u64::from(u32::MAX);
+        let impossible: Vec<Tid> = self
+            .entries
+            .iter()
+            .map(|entry| entry.tid)
+            .filter(|&tid| impossible(tid))
+            .take(MAX_FINDINGS)
+            .collect();
+        for tid in impossible {
+            self.error(row_name(tid), "no table has such a row");
+        }
+    }
+}
+
+const LAST: usize = MAX_FINDINGS - 1;
+
+/// As PostgreSQL prints a ctid.
+fn row_name(tid: Tid) -> String {
+    format!("row ({},{})", tid >> 16, tid as u16)
+}

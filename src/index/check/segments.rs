@@ -1,0 +1,146 @@
+//! Segments: payload, header, TIDs, tombstones, cache file, and whether FAISS opens them.
+
+use std::collections::HashSet;
+
+use super::super::error::IndexError;
+use super::super::format::{Manifest, Meta, SegmentRef, Tid};
+use super::super::segment;
+use super::{Check, Entry};
+use crate::cache::Content;
+use crate::engine::{EngineError, Metric};
+use crate::pg::take_interrupts;
+
+impl Check {
+    pub(super) fn check_segments(
+        &mut self,
+        meta: &Meta,
+        metric: Metric,
+        manifest: &Manifest,
+    ) -> Result<(), IndexError> {
+        let mut ids = HashSet::new();
+        for reference in &manifest.segments {
+            let place = format!("segment {:032x}", reference.payload.id);
+            if !ids.insert(reference.payload.id) {
+                self.error(&place, "the manifest lists it twice");
+                continue;
+            }
+            let is_whole = self.check_blob(&place, &reference.payload, None);
+            let dead = self.check_tombstones(&place, reference);
+            if !is_whole {
+                self.is_complete = false;
+                continue;
+            }
+            self.check_cache_file(&place, reference);
+            let tids = self.check_tids(&place, reference, dead.as_deref())?;
+            self.check_faiss(&place, reference, meta, metric)?;
+            for tid in tids.into_iter().flatten() {
+                self.add_entry(Entry { tid, row_crc32c: None })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bitmap, if there is one that can be used.
+    fn check_tombstones(&mut self, segment: &str, reference: &SegmentRef) -> Option<Vec<u8>> {
+        let place = format!("tombstones of {segment}");
+        let Some(blob) = &reference.tombstones else {
+            if reference.dead_rows > 0 {
+                self.is_complete = false;
+                self.error(
+                    place,
+                    format!("{} rows are dead, and there is no bitmap of them", reference.dead_rows),
+                );
+            }
+            return None;
+        };
+        let mut bits = Vec::new();
+        if !self.check_blob(&place, blob, Some(&mut bits)) {
+            self.is_complete = false;
+            return None;
+        }
+        let bytes = reference.rows.div_ceil(8);
+        if bits.len() as u64 != bytes {
+            self.is_complete = false;
+            self.error(place, format!("{} bytes are stored for {} rows", bits.len(), reference.rows));
+            return None;
+        }
+        let beyond = 8 * bytes - reference.rows;
+        if bits.last().is_some_and(|last| u64::from(last.leading_zeros()) < beyond) {
+            self.error(&place, "a row behind the last one is dead");
+        }
+        let dead_rows: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        if dead_rows != reference.dead_rows {
+            self.error(&place, format!("{dead_rows} rows are dead, {} by the manifest", reference.dead_rows));
+        }
+        Some(bits)
+    }
+
+    /// The TIDs of rows that are not dead.
+    fn check_tids(
+        &mut self,
+        place: &str,
+        reference: &SegmentRef,
+        dead: Option<&[u8]>,
+    ) -> Result<Option<Vec<Tid>>, IndexError> {
+        let mut tids = Vec::new();
+        tids.try_reserve(reference.live_rows() as usize).map_err(|_| EngineError::OutOfMemory)?;
+        let is_dead =
+            |position: u64| dead.is_some_and(|bits| bits[(position / 8) as usize] >> (position % 8) & 1 == 1);
+        let read = segment::for_each_tid(self.rel, reference, &mut |position, tid| {
+            if !is_dead(position) {
+                tids.push(tid);
+            }
+        });
+        if self.believe(place, read)?.is_none() {
+            self.is_complete = false;
+            return Ok(None);
+        }
+        Ok(Some(tids))
+    }
+
+    fn check_cache_file(&mut self, place: &str, reference: &SegmentRef) {
+        let key = segment::file_key(self.rel, reference.payload.id);
+        let (bytes, crc) = (reference.payload.bytes, reference.payload.crc32c);
+        match segment::cache().examine(&key, bytes, crc, &mut take_interrupts) {
+            Content::Missing | Content::Right => {}
+            Content::Wrong => {
+                self.warn(place, "its cache file was damaged; it is written again from the index");
+                segment::cache().remove(&key);
+            }
+        }
+    }
+
+    fn check_faiss(
+        &mut self,
+        place: &str,
+        reference: &SegmentRef,
+        meta: &Meta,
+        metric: Metric,
+    ) -> Result<(), IndexError> {
+        let opened = segment::open(self.rel, reference, metric);
+        if let Some(segment) = self.believe(place, opened)?
+            && segment.index.dims() != meta.dims as usize
+        {
+            let problem = format!("it has {} dimensions, the index {}", segment.index.dims(), meta.dims);
+            self.error(place, problem);
+        }
+        Ok(())
+    }
+
+    /// Notes what says that the index is damaged. Other errors, as of memory or a full disk, end the check.
+    fn believe<T>(&mut self, place: &str, outcome: Result<T, IndexError>) -> Result<Option<T>, IndexError> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(
+                error @ (IndexError::Stale
+                | IndexError::Damaged(_)
+                | IndexError::Format(_)
+                | IndexError::Engine(EngineError::Corrupt { .. })),
+            ) => {
+                self.error(place, error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -6,6 +6,7 @@ use super::format::Tid;
 use super::merge::{Host, Outcome, merge};
 use super::plan::{self, Effort};
 use super::{Snapshot, read_manifest, read_meta, retry, seal, space};
+use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -48,6 +49,7 @@ pub fn run(
     surroundings: &mut dyn Surroundings,
     _lock: &IndexLock,
 ) -> Result<bool, IndexError> {
+    failpoint::reach("compact.started");
     let mut compaction = Compaction { rel, settings, surroundings };
     if effort == Effort::Everything {
         seal::all(rel)?;

@@ -16,6 +16,7 @@ use super::opened::OpenedSegment;
 use super::plan::Plan;
 use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
 use crate::engine::{Builder, Metric};
+use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -55,6 +56,7 @@ pub fn merge(
     let sources: Vec<Arc<OpenedSegment>> =
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
     let base = plan.base.map(|at| snapshot.segments[at].clone());
+    failpoint::reach("merge.planned");
     let (builder, factory, trained_rows) = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
     let mut merge = Merge {
         metric: snapshot.metric,
@@ -90,6 +92,7 @@ pub fn merge(
     };
     drop(builder);
 
+    failpoint::reach("merge.staged");
     let lock = IndexLock::acquire(rel, Purpose::Maintenance);
     let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
     let died = died_meanwhile(rel, &manifest, &sources)?;
@@ -148,6 +151,7 @@ fn start(
     let mut builder = fresh;
     build::check_memory(&builder, &plan.factory, sample.len() / dims, plan.rows, resources)?;
     interruptible(resources.threads, || builder.train(&sample))?;
+    failpoint::reach("merge.trained");
     Ok((builder, plan.factory.clone(), live_rows))
 }
 
@@ -301,6 +305,7 @@ impl Merge<'_> {
         }
         interruptible(self.resources.threads, || self.builder.add(&self.batch))?;
         self.batch.clear();
+        failpoint::reach("merge.batch_added");
         Ok(true)
     }
 }
@@ -391,9 +396,12 @@ fn replace(
         |segment: &SegmentRef| sources.iter().any(|source| source.reference.payload.id == segment.payload.id);
     let (replaced, kept): (Vec<_>, Vec<_>) = manifest.segments.drain(..).partition(is_source);
     manifest.segments = merged.into_iter().chain(kept).collect();
+    failpoint::reach("merge.stored");
     publish(rel, manifest, None)?;
+    failpoint::reach("merge.published");
     let old = Manifest { segments: replaced };
     space::retire(rel, old.blobs().flat_map(|blob| blob.blocks()));
+    failpoint::reach("merge.retired");
     let cache = segment::cache();
     for segment in &old.segments {
         cache.remove(&segment::file_key(rel, segment.payload.id));

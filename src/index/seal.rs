@@ -9,6 +9,7 @@ use super::error::IndexError;
 use super::format::{Meta, PAGE_BYTES, SegmentRef, Tid};
 use super::{delta, metric_of, publish, read_manifest, read_meta, segment, space};
 use crate::engine::Builder;
+use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -60,10 +61,14 @@ fn seal(rel: Rel, max_bytes: usize, _lock: &IndexLock) -> Result<u64, IndexError
     if frozen.blocks.is_empty() {
         return Ok(0);
     }
+    failpoint::reach("seal.frozen");
     let mut manifest = read_manifest(rel, &meta)?;
     manifest.segments.extend(flat_segment(rel, &meta, &frozen.tids, &frozen.rows)?);
+    failpoint::reach("seal.stored");
     publish(rel, &manifest, Some(frozen.rest))?;
+    failpoint::reach("seal.published");
     space::retire(rel, frozen.blocks.iter().copied());
+    failpoint::reach("seal.retired");
     Ok(frozen.tids.len() as u64)
 }
 

@@ -1,7 +1,7 @@
 \echo Use "CREATE EXTENSION vekter" to load this file. \quit
 
--- Every function of the type is immutable, strict and parallel safe. Names, casts and operators are
--- pgvector's; the behaviour behind them is in src/vector/.
+-- Every function of the type is immutable, strict and parallel safe, but for the one that ANALYZE calls. Names, casts
+-- and operators are pgvector's; the behaviour behind them is in src/vector/.
 
 -- Type vector ------------------------------------------------------------------------------------------------
 
@@ -22,12 +22,20 @@ CREATE FUNCTION vector_recv(internal, oid, integer) RETURNS vector
 CREATE FUNCTION vector_send(vector) RETURNS bytea
     AS 'MODULE_PATHNAME', 'vector_send_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION vector_subscript(internal) RETURNS internal
+    AS 'MODULE_PATHNAME', 'vector_subscript_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vector_typanalyze(internal) RETURNS boolean
+    AS 'MODULE_PATHNAME', 'vector_typanalyze_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
 CREATE TYPE vector (
     INPUT = vector_in,
     OUTPUT = vector_out,
     TYPMOD_IN = vector_typmod_in,
     RECEIVE = vector_recv,
     SEND = vector_send,
+    SUBSCRIPT = vector_subscript,
+    ANALYZE = vector_typanalyze,
     STORAGE = external
 );
 
@@ -70,6 +78,20 @@ CREATE CAST (double precision[] AS vector)
 
 CREATE CAST (numeric[] AS vector)
     WITH FUNCTION array_to_vector(numeric[], integer, boolean) AS ASSIGNMENT;
+
+-- To web clients, and back: JSON arrays of numbers, only where a query asks for them.
+
+CREATE FUNCTION jsonb_to_vector(jsonb, integer, boolean) RETURNS vector
+    AS 'MODULE_PATHNAME', 'jsonb_to_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vector_to_jsonb(vector) RETURNS jsonb
+    AS 'MODULE_PATHNAME', 'vector_to_jsonb_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE CAST (jsonb AS vector)
+    WITH FUNCTION jsonb_to_vector(jsonb, integer, boolean);
+
+CREATE CAST (vector AS jsonb)
+    WITH FUNCTION vector_to_jsonb(vector);
 
 -- Distances --------------------------------------------------------------------------------------------------
 
@@ -174,7 +196,8 @@ CREATE OPERATOR <= (
 
 CREATE OPERATOR = (
     LEFTARG = vector, RIGHTARG = vector, FUNCTION = vector_eq,
-    COMMUTATOR = =, NEGATOR = <>, RESTRICT = eqsel, JOIN = eqjoinsel
+    COMMUTATOR = =, NEGATOR = <>, RESTRICT = eqsel, JOIN = eqjoinsel,
+    HASHES, MERGES
 );
 
 CREATE OPERATOR <> (
@@ -200,6 +223,17 @@ CREATE OPERATOR CLASS vector_ops DEFAULT FOR TYPE vector USING btree AS
     OPERATOR 5 >,
     FUNCTION 1 vector_cmp(vector, vector);
 
+CREATE FUNCTION vector_hash(vector) RETURNS integer
+    AS 'MODULE_PATHNAME', 'vector_hash_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vector_hash_extended(vector, bigint) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'vector_hash_extended_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE OPERATOR CLASS vector_ops DEFAULT FOR TYPE vector USING hash AS
+    OPERATOR 1 =,
+    FUNCTION 1 vector_hash(vector),
+    FUNCTION 2 vector_hash_extended(vector, bigint);
+
 -- Aggregates -------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION vector_accum(double precision[], vector) RETURNS double precision[]
@@ -224,6 +258,28 @@ CREATE AGGREGATE sum(vector) (
     SFUNC = vector_add,
     STYPE = vector,
     COMBINEFUNC = vector_add,
+    PARALLEL = SAFE
+);
+
+CREATE FUNCTION vector_larger(vector, vector) RETURNS vector
+    AS 'MODULE_PATHNAME', 'vector_larger_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vector_smaller(vector, vector) RETURNS vector
+    AS 'MODULE_PATHNAME', 'vector_smaller_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE AGGREGATE max(vector) (
+    SFUNC = vector_larger,
+    STYPE = vector,
+    COMBINEFUNC = vector_larger,
+    SORTOP = >,
+    PARALLEL = SAFE
+);
+
+CREATE AGGREGATE min(vector) (
+    SFUNC = vector_smaller,
+    STYPE = vector,
+    COMBINEFUNC = vector_smaller,
+    SORTOP = <,
     PARALLEL = SAFE
 );
 

@@ -1,4 +1,4 @@
-//! The aggregate `avg(vector)`. (`sum` is `vector_add` alone.)
+//! The aggregate `avg(vector)`. (`sum` is `vector_add` alone; `min` and `max` are in `compare`.)
 //!
 //! Its state is a `double precision[]`: the number of rows, then the sum of each dimension. `{0}` is the state
 //! of no rows, whose dimensions are not known yet.

@@ -1,5 +1,5 @@
-//! The order of vectors, for btree indexes, ORDER BY and DISTINCT: by elements first, then by dimensions, like
-//! Postgres's arrays.
+//! The order of vectors, for btree indexes, ORDER BY, merge joins, min and max: by elements first, then by
+//! dimensions, like Postgres's arrays.
 
 use std::cmp::Ordering;
 
@@ -51,6 +51,18 @@ fn vector_gt(a: Vector<'_>, b: Vector<'_>) -> bool {
 #[pg_extern]
 fn vector_cmp(a: Vector<'_>, b: Vector<'_>) -> i32 {
     compare(&a, &b) as i32
+}
+
+/// The transition of `max(vector)`.
+#[pg_extern]
+fn vector_larger<'a>(a: Vector<'a>, b: Vector<'a>) -> Vector<'a> {
+    if compare(&a, &b).is_lt() { b } else { a }
+}
+
+/// The transition of `min(vector)`.
+#[pg_extern]
+fn vector_smaller<'a>(a: Vector<'a>, b: Vector<'a>) -> Vector<'a> {
+    if compare(&a, &b).is_gt() { b } else { a }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@
 //! Elements are finite: every way into the type refuses NaN and infinity. Values of different dimensions are
 //! the same type; a column is narrowed by its type modifier, `vector(n)`.
 //!
-//! Names, messages and numeric behaviour are pgvector's (0.8), so that its clients and queries work unchanged.
+//! Names, messages and numeric behaviour are pgvector's (0.8), so that its clients and queries work unchanged. What
+//! pgvector does not have (hash, json, statistics, subscript, min and max) behaves as Postgres's own types do.
 
 mod aggregate;
 mod arithmetic;
@@ -22,6 +23,10 @@ mod cast;
 mod compare;
 pub mod distance;
 mod error;
+mod hash;
+mod json;
+mod statistics;
+mod subscript;
 mod text;
 mod typmod;
 

@@ -25,43 +25,54 @@ const FLOAT_SHORTEST_DECIMAL_LEN: usize = 16;
 /// `vector_in(cstring, oid, integer) -> vector`
 #[pg_extern]
 fn vector_in(literal: &CStr, _element_type: pg_sys::Oid, typmod: i32) -> NewVector {
-    // A valid literal has one element more than commas, since no element that strtof reads contains one.
-    let commas = literal.to_bytes().iter().filter(|&&byte| byte == b',').count();
-    let mut vector = NewVector::zeroed((commas + 1).min(MAX_DIMS));
-    match parse(literal, &mut vector) {
-        Ok(dims) => {
-            debug_assert_eq!(dims, vector.len());
-            check_expected_dims(typmod, dims);
+    match read(literal) {
+        Ok(vector) => {
+            check_expected_dims(typmod, vector.len());
+            vector
         }
         Err(error) => report(error, literal),
     }
-    vector
 }
 
 /// `vector_out(vector) -> cstring`
 #[pg_extern]
 fn vector_out(vector: Vector<'_>) -> Finished {
+    Finished(write(&vector).into())
+}
+
+/// Reads a literal into a new vector.
+pub(super) fn read(literal: &CStr) -> Result<NewVector, InputError<'_>> {
+    // A valid literal has one element more than commas, since no element that strtof reads contains one.
+    let commas = literal.to_bytes().iter().filter(|&&byte| byte == b',').count();
+    let mut vector = NewVector::zeroed((commas + 1).min(MAX_DIMS));
+    let dims = parse(literal, &mut vector)?;
+    debug_assert_eq!(dims, vector.len());
+    Ok(vector)
+}
+
+/// Writes elements as a literal that ends in a NUL, in the current memory context.
+pub(super) fn write(elements: &[f32]) -> *mut c_char {
     // Each element with a comma or the closing bracket, the opening bracket, and a NUL.
-    let bytes = vector.dims() * FLOAT_SHORTEST_DECIMAL_LEN + 2;
+    let bytes = elements.len() * FLOAT_SHORTEST_DECIMAL_LEN + 2;
     // SAFETY: every element writes at most FLOAT_SHORTEST_DECIMAL_LEN - 1 bytes and its separator one, so
     // all writes stay within `bytes`.
     unsafe {
         let text: *mut c_char = pg_sys::palloc(bytes).cast();
         let mut end = text;
-        for (position, &element) in vector.iter().enumerate() {
+        for (position, &element) in elements.iter().enumerate() {
             *end = if position == 0 { b'[' } else { b',' } as c_char;
             end = end.add(1);
             end = end.add(float_to_shortest_decimal_bufn(element, end) as usize);
         }
         *end = b']' as c_char;
         *end.add(1) = 0;
-        Finished(text.into())
+        text
     }
 }
 
 /// What is wrong with a literal.
 #[derive(Debug, PartialEq)]
-enum InputError<'a> {
+pub(super) enum InputError<'a> {
     NoOpeningBracket,
     Malformed,
     JunkAfterEnd,
@@ -134,7 +145,8 @@ fn skip_space(bytes: &[u8], at: usize) -> usize {
     at + bytes[at..].iter().take_while(|byte| is_space(byte)).count()
 }
 
-fn report(error: InputError, literal: &CStr) -> ! {
+/// Raises the error that a literal deserves.
+pub(super) fn report(error: InputError, literal: &CStr) -> ! {
     let syntax = || format!("invalid input syntax for type vector: \"{}\"", printable(literal.to_bytes()));
     let syntax_code = ERRCODE_INVALID_TEXT_REPRESENTATION;
     match error {

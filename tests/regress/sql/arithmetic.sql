@@ -51,3 +51,6 @@ SELECT subvector('[1,2,3,4,5]'::vector, -2147483648, 1);
 SELECT binary_quantize('[1,0,-1]'::vector), binary_quantize('[0,0.1,-0.2,-0.3,0.4,0.5,0.6,-0.7,0.8,-0.9,1]'::vector);
 SELECT length(binary_quantize(array_fill(1, ARRAY[16000])::vector));
 SELECT binary_quantize('[1,-0,1e-45]'::vector)::bit(3), binary_quantize('[-1]'::vector) = B'0';
+SELECT binary_quantize('[1,0,2]'::vector)::bit(3) <> B'101', subvector('[1,2,3]'::vector, 1, 2)::vector(2);
+-- the functions behind the operators
+SELECT vector_add('[1,2]', '[3,4]'), vector_sub('[1,2]', '[3,4]'), vector_mul('[1,2]', '[3,4]'), vector_concat('[1,2]', '[3]');

@@ -33,7 +33,7 @@ SELECT '[1]'::vector::text::vector, '[1]'::varchar::vector;
 
 SELECT castsource::regtype, casttarget::regtype, castcontext, castmethod FROM pg_cast
 WHERE 'vector'::regtype IN (castsource, casttarget)
-  AND castsource::regtype::text !~ 'halfvec|sparsevec' AND casttarget::regtype::text !~ 'halfvec|sparsevec'
+  AND castsource::regtype::text !~ 'halfvec|sparsevec|jsonb' AND casttarget::regtype::text !~ 'halfvec|sparsevec|jsonb'
 ORDER BY castsource::regtype::text COLLATE "C", casttarget::regtype::text COLLATE "C";
 
 -- refused

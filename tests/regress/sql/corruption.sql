@@ -32,7 +32,8 @@ DECLARE
     expression text;
 BEGIN
     FOREACH expression IN ARRAY ARRAY[
-        'v::text', 'vector_send(v)', 'v::real[]', 'v::vector(3)', 'vector_dims(v)', 'vector_norm(v)', 'l2_normalize(v)',
+        'v::text', 'v::jsonb', 'vector_send(v)', 'v[1]', 'vector_hash(v)', 'vector_hash_extended(v, 0)', 'min(v || v)',
+        'vector_smaller(v, v)', 'vector_larger(v, v)', 'v::real[]', 'v::vector(3)', 'vector_dims(v)', 'vector_norm(v)', 'l2_normalize(v)',
         'subvector(v, 1, 1)', 'binary_quantize(v)', 'v <-> v', 'v <#> v', 'v <=> v', 'v <+> v', 'v + v', 'v - v',
         'v * v', 'v || v', 'v < v', 'v <= v', 'v = v', 'v <> v', 'v >= v', 'v > v', 'vector_cmp(v, v)', 'avg(v)',
         'sum(v || v)', 'l2_distance(v, v)', 'inner_product(v, v)', 'cosine_distance(v, v)', 'l1_distance(v, v)',
@@ -47,3 +48,9 @@ BEGIN
     END LOOP;
 END $$;
 DROP CAST (bytea AS vector);
+-- an array that SQL does not declare for the cast
+CREATE FUNCTION bigints_to_vector(bigint[], integer, boolean) RETURNS vector
+    AS '$libdir/vekter', 'array_to_vector_wrapper' LANGUAGE C STRICT;
+SELECT bigints_to_vector('{1}', -1, true);
+\echo :SQLSTATE
+DROP FUNCTION bigints_to_vector;

@@ -2,7 +2,7 @@
 \set SHOW_CONTEXT never
 
 SELECT typlen, typalign, typstorage, typcategory, typispreferred, typdelim, typarray::regtype,
-       typsubscript, typanalyze, typmodout FROM pg_type WHERE oid = 'vector'::regtype;
+       typmodout FROM pg_type WHERE oid = 'vector'::regtype;
 SELECT pg_column_size('[1,2,3]'::vector), pg_column_size(array_fill(1, ARRAY[1536])::vector),
        pg_column_size(array_fill(1, ARRAY[16000])::vector);
 
@@ -32,7 +32,10 @@ PREPARE nearest(vector) AS SELECT id FROM stored WHERE id = 1 ORDER BY v <-> $1;
 EXECUTE nearest('[1]');
 SELECT json_build_object('v', '[1,2]'::vector), to_jsonb('[1,2]'::vector);
 
--- every function of the type is immutable, strict and parallel safe
-SELECT p.oid::regprocedure FROM pg_proc p
-WHERE p.proname ~ '^(vector|array_to_vector|l2_distance|l1_distance|inner_product|cosine_distance|l2_normalize|subvector|binary_quantize)'
-  AND (p.provolatile <> 'i' OR NOT p.proisstrict OR p.proparallel <> 's');
+-- what does not fit into a quarter of a page goes out of line
+CREATE TABLE apart (v vector);
+INSERT INTO apart VALUES (array_fill(1, ARRAY[480])::vector);
+SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'apart'::regclass;
+INSERT INTO apart VALUES (array_fill(1, ARRAY[520])::vector);
+SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'apart'::regclass;
+DROP TABLE apart;

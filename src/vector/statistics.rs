@@ -1,0 +1,83 @@
+//! Planner statistics: what ANALYZE keeps of a column.
+
+use std::ffi::c_int;
+
+use pgrx::datum::Internal;
+use pgrx::{pg_extern, pg_guard, pg_sys, varlena};
+
+use super::error::null_argument;
+
+/// Values that take more are not stored in the statistics, as most common values or histogram bounds, but only counted:
+/// null fraction, width, number of distinct values and correlation with the table's order remain. Postgres itself leaves
+/// out what is above 1024 bytes (WIDTH_THRESHOLD of src/backend/commands/analyze.c), but up to 200 values of that size
+/// would be read whenever a query on such a column is planned, and embeddings are neither common nor compared with
+/// bounds.
+const MAX_STORED_VALUE_BYTES: usize = 128;
+
+/// How Postgres computes the statistics of a type with a btree order; ours is called in its place and calls it.
+struct Standard {
+    compute_stats: pg_sys::AnalyzeAttrComputeStatsFunc,
+    extra_data: *mut std::ffi::c_void,
+}
+
+/// `vector_typanalyze(internal) -> boolean`
+#[pg_extern]
+fn vector_typanalyze(stats: Internal) -> bool {
+    let Some(stats) = stats.unwrap() else { null_argument() };
+    let stats: *mut pg_sys::VacAttrStats = stats.cast_mut_ptr();
+    // SAFETY: Postgres passes ANALYZE functions a VacAttrStats (`internal` cannot come from SQL). What is allocated
+    // here lies in its memory context for this ANALYZE, as what std_typanalyze leaves there.
+    unsafe {
+        if !pg_sys::std_typanalyze(stats) {
+            return false;
+        }
+        let standard: *mut Standard = pg_sys::palloc(size_of::<Standard>()).cast();
+        standard.write(Standard { compute_stats: (*stats).compute_stats, extra_data: (*stats).extra_data });
+        (*stats).compute_stats = Some(compute_stats);
+        (*stats).extra_data = standard.cast();
+    }
+    true
+}
+
+/// # Safety
+/// Postgres calls it with what [`vector_typanalyze`] prepared.
+#[pg_guard]
+unsafe extern "C-unwind" fn compute_stats(
+    stats: pg_sys::VacAttrStatsP,
+    fetch: pg_sys::AnalyzeAttrFetchFunc,
+    sample_rows: c_int,
+    total_rows: f64,
+) {
+    // SAFETY: `extra_data` is what `vector_typanalyze` put there. The standard function, which may raise errors, gets
+    // back the one that belongs to it.
+    unsafe {
+        let standard: *mut Standard = (*stats).extra_data.cast();
+        (*stats).extra_data = (*standard).extra_data;
+        if let Some(compute) = (*standard).compute_stats {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| compute(stats, fetch, sample_rows, total_rows));
+        }
+        forget_wide_values(&mut *stats);
+    }
+}
+
+/// Empties the slots that hold values which are too wide.
+///
+/// # Safety
+/// The slots are as the standard function left them.
+unsafe fn forget_wide_values(stats: &mut pg_sys::VacAttrStats) {
+    for slot in 0..stats.stakind.len() {
+        let Ok(values @ 1..) = usize::try_from(stats.numvalues[slot]) else { continue };
+        // SAFETY: the slot points to that many vectors, detoasted.
+        let is_wide = unsafe {
+            let values = std::slice::from_raw_parts(stats.stavalues[slot], values);
+            values.iter().any(|value| varlena::varsize_any(value.cast_mut_ptr()) > MAX_STORED_VALUE_BYTES)
+        };
+        if is_wide {
+            stats.stakind[slot] = 0;
+            stats.staop[slot] = pg_sys::InvalidOid;
+            stats.stacoll[slot] = pg_sys::InvalidOid;
+            stats.numnumbers[slot] = 0;
+            stats.numvalues[slot] = 0;
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Element access, `v[i]`: the first element is 1, and where there is none the result is NULL, as with arrays.
+//!
+//! The protocol is that of src/include/nodes/subscripting.h: the parser calls [`transform`], the executor's start calls
+//! [`exec_setup`], and each row calls [`fetch`].
+
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+
+use pgrx::PgSqlErrorCode::{ERRCODE_DATATYPE_MISMATCH, ERRCODE_FEATURE_NOT_SUPPORTED};
+use pgrx::datum::Internal;
+use pgrx::pg_sys::CoercionContext::COERCION_ASSIGNMENT;
+use pgrx::pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
+use pgrx::{pg_extern, pg_guard, pg_sys};
+
+use super::Vector;
+use super::error::raise;
+use crate::pg::error::SqlError;
+
+static ROUTINES: pg_sys::SubscriptRoutines = pg_sys::SubscriptRoutines {
+    transform: Some(transform),
+    exec_setup: Some(exec_setup),
+    fetch_strict: true,
+    // A vector whose bytes are damaged raises an error; like Postgres for its arrays, we do not count that.
+    fetch_leakproof: true,
+    store_leakproof: false,
+};
+
+/// `vector_subscript(internal) -> internal`; Postgres calls it without the argument that SQL declares.
+#[pg_extern]
+fn vector_subscript() -> Internal {
+    // Postgres only reads it.
+    Internal::from(Some(pg_sys::Datum::from(&raw const ROUTINES)))
+}
+
+/// Parse analysis of `v[i]`. Errors point to the subscript.
+///
+/// # Safety
+/// The parser calls it, with a node whose container type and expression are set.
+unsafe extern "C-unwind" fn transform(
+    node: *mut pg_sys::SubscriptingRef,
+    indirection: *mut pg_sys::List,
+    parse_state: *mut pg_sys::ParseState,
+    is_slice: bool,
+    is_assignment: bool,
+) {
+    // SAFETY: the parser passes at least one A_Indices. The error that `analyse` raises at its boundary runs the
+    // callback while this frame is alive, and then jumps over it: no value here needs to be dropped, and whoever
+    // catches the error restores the stack of callbacks.
+    unsafe {
+        let first: *const pg_sys::A_Indices = (*(*indirection).elements).ptr_value.cast();
+        let shown = if (*first).lidx.is_null() { (*first).uidx } else { (*first).lidx };
+        let mut place = Place { parse_state, location: pg_sys::exprLocation(shown) };
+        let mut callback = pg_sys::ErrorContextCallback {
+            previous: pg_sys::error_context_stack,
+            callback: Some(point_to),
+            arg: (&raw mut place).cast(),
+        };
+        pg_sys::error_context_stack = &raw mut callback;
+        analyse(node, indirection, parse_state, is_slice, is_assignment);
+        pg_sys::error_context_stack = callback.previous;
+    }
+}
+
+/// A position in a query's text.
+struct Place {
+    parse_state: *mut pg_sys::ParseState,
+    location: c_int,
+}
+
+/// # Safety
+/// `place` is a [`Place`], and an error is being raised.
+unsafe extern "C-unwind" fn point_to(place: *mut c_void) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Place { parse_state, location } = *place.cast();
+        pg_sys::parser_errposition(parse_state, location);
+    }
+}
+
+/// # Safety
+/// As [`transform`].
+#[pg_guard]
+unsafe extern "C-unwind" fn analyse(
+    node: *mut pg_sys::SubscriptingRef,
+    indirection: *mut pg_sys::List,
+    parse_state: *mut pg_sys::ParseState,
+    is_slice: bool,
+    is_assignment: bool,
+) {
+    if is_slice {
+        SqlError::new(ERRCODE_FEATURE_NOT_SUPPORTED, "slices of vectors are not supported")
+            .hint("Use subvector(vector, start, count).")
+            .raise();
+    }
+    if is_assignment {
+        SqlError::new(ERRCODE_FEATURE_NOT_SUPPORTED, "assignment to elements of vectors is not supported")
+            .hint("Assign a whole vector.")
+            .raise();
+    }
+    // SAFETY: the parser's node and list; the functions called are those that Postgres's own array_subscript_transform
+    // uses, and raise errors.
+    unsafe {
+        if (*indirection).length > 1 {
+            raise(ERRCODE_FEATURE_NOT_SUPPORTED, "vector allows only one subscript");
+        }
+        let indices: *const pg_sys::A_Indices = (*(*indirection).elements).ptr_value.cast();
+        let subscript = pg_sys::transformExpr(parse_state, (*indices).uidx, (*parse_state).p_expr_kind);
+        let subscript = pg_sys::coerce_to_target_type(
+            parse_state,
+            subscript,
+            pg_sys::exprType(subscript),
+            pg_sys::INT4OID,
+            -1,
+            COERCION_ASSIGNMENT,
+            COERCE_IMPLICIT_CAST,
+            -1,
+        );
+        if subscript.is_null() {
+            raise(ERRCODE_DATATYPE_MISMATCH, "vector subscript must have type integer");
+        }
+        (*node).refupperindexpr = pg_sys::lappend(null_mut(), subscript.cast());
+        (*node).reflowerindexpr = null_mut();
+        (*node).refrestype = pg_sys::FLOAT4OID;
+        (*node).reftypmod = -1;
+    }
+}
+
+/// # Safety
+/// The executor calls it with the structs it wants filled.
+unsafe extern "C-unwind" fn exec_setup(
+    _node: *const pg_sys::SubscriptingRef,
+    _state: *mut pg_sys::SubscriptingRefState,
+    steps: *mut pg_sys::SubscriptExecSteps,
+) {
+    // SAFETY: the caller's promise. Assignment does not pass `transform`.
+    unsafe {
+        *steps = pg_sys::SubscriptExecSteps { sbs_fetch: Some(fetch), ..Default::default() };
+    }
+}
+
+/// Replaces the vector in the step's result by one of its elements.
+///
+/// # Safety
+/// The executor calls it with a step that [`exec_setup`] prepared, after evaluating a vector, not null, to the step's
+/// result and the subscript to its state.
+#[pg_guard]
+unsafe extern "C-unwind" fn fetch(
+    _state: *mut pg_sys::ExprState,
+    step: *mut pg_sys::ExprEvalStep,
+    _context: *mut pg_sys::ExprContext,
+) {
+    // SAFETY: the caller's promise; the one subscript is an int4, as `analyse` made it.
+    unsafe {
+        let subscripting = (*step).d.sbsref.state;
+        let position =
+            (!*(*subscripting).upperindexnull).then(|| (*(*subscripting).upperindex).value() as i32);
+        let vector = Vector::from_datum(*(*step).resvalue);
+        let element = position.and_then(|position| element(&vector, position));
+        drop(vector);
+        *(*step).resnull = element.is_none();
+        *(*step).resvalue =
+            element.map_or(pg_sys::Datum::null(), |element| pg_sys::Datum::from(element.to_bits()));
+    }
+}
+
+/// The element at a position that counts from 1.
+fn element(elements: &[f32], position: c_int) -> Option<f32> {
+    let index = usize::try_from(position).ok()?.checked_sub(1)?;
+    elements.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_count_from_one() {
+        assert_eq!(element(&[5.0, 6.0], 1), Some(5.0));
+        assert_eq!(element(&[5.0, 6.0], 2), Some(6.0));
+        for outside in [0, 3, -1, c_int::MIN, c_int::MAX] {
+            assert_eq!(element(&[5.0, 6.0], outside), None);
+        }
+    }
+}

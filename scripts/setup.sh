@@ -123,6 +123,14 @@ choose_major() {
     exit 1
 }
 
+# The tests beside pgvector take the real one where apt has it for the server that is being installed; elsewhere they
+# say that they were skipped, so that no machine lacks it.
+add_pgvector() {
+    local package
+    package=$(printf '%s\n' "${packages[@]}" | sed -n 's/^postgresql-[0-9]*$/&-pgvector/p')
+    [[ -z $package ]] || ! apt-cache show "$package" >/dev/null 2>&1 || packages+=("$package")
+}
+
 install_packages() {
     local sudo=()
     command -v apt-get >/dev/null || { say "(no apt-get here: install them by hand)" && report_and_fail; }
@@ -135,6 +143,7 @@ install_packages() {
     say "reading apt's lists (${sudo[*]:-as root})"
     "${sudo[@]}" apt-get update -qq
     choose_major
+    [[ $purpose != test ]] || add_pgvector
     say "installing: ${packages[*]}"
     # Debian's server package makes and starts a cluster 'main' when it comes first; nobody asked for one. The setting
     # against it lasts as long as this installation.

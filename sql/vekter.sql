@@ -3,6 +3,26 @@
 -- Every function of the type is immutable, strict and parallel safe, but for the one that ANALYZE calls. Names, casts
 -- and operators are pgvector's; the behaviour behind them is in src/vector/.
 
+-- pgvector's type bears the same name; CREATE TYPE would fail as well, but not say what to do.
+DO $$
+DECLARE
+    existing oid := to_regtype(quote_ident(current_schema()) || '.vector');
+    owner name := (
+        SELECT e.extname
+        FROM pg_depend d
+        JOIN pg_extension e ON e.oid = d.refobjid
+        WHERE d.classid = 'pg_type'::regclass AND d.objid = existing AND d.deptype = 'e'
+    );
+BEGIN
+    IF existing IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'duplicate_object',
+            MESSAGE = format('type "vector" already exists in schema "%s"', current_schema()),
+            DETAIL = coalesce('It belongs to the extension "' || owner || '".', 'It belongs to no extension.'),
+            HINT = 'Give vekter a schema of its own: CREATE SCHEMA vekter; CREATE EXTENSION vekter SCHEMA vekter;';
+    END IF;
+END $$;
+
 -- Type vector ------------------------------------------------------------------------------------------------
 
 CREATE TYPE vector;

@@ -2,6 +2,7 @@
 # Runs tests/regress/sql/*.sql through PostgreSQL's own pg_regress and compares with expected/*.out; each file runs in
 # the database `regression` with the extension loaded. scripts/with_cluster.sh provides the server.
 #   run.sh [TEST...]     without names: all of them, in alphabetical order
+# EXTENSION=vector runs them with pgvector instead, whose type those of vekter's type are to behave as.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,7 +15,7 @@ if ((${#tests[@]} == 0)); then
 fi
 
 if ! "${pgxs%/makefiles/*}/test/regress/pg_regress" --bindir="$("${PG_CONFIG:-pg_config}" --bindir)" \
-    --inputdir=. --outputdir=. --dbname=regression --load-extension=vekter --host="$PGHOST" --user="$PGUSER" \
+    --inputdir=. --outputdir=. --dbname=regression --load-extension="${EXTENSION:-vekter}" --host="$PGHOST" --user="$PGUSER" \
     "${tests[@]}"; then
     cat regression.diffs >&2 || true
     exit 1

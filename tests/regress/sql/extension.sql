@@ -14,3 +14,25 @@ ALTER EXTENSION vekter SET SCHEMA public;
 SELECT v FROM elsewhere.moved ORDER BY v <-> '[1,2]';
 DROP TABLE elsewhere.moved;
 DROP SCHEMA elsewhere;
+-- where a type of that name is, the error says what to do
+DROP EXTENSION vekter;
+CREATE TYPE vector AS ENUM ('x', 'y', 'z');
+CREATE EXTENSION vekter;
+\echo :SQLSTATE
+CREATE SCHEMA "Our Vectors";
+CREATE TABLE "Our Vectors".vector ();
+CREATE EXTENSION vekter SCHEMA "Our Vectors";
+\echo :SQLSTATE
+DROP SCHEMA "Our Vectors" CASCADE;
+-- and what it says works
+CREATE SCHEMA vekter; CREATE EXTENSION vekter SCHEMA vekter;
+SELECT '[1,2]'::vekter.vector OPERATOR(vekter.<->) '[4,6]', 'y'::vector;
+DROP EXTENSION vekter;
+DROP SCHEMA vekter;
+DROP TYPE vector;
+CREATE EXTENSION vekter;
+-- nothing is left behind by DROP EXTENSION
+DROP EXTENSION vekter;
+SELECT proname FROM pg_proc WHERE probin ~ 'vekter' UNION ALL SELECT typname FROM pg_type WHERE typname ~ 'vector' AND typnamespace = 'public'::regnamespace
+UNION ALL SELECT opcname FROM pg_opclass WHERE opcname ~ '^vector' UNION ALL SELECT amname FROM pg_am WHERE amname = 'faiss';
+CREATE EXTENSION vekter;

@@ -24,20 +24,35 @@ fn vector_recv(message: Internal, _element_type: pg_sys::Oid, typmod: i32) -> Ne
     if unused != 0 {
         raise(ERRCODE_DATA_EXCEPTION, format!("expected unused to be 0, not {unused}"));
     }
-    let bytes = dims * size_of::<f32>();
-    // SAFETY: pq_getmsgbytes returns that many bytes inside the message or raises an error; the message
-    // outlives this call.
+    let mut vector = NewVector::zeroed(dims);
+    // SAFETY: as above; the cursor never lies behind the end.
+    let remaining = unsafe { ((*message).len - (*message).cursor) as usize } / size_of::<f32>();
+    let (present, missing) = vector.split_at_mut(remaining.min(dims));
+    // What is there is checked before the message is found too short, as if it were read number by number.
+    // SAFETY: as above.
+    unsafe { read_floats(message, present) };
+    check_finite(present);
+    // SAFETY: as above.
+    unsafe { read_floats(message, missing) };
+    vector
+}
+
+/// Reads as many floats as `elements` has from a message, or raises Postgres's error where it ends before.
+///
+/// # Safety
+/// `message` is what Postgres passed to the receive function.
+unsafe fn read_floats(message: pg_sys::StringInfo, elements: &mut [f32]) {
+    let bytes = size_of_val(elements);
+    // SAFETY: pq_getmsgbytes returns that many bytes inside the message or raises an error; the message outlives
+    // this call.
     let body = unsafe {
         let start = pg_sys::pq_getmsgbytes(message, bytes as i32);
         std::slice::from_raw_parts(start.cast::<u8>(), bytes)
     };
-    let mut vector = NewVector::zeroed(dims);
     let (floats, _) = body.as_chunks();
-    for (element, &float) in vector.iter_mut().zip(floats) {
+    for (element, &float) in elements.iter_mut().zip(floats) {
         *element = f32::from_be_bytes(float);
     }
-    check_finite(&vector);
-    vector
 }
 
 /// `vector_send(vector) -> bytea`

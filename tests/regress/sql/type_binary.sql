@@ -74,6 +74,10 @@ COPY wire FROM :'file' WITH (FORMAT binary);
 SELECT pg_temp.copy_of('\x0002 0000 3f800000');
 COPY wire FROM :'file' WITH (FORMAT binary);
 \echo :SQLSTATE
+-- elements before a missing one are looked at first
+SELECT pg_temp.copy_of('\x0003 0000 3f800000 7fc00000');
+COPY wire FROM :'file' WITH (FORMAT binary);
+\echo :SQLSTATE
 SELECT pg_temp.copy_of('\x0001 0000 3f800000 00');
 COPY wire FROM :'file' WITH (FORMAT binary);
 \echo :SQLSTATE

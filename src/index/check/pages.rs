@@ -105,7 +105,7 @@ impl Check {
 
     /// Blocks that two parts use, or one part twice.
     pub(super) fn check_overlaps(&mut self) {
-        self.used.sort_unstable_by_key(|(extent, _)| extent.start);
+        self.used.sort_unstable_by_key(|(extent, place)| (extent.start, *place));
         let mut shared = Vec::new();
         // What reaches farthest of all before.
         let mut last: Option<(Extent, usize)> = None;

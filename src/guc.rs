@@ -84,8 +84,8 @@ pub fn search_params() -> SearchParams {
     }
 }
 
-pub fn delta_limit_bytes() -> usize {
-    DELTA_LIMIT.get().max(0) as usize * 1024
+pub fn delta_limit_bytes() -> u64 {
+    u64::from(DELTA_LIMIT.get().max(0).unsigned_abs()) * 1024
 }
 
 pub fn background_compaction() -> bool {

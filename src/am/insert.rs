@@ -27,8 +27,8 @@ pub unsafe extern "C-unwind" fn aminsert(
         let (index, tid, vector) = unsafe { (Rel::new(index), tid_of(tid), Vector::from_datum(datum)) };
         let growth = index::insert(index, tid, vector.as_slice()).or_raise();
         drop(vector);
-        if let Some(delta_blocks) = growth {
-            maintenance::after_growth(index, delta_blocks).or_raise();
+        if let Some(delta_bytes) = growth {
+            maintenance::after_growth(index, delta_bytes).or_raise();
         }
     }
     // The result counts for unique indexes only.

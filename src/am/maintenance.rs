@@ -13,7 +13,7 @@ use super::table::TableRows;
 use crate::guc;
 use crate::index::build::Resources;
 use crate::index::compact::{self, Settings, Surroundings};
-use crate::index::format::{PAGE_BYTES, Tid};
+use crate::index::format::Tid;
 use crate::index::plan::Effort;
 use crate::index::seal;
 use crate::pg::error::{OrRaise, SqlError};
@@ -23,7 +23,7 @@ use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::{self, worker};
 
 /// How many times larger than its limit the delta is when inserts begin to seal it themselves.
-const SELF_SEALING_GROWTH: usize = 4;
+const SELF_SEALING_GROWTH: u64 = 4;
 /// A backend asks for a worker for an index at most so often.
 const REQUEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a worker waits for more to do, and how often it looks.
@@ -50,17 +50,17 @@ fn settings() -> Settings {
     }
 }
 
-/// An insert has made the delta grow to so many pages.
-pub fn after_growth(index: Rel, delta_blocks: u32) -> Result<(), SqlError> {
-    let (bytes, limit) = (delta_blocks as usize * PAGE_BYTES, guc::delta_limit_bytes());
-    if bytes <= limit {
+/// An insert has made the delta grow to so many bytes.
+pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
+    let limit = guc::delta_limit_bytes();
+    if delta_bytes <= limit {
         return Ok(());
     }
     let has_help = guc::background_compaction() && !index.is_temporary();
     if has_help && is_time_to_ask(index) {
         request_worker(index);
     }
-    if !has_help || bytes > limit.saturating_mul(SELF_SEALING_GROWTH) {
+    if !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH) {
         seal::try_one(index, limit)?;
     }
     Ok(())

@@ -24,11 +24,11 @@ pub trait Surroundings {
 pub struct Settings {
     pub resources: Resources,
     /// A delta of more bytes than this is sealed.
-    pub delta_limit_bytes: usize,
+    pub delta_limit_bytes: u64,
 }
 
 /// Whether `run` would find something to do, as far as the manifest tells.
-pub fn is_due(rel: Rel, delta_limit_bytes: usize) -> Result<bool, IndexError> {
+pub fn is_due(rel: Rel, delta_limit_bytes: u64) -> Result<bool, IndexError> {
     retry(|| {
         let meta = read_meta(rel)?;
         if seal::is_due(&meta, delta_limit_bytes) {

@@ -54,9 +54,9 @@ impl Entry<'_> {
 }
 
 /// Appends a row in the form that is indexed (`Metric::prepare`). `meta`: as just read. One WAL record makes it
-/// visible; the overflow pages of a long row are logged before it. Returns the pages that the delta has grown to if it
-/// took a new one.
-pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<u32>, IndexError> {
+/// visible; the overflow pages of a long row are logged before it. Returns the bytes that the delta has grown to if it
+/// took a new page.
+pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
     let layout = DeltaLayout::new(row.len());
     let bytes = bytes_of(row);
     let (head, rest) = bytes.split_at(4 * layout.head_elements);
@@ -78,8 +78,8 @@ pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<
                 return Ok(None);
             }
             drop(tail);
-            if let Some(blocks) = append_page(rel, Some(&entry))? {
-                return Ok(Some(blocks));
+            if let Some(bytes) = append_page(rel, Some(&entry))? {
+                return Ok(Some(bytes));
             }
         } else {
             drop(tail);
@@ -113,8 +113,8 @@ pub fn roll(rel: Rel) -> Result<(), IndexError> {
 }
 
 /// Links a new last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
-/// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the delta's pages.
-fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u32>, IndexError> {
+/// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the delta's bytes.
+fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u64>, IndexError> {
     let fresh = PageLock::allocate(rel);
     failpoint::reach("insert.page_allocated");
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
@@ -147,7 +147,7 @@ fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u32>, IndexErro
     failpoint::reach("insert.before_link");
     record.commit();
     failpoint::reach("insert.linked");
-    Ok(Some(meta.delta_blocks()))
+    Ok(Some(meta.delta_bytes()))
 }
 
 /// Writes what of a row does not fit its delta page, last page first, so that each knows its successor. Returns the

@@ -298,8 +298,14 @@ impl Meta {
         self.encode().len() <= BODY_BYTES
     }
 
-    /// Pages of the delta, those that VACUUM unlinked counted in.
-    pub fn delta_blocks(&self) -> u32 {
+    /// Bytes of the delta's pages, as if VACUUM had unlinked none and each held as many rows as it can.
+    pub fn delta_bytes(&self) -> u64 {
+        let pages_per_link = 1 + DeltaLayout::new(self.dims as usize).overflow_pages as u64;
+        u64::from(self.delta_links()) * pages_per_link * PAGE_BYTES as u64
+    }
+
+    /// Pages in the delta's chain, those that VACUUM unlinked counted in.
+    pub fn delta_links(&self) -> u32 {
         self.delta_next_chunk.saturating_sub(self.delta_head_chunk)
     }
 

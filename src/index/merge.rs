@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
+use crate::pg::invalidation;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -57,7 +58,9 @@ pub fn merge(
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
     let base = plan.base.map(|at| snapshot.segments[at].clone());
     failpoint::reach("merge.planned");
-    let (builder, factory, trained_rows) = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    let (mut builder, factory, trained_rows) =
+        start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    builder.reserve(plan.rows)?;
     let mut merge = Merge {
         metric: snapshot.metric,
         resources,
@@ -385,7 +388,8 @@ fn store_strays(
     seal::flat_segment(rel, &snapshot.meta, &live_tids, &live_rows)
 }
 
-/// Publishes the manifest with the result in the sources' place, and gives their pages and files back.
+/// Publishes the manifest with the result in the sources' place, and gives their pages and files back. Sessions that
+/// have the files mapped are told, so that none keeps their space for long.
 fn replace(
     rel: Rel,
     manifest: &mut Manifest,
@@ -406,5 +410,6 @@ fn replace(
     for segment in &old.segments {
         cache.remove(&segment::file_key(rel, segment.payload.id));
     }
+    invalidation::announce(rel);
     Ok(())
 }

@@ -160,9 +160,9 @@ pub fn create_init_fork(rel: Rel, definition: &Definition) -> Result<(), IndexEr
     Ok(())
 }
 
-/// Adds a row. One that has no indexed form (a zero vector under cosine) stays out of the index. Returns the pages that
-/// the delta has grown to if it took a new one.
-pub fn insert(rel: Rel, tid: format::Tid, vector: &[f32]) -> Result<Option<u32>, IndexError> {
+/// Adds a row. One that has no indexed form (a zero vector under cosine) stays out of the index. Returns the bytes that
+/// the delta has grown to if it took a new page.
+pub fn insert(rel: Rel, tid: format::Tid, vector: &[f32]) -> Result<Option<u64>, IndexError> {
     let meta = read_meta(rel)?;
     if vector.len() != meta.dims as usize {
         return Err(IndexError::Dimensions { expected: meta.dims as usize, found: vector.len() });

@@ -6,7 +6,7 @@
 
 use super::blob::{self, Logging};
 use super::error::IndexError;
-use super::format::{Meta, PAGE_BYTES, SegmentRef, Tid};
+use super::format::{Meta, SegmentRef, Tid};
 use super::{delta, metric_of, publish, read_manifest, read_meta, segment, space};
 use crate::engine::Builder;
 use crate::failpoint;
@@ -19,13 +19,13 @@ const SEALED_FACTORY: &str = "Flat";
 const MAX_SEALED_BYTES: usize = 64 << 20;
 
 /// Whether the delta has grown beyond `limit_bytes` of pages.
-pub fn is_due(meta: &Meta, limit_bytes: usize) -> bool {
+pub fn is_due(meta: &Meta, limit_bytes: u64) -> bool {
     // The last page is never sealed.
-    meta.delta_blocks() > 1 && meta.delta_blocks() as usize * PAGE_BYTES > limit_bytes
+    meta.delta_links() > 1 && meta.delta_bytes() > limit_bytes
 }
 
 /// Seals until the delta is within `limit_bytes`. Returns the rows that were sealed.
-pub fn down_to(rel: Rel, limit_bytes: usize) -> Result<u64, IndexError> {
+pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<u64, IndexError> {
     let mut sealed_rows = 0;
     while is_due(&read_meta(rel)?, limit_bytes) {
         let lock = IndexLock::acquire(rel, Purpose::Maintenance);
@@ -47,9 +47,13 @@ pub fn all(rel: Rel) -> Result<u64, IndexError> {
 }
 
 /// One small segment if nobody else is at it: what an insert can do by itself.
-pub fn try_one(rel: Rel, max_bytes: usize) -> Result<(), IndexError> {
+pub fn try_one(rel: Rel, max_bytes: u64) -> Result<(), IndexError> {
     if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
-        seal(rel, max_bytes.min(MAX_SEALED_BYTES), &lock)?;
+        seal(
+            rel,
+            usize::try_from(max_bytes).map_or(MAX_SEALED_BYTES, |bytes| bytes.min(MAX_SEALED_BYTES)),
+            &lock,
+        )?;
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
+use super::relation::Rel;
+
 /// What changed.
 #[derive(Clone, Copy)]
 pub enum Change {
@@ -33,6 +35,12 @@ pub fn listen(listener: Listener) {
     if is_first {
         register();
     }
+}
+
+/// Tells every session, at the end of this transaction, to forget what it remembers about a relation.
+pub fn announce(rel: Rel) {
+    // SAFETY: the relation is open, and this is a transaction.
+    unsafe { pg_sys::CacheInvalidateRelcache(rel.as_ptr()) };
 }
 
 /// PostgreSQL has few places for callbacks in a process: one of each kind serves all listeners.

@@ -35,7 +35,7 @@ impl IndexLock {
     pub fn try_acquire(rel: Rel, purpose: Purpose) -> Option<Self> {
         // SAFETY: the relation is open.
         let is_ours = unsafe { pg_sys::ConditionalLockPage(rel.as_ptr(), purpose as u32, MODE) };
-        is_ours.then_some(IndexLock { rel, purpose })
+        is_ours.then(|| IndexLock { rel, purpose })
     }
 }
 

@@ -101,7 +101,7 @@ impl OpenRelation {
     pub fn open(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
         // SAFETY: takes the lock first and looks then.
         let relation = unsafe { pg_sys::try_relation_open(oid, mode as pg_sys::LOCKMODE) };
-        (!relation.is_null()).then_some(OpenRelation { relation, mode })
+        (!relation.is_null()).then(|| OpenRelation { relation, mode })
     }
 
     /// As `open`, but None also if the lock cannot be had at once.
@@ -117,7 +117,7 @@ impl OpenRelation {
             }
             relation
         };
-        (!relation.is_null()).then_some(OpenRelation { relation, mode })
+        (!relation.is_null()).then(|| OpenRelation { relation, mode })
     }
 
     pub fn rel(&self) -> Rel {

@@ -1,6 +1,8 @@
 //! Heavyweight locks: interruptible, deadlock-checked, visible in pg_locks, released at the latest by the transaction.
 //!
-//! They are page locks on pseudo pages of the index; no code locks those pages for another reason.
+//! They are tuple locks on pseudo tuples of the index, the block being the purpose; nobody else locks tuples of an
+//! index. Page locks would not do: PostgreSQL up to 16 forbids to wait for another lock under one, and leaves them out
+//! of its search for deadlocks (storage/lmgr/deadlock.c, FindLockCycleRecurseMember).
 
 use pgrx::pg_sys;
 
@@ -26,17 +28,38 @@ const MODE: pg_sys::LOCKMODE = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
 
 impl IndexLock {
     pub fn acquire(rel: Rel, purpose: Purpose) -> Self {
-        // SAFETY: the relation is open.
-        unsafe { pg_sys::LockPage(rel.as_ptr(), purpose as u32, MODE) };
+        // SAFETY: the relation is open, and the tuple id is only read.
+        unsafe { pg_sys::LockTuple(rel.as_ptr(), &mut pseudo_tuple(purpose), MODE) };
         IndexLock { rel, purpose }
     }
 
     /// None if somebody else holds it.
     pub fn try_acquire(rel: Rel, purpose: Purpose) -> Option<Self> {
-        // SAFETY: the relation is open.
-        let is_ours = unsafe { pg_sys::ConditionalLockPage(rel.as_ptr(), purpose as u32, MODE) };
+        // SAFETY: the relation is open, and the tuple id is only read.
+        let is_ours = unsafe { try_lock(rel, &mut pseudo_tuple(purpose)) };
         is_ours.then(|| IndexLock { rel, purpose })
     }
+}
+
+fn pseudo_tuple(purpose: Purpose) -> pg_sys::ItemPointerData {
+    let block = pg_sys::BlockIdData { bi_hi: 0, bi_lo: purpose as u16 };
+    pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 1 }
+}
+
+/// # Safety
+/// The relation is open.
+#[cfg(not(feature = "pg18"))]
+unsafe fn try_lock(rel: Rel, tuple: &mut pg_sys::ItemPointerData) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { pg_sys::ConditionalLockTuple(rel.as_ptr(), tuple, MODE) }
+}
+
+/// # Safety
+/// The relation is open.
+#[cfg(feature = "pg18")]
+unsafe fn try_lock(rel: Rel, tuple: &mut pg_sys::ItemPointerData) -> bool {
+    // SAFETY: the caller's promise; failing is no news for the log.
+    unsafe { pg_sys::ConditionalLockTuple(rel.as_ptr(), tuple, MODE, false) }
 }
 
 /// Whether anybody waits for a lock on the relation that conflicts with ours, which is a ShareUpdateExclusiveLock:
@@ -52,7 +75,7 @@ impl Drop for IndexLock {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: acquired in `acquire`; the relation is still open, since the borrower of `Rel` keeps it so.
-            unsafe { pg_sys::UnlockPage(self.rel.as_ptr(), self.purpose as u32, MODE) };
+            unsafe { pg_sys::UnlockTuple(self.rel.as_ptr(), &mut pseudo_tuple(self.purpose), MODE) };
         }
     }
 }

@@ -18,7 +18,7 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 VENV := .venv
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration lint clean help
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint clean help
 
 build: ## compile the extension (release mode) into target/release
 	@scripts/setup.sh check build
@@ -55,6 +55,9 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 test-integration: $(VENV)/installed ## pytest of the installed extension: crashes, standbys, concurrency, recall
 	@scripts/failpoint_server.sh >/dev/null
 	$(VENV)/bin/python -m pytest -r fEs tests/integration $(PYTEST_ARGS)
+
+stress: install $(VENV)/installed ## eight sessions at once, for ten minutes each: VEKTER_STORM_S=600
+	VEKTER_STORM_S=$${VEKTER_STORM_S:-600} $(VENV)/bin/python -m pytest -r fEs tests/integration/test_storm.py -s $(PYTEST_ARGS)
 
 $(VENV)/installed: tests/requirements.txt
 	@scripts/setup.sh check test

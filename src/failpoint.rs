@@ -18,7 +18,7 @@ mod armed;
 #[cfg(feature = "failpoints")]
 pub use armed::{arm, initialise, is_valid};
 
-/// Every failpoint, in the order in which work comes to them. A test reads this list, one name in a line.
+/// Every failpoint, by the work that comes to them. A test reads this list, one name in a line.
 pub const NAMES: &[&str] = &[
     "build.sampled",
     "build.trained",
@@ -28,6 +28,9 @@ pub const NAMES: &[&str] = &[
     "build.root_written",
     "build.logged",
     "build.finished",
+    "search.root_read",
+    "search.segments_opened",
+    "search.delta_read",
     "insert.overflow_page_written",
     "insert.started",
     "insert.before_append",

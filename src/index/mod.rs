@@ -66,6 +66,7 @@ impl Snapshot {
         retry(|| {
             let meta = read_meta(rel)?;
             let metric = metric_of(&meta)?;
+            failpoint::reach("search.root_read");
             let segments = opened::segments(rel, &meta)?;
             Ok(Snapshot { meta, metric, segments })
         })

@@ -18,6 +18,7 @@ use super::format::Tid;
 use super::opened::OpenedSegment;
 use super::{Snapshot, delta, retry};
 use crate::engine::{EngineError, SearchParams};
+use crate::failpoint;
 use crate::pg::relation::Rel;
 
 /// Rows that the first round asks for when nobody says how many are wanted: a typical LIMIT with some to spare.
@@ -89,9 +90,11 @@ impl Cursor {
         let (snapshot, query, delta) = retry(|| {
             let snapshot = Snapshot::open(rel)?;
             let query = prepare(&snapshot, query)?;
+            failpoint::reach("search.segments_opened");
             let delta = rank_delta(rel, &snapshot, query.as_deref())?;
             Ok((snapshot, query, delta))
         })?;
+        failpoint::reach("search.delta_read");
         let scans = snapshot
             .segments
             .into_iter()

@@ -37,6 +37,7 @@ impl IndexLock {
     pub fn try_acquire(rel: Rel, purpose: Purpose) -> Option<Self> {
         // SAFETY: the relation is open, and the tuple id is only read.
         let is_ours = unsafe { try_lock(rel, &mut pseudo_tuple(purpose)) };
+        // Made only then: dropping one releases a lock.
         is_ours.then(|| IndexLock { rel, purpose })
     }
 }

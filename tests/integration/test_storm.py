@@ -36,8 +36,9 @@ class Storm:
     # build waits for snapshots that are older than its end.
     _DEADLOCK = (psycopg.errors.DeadlockDetected,)
     ALLOWED = {
-        # `second` was dropped before or while the statement waited for its lock.
-        "compact": (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedObject, *_DEADLOCK),
+        # `second` was dropped before the statement or while it waited for the lock, or is still being built.
+        "compact": (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedObject,
+                    psycopg.errors.ObjectNotInPrerequisiteState, *_DEADLOCK),
         "reindex CONCURRENTLY": _DEADLOCK,
         "create CONCURRENTLY": _DEADLOCK,
         "drop CONCURRENTLY": _DEADLOCK,

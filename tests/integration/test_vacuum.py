@@ -1,6 +1,7 @@
 """VACUUM: dead rows leave the index, reused line pointers never bring them back, statistics tell the truth."""
 
 import re
+import shutil
 
 import pytest
 
@@ -77,7 +78,12 @@ def test_vacuum_reports_what_it_removed_and_what_is_left(db, place):
     db.add_notice_handler(lambda d: said.append(" ".join(filter(None, (d.message_primary, d.message_detail)))))
     db.execute("DELETE FROM items WHERE id < 300")
     db.execute("VACUUM (VERBOSE, INDEX_CLEANUP ON) items")
-    assert re.search(r'index "built": pages: \d+ in total', " ".join(said)), said
+    pages = re.search(r'index "built": pages: (\d+) in total, (\d+) newly deleted, (\d+) currently deleted, (\d+) reus',
+                      " ".join(said))
+    assert pages, said
+    assert int(pages[1]) == stats(db, "index_bytes")[0] // 8192
+    # The page of the manifest that was replaced.
+    assert int(pages[3]) == (1 if place == "segment" else 0), pages[0]
     assert db.execute("SELECT reltuples FROM pg_class WHERE relname = 'built'").fetchone() == (700,)
     assert db.execute("SELECT reltuples FROM pg_class WHERE relname = 'items'").fetchone() == (700,)
     db.execute("DELETE FROM items WHERE id < 400")
@@ -167,6 +173,54 @@ def test_vacuum_in_several_index_passes(db):
     assert scans and int(scans[1]) > 1, said
     got = with_index(db, nearest_sql("items", [0, 0], None), "built")
     assert [id for id, _ in got] == list(range(100, 200_001, 100))
+
+
+def test_vacuum_needs_no_cache_file(cluster, db):
+    """It reads row pointers from the index's pages: a cold cache costs nothing, and a full disk does not stop it."""
+    make(db, "IVF16,Flat")
+    db.execute("DELETE FROM items WHERE id < 300")
+    folder = cluster.data / "pgsql_tmp_vekter"
+    shutil.rmtree(folder)
+    folder.write_text("in the way of any cache file")
+    try:
+        db.execute("VACUUM items")
+    finally:
+        folder.unlink()
+    assert stats(db, "rows_indexed, dead_rows") == (700, 300)
+    assert not folder.exists()
+    assert all_ids(db) == list(range(300, ROWS))
+
+
+def test_vacuum_that_skips_the_index_leaves_it_right(db):
+    make(db)
+    db.execute("DELETE FROM items WHERE id < 300")
+    db.execute("VACUUM (INDEX_CLEANUP OFF) items")
+    assert stats(db, "rows_indexed, dead_rows") == (ROWS, 0)
+    assert all_ids(db) == list(range(300, ROWS))
+    assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
+    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    assert stats(db, "rows_indexed, dead_rows") == (700, 300)
+
+
+def test_failsafe_vacuum_leaves_the_index_right(new_cluster):
+    """Near transaction id wraparound VACUUM leaves indexes out; dead rows stay in them until the next one."""
+    node = new_cluster({"autovacuum_freeze_max_age": 100_000, "vacuum_failsafe_age": 0})
+    node.execute("CREATE EXTENSION vekter")
+    with node.connect() as db, node.connect() as other:
+        make(db)
+        db.execute("DELETE FROM items WHERE id < 300")
+        # Its lock keeps autovacuum, which comes by itself at this age, away until the failsafe's age is reached.
+        with other.transaction():
+            other.execute("LOCK TABLE items IN SHARE UPDATE EXCLUSIVE MODE")
+            db.execute("DO $$ BEGIN FOR i IN 1..110000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+        db.execute("VACUUM items")
+        assert "bypassing nonessential maintenance of table \"postgres.public.items\"" in node.log_text()
+        assert all_ids(db) == list(range(300, ROWS))
+        assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
+        db.execute("VACUUM (INDEX_CLEANUP ON) items")
+        assert stats(db, "rows_indexed, dead_rows") == (700, 300)
+        copy_vectors(db, "items", OTHER[:300] + 50, ids=range(20_000, 20_300))
+        assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
 
 
 def test_old_snapshot_still_sees_rows_deleted_after_it(db, cluster, database):

@@ -1,0 +1,108 @@
+"""An index that is kept in shape while a test looks on: its sealing, its merges, and the worker that does them."""
+
+import threading
+import time
+from contextlib import contextmanager
+
+from oracle import assert_same_answer
+
+WORKER = "vekter compactor"
+# A page's 8192 bytes without its headers, and the head of an entry (src/index/format.rs).
+DELTA_PAGE_ROOM_BYTES, DELTA_ENTRY_HEAD_BYTES = 8096, 8
+# src/index/plan.rs and format.rs: how many segments of one tier there may be, and where tiers begin.
+SEGMENTS_PER_TIER, SMALL_SEGMENT_ROWS, TIER_FACTOR = 3, 4096, 4
+
+
+def stats(conn, columns="segments, delta_rows, dead_rows, rows_indexed", index="built"):
+    """The row of vekter_index_stats, or its only column."""
+    row = conn.execute(f"SELECT {columns} FROM vekter_index_stats('{index}')").fetchone()
+    return row[0] if len(row) == 1 else row
+
+
+def rows_within(limit_bytes, dimensions):
+    """The most rows of a delta within its limit: the last page is never sealed."""
+    per_page = max(1, DELTA_PAGE_ROOM_BYTES // (DELTA_ENTRY_HEAD_BYTES + 4 * dimensions))
+    return (limit_bytes // 8192 + 1) * per_page
+
+
+def most_segments(rows):
+    """The most segments of an index of so many rows that has been compacted."""
+    tiers, tier_rows = 1, SMALL_SEGMENT_ROWS
+    while tier_rows <= rows:
+        tiers, tier_rows = tiers + 1, tier_rows * TIER_FACTOR
+    return tiers * SEGMENTS_PER_TIER
+
+
+def wait_until(condition, what, timeout_s=120):
+    """Polls until the condition holds; its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s} s for {what}")
+        time.sleep(0.02)
+    return value
+
+
+def workers(conn):
+    """(pid, what it says it does) of each worker in this database."""
+    return conn.execute("SELECT pid, query FROM pg_stat_activity "
+                        f"WHERE backend_type = '{WORKER}' AND datname = current_database()").fetchall()
+
+
+def wait_for_rest(conn, timeout_s=180):
+    """Waits until no worker is at work."""
+    wait_until(lambda: not workers(conn), "the worker to have nothing left to do", timeout_s)
+
+
+def wait_for_seal(conn, limit_bytes, dimensions, index="built"):
+    """Waits until the delta is within its limit."""
+    most = rows_within(limit_bytes, dimensions)
+    wait_until(lambda: stats(conn, "delta_rows", index) <= most, f"the delta to have at most {most} rows")
+
+
+def complaints(cluster, since=0):
+    """Lines of the server's log, from a length of it on, in which a worker complains."""
+    lines = cluster.log_text()[since:].splitlines()
+    return [line for line in lines if f"] {WORKER} " in line
+            and any(level in line for level in ("WARNING:", "ERROR:", "FATAL:", "PANIC:"))]
+
+
+@contextmanager
+def meanwhile(cluster, database, *works):
+    """Repeats each function in a thread, with a connection of its own, while a block runs; their errors are raised.
+
+    Each has run at least once, start to end, when the block ends.
+    """
+    stop, failures, rounds = threading.Event(), [], [0] * len(works)
+
+    def repeat(at, work):
+        try:
+            with cluster.connect(database) as conn:
+                while not stop.is_set() or not rounds[at]:
+                    work(conn)
+                    rounds[at] += 1
+        except Exception as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(works)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(180)
+    assert not any(thread.is_alive() for thread in threads), "a session does not come to an end"
+    if failures:
+        raise failures[0]
+
+
+def search_in_one_snapshot(queries, table="items", index="built", metric="l2", limit=20):
+    """A function for `meanwhile`: index and sequential scan agree in one snapshot."""
+    def search(conn):
+        for query in queries:
+            conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            assert_same_answer(conn, table, query, limit=limit, index=index, metric=metric)
+            conn.execute("COMMIT")
+    return search

@@ -13,6 +13,7 @@ use super::table::TableRows;
 use crate::guc;
 use crate::index::build::Resources;
 use crate::index::compact::{self, Settings, Surroundings};
+use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::plan::Effort;
 use crate::index::seal;
@@ -61,7 +62,11 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
         request_worker(index);
     }
     if !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH) {
-        seal::try_one(index, limit)?;
+        return match seal::try_one(index, limit) {
+            // An insert does not fail for what it does beside: the delta only grows on.
+            Err(IndexError::Cache(_)) => Ok(()),
+            outcome => outcome.map_err(SqlError::from),
+        };
     }
     Ok(())
 }

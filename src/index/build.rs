@@ -9,7 +9,7 @@ use super::blob::Logging;
 use super::error::{IndexError, MemoryShortage};
 use super::format::{DeltaHead, META_BLOCK, Manifest, Tid};
 use super::native::interruptible;
-use super::segment::{self, Staged};
+use super::segment::{self, Models, Staged};
 use super::{Definition, blob, delta, first_pages, read_meta};
 use crate::engine::{self, Builder};
 use crate::failpoint;
@@ -83,8 +83,9 @@ pub fn build(
 
     let (staged, added) = stage_segment(rel, definition, heap, resources)?;
     if let Some(staged) = staged {
-        let trained_rows = if added.is_trained { added.tids.len() as u64 } else { 0 };
-        let segment = staged.store(rel, trained_rows, Logging::WithRelation)?;
+        let live_rows = added.tids.len() as u64;
+        let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
+        let segment = staged.store(rel, models, Logging::WithRelation)?;
         failpoint::reach("build.segment_stored");
         let manifest = Manifest { segments: vec![segment] };
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;

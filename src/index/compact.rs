@@ -50,13 +50,16 @@ pub fn run(
     _lock: &IndexLock,
 ) -> Result<bool, IndexError> {
     failpoint::reach("compact.started");
-    let mut compaction = Compaction { rel, settings, surroundings };
+    let mut compaction = Compaction { rel, settings, surroundings, merges: 0 };
     if effort == Effort::Everything {
         seal::all(rel)?;
     }
     let is_finished = compaction.merge_all(effort)?;
-    let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
-    space::reclaim(rel)?;
+    // It looks at every free page, which a seal alone is not worth.
+    if compaction.merges > 0 {
+        let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        space::reclaim(rel)?;
+    }
     Ok(is_finished)
 }
 
@@ -64,6 +67,8 @@ struct Compaction<'a> {
     rel: Rel,
     settings: Settings,
     surroundings: &'a mut dyn Surroundings,
+    /// Done so far.
+    merges: usize,
 }
 
 impl Compaction<'_> {
@@ -81,10 +86,12 @@ impl Compaction<'_> {
                 return Ok(true);
             };
             let resources = self.settings.resources;
-            match merge(self.rel, &snapshot, &plan, resources, self)? {
-                Outcome::Done if effort == Effort::Tiers => {}
-                Outcome::Done => return Ok(true),
-                Outcome::Yielded | Outcome::RowsMissing => return Ok(false),
+            if merge(self.rel, &snapshot, &plan, resources, self)? != Outcome::Done {
+                return Ok(false);
+            }
+            self.merges += 1;
+            if effort == Effort::Everything {
+                return Ok(true);
             }
         }
     }

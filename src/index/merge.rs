@@ -14,6 +14,7 @@ use super::format::{Manifest, SegmentRef, Tid};
 use super::native::interruptible;
 use super::opened::OpenedSegment;
 use super::plan::Plan;
+use super::segment::Models;
 use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
@@ -58,8 +59,7 @@ pub fn merge(
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
     let base = plan.base.map(|at| snapshot.segments[at].clone());
     failpoint::reach("merge.planned");
-    let (mut builder, factory, trained_rows) =
-        start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    let (mut builder, factory, models) = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
     builder.reserve(plan.rows)?;
     let mut merge = Merge {
         metric: snapshot.metric,
@@ -100,7 +100,7 @@ pub fn merge(
     let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
     let died = died_meanwhile(rel, &manifest, &sources)?;
     let mut merged = match staged {
-        Some(staged) => vec![staged.store(rel, trained_rows, Logging::Now)?],
+        Some(staged) => vec![staged.store(rel, models, Logging::Now)?],
         None => Vec::new(),
     };
     if let Some(result) = merged.first_mut() {
@@ -119,7 +119,7 @@ fn is_same(one: Option<&Arc<OpenedSegment>>, other: Option<&Arc<OpenedSegment>>)
 
 // ---------------------------------------------------------------- the builder
 
-/// The index to add to, its factory string, and how many live rows its models were trained for.
+/// The index to add to, its factory string, and where its models come from.
 fn start(
     snapshot: &Snapshot,
     plan: &Plan,
@@ -127,7 +127,7 @@ fn start(
     sources: &[Arc<OpenedSegment>],
     resources: Resources,
     host: &mut dyn Host,
-) -> Result<(Builder, String, u64), IndexError> {
+) -> Result<(Builder, String, Models), IndexError> {
     let (dims, metric) = (snapshot.dims(), snapshot.metric);
     let fresh = Builder::new(&plan.factory, dims, metric)?;
     let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
@@ -140,22 +140,22 @@ fn start(
     if let Some((donor, keep_rows)) = quantiser {
         let serial = donor.segment.serial();
         let builder = interruptible(1, || Builder::resume(&plan.factory, dims, metric, serial, keep_rows))?;
-        return Ok((builder, plan.factory.clone(), donor.reference.trained_rows));
+        return Ok((builder, plan.factory.clone(), Models::of(&donor.reference)));
     }
     if !fresh.needs_training() {
-        return Ok((fresh, plan.factory.clone(), 0));
+        return Ok((fresh, plan.factory.clone(), Models::None));
     }
     let wanted = fresh.training_rows();
     let sample = sample(metric, sources, wanted.wanted as u64, host)?;
     if sample.len() / dims < wanted.min {
         let flat = Builder::new(UNTRAINED_FACTORY, dims, metric)?;
-        return Ok((flat, UNTRAINED_FACTORY.to_string(), 0));
+        return Ok((flat, UNTRAINED_FACTORY.to_string(), Models::None));
     }
     let mut builder = fresh;
     build::check_memory(&builder, &plan.factory, sample.len() / dims, plan.rows, resources)?;
     interruptible(resources.threads, || builder.train(&sample))?;
     failpoint::reach("merge.trained");
-    Ok((builder, plan.factory.clone(), live_rows))
+    Ok((builder, plan.factory.clone(), Models::Own { live_rows }))
 }
 
 /// The segment whose quantiser has seen the most rows.

@@ -7,6 +7,7 @@
 use super::blob::{self, Logging};
 use super::error::IndexError;
 use super::format::{Meta, SegmentRef, Tid};
+use super::segment::Models;
 use super::{delta, metric_of, publish, read_manifest, read_meta, segment, space};
 use crate::engine::Builder;
 use crate::failpoint;
@@ -93,5 +94,5 @@ pub fn flat_segment(
     let key = segment::file_key(rel, blob::random_id()?);
     let staged = segment::stage(&segment::cache(), key, &builder, metric, SEALED_FACTORY, tids)?;
     drop(builder);
-    staged.store(rel, 0, Logging::Now).map(Some)
+    staged.store(rel, Models::None, Logging::Now).map(Some)
 }

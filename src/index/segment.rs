@@ -199,9 +199,29 @@ fn write_tids(writer: &mut CacheWriter, head: &SegmentHead, tids: &[Tid]) -> std
     writer.write_all(&vec![0; (head.faiss_at - written) as usize])
 }
 
+/// Where a segment's trained models come from.
+#[derive(Clone, Copy)]
+pub enum Models {
+    /// It has none.
+    None,
+    /// Trained on its own rows, when the index had so many live rows.
+    Own { live_rows: u64 },
+    /// Taken over from a segment with these records.
+    Inherited { trained_rows: u64, trained_imbalance_percent: u32 },
+}
+
+impl Models {
+    pub fn of(donor: &SegmentRef) -> Self {
+        Models::Inherited {
+            trained_rows: donor.trained_rows,
+            trained_imbalance_percent: donor.trained_imbalance_percent,
+        }
+    }
+}
+
 impl Staged {
-    /// Copies the payload to pages. `trained_rows`: live rows of the index when its models were trained, or 0.
-    pub fn store(self, rel: Rel, trained_rows: u64, logging: Logging) -> Result<SegmentRef, IndexError> {
+    /// Copies the payload to pages.
+    pub fn store(self, rel: Rel, models: Models, logging: Logging) -> Result<SegmentRef, IndexError> {
         let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
         let mut reference = SegmentRef {
             payload,
@@ -209,14 +229,20 @@ impl Staged {
             dead_rows: 0,
             tombstones: None,
             factory: self.head.factory,
-            trained_rows,
+            trained_rows: 0,
             trained_imbalance_percent: 0,
         };
-        if trained_rows > 0
-            && let Some(metric) = Metric::from_code(self.head.metric)
-        {
-            reference.trained_imbalance_percent =
-                Segment::open(self.mapping, &reference, metric)?.imbalance_percent();
+        match (models, Metric::from_code(self.head.metric)) {
+            (Models::Own { live_rows }, Some(metric)) => {
+                reference.trained_rows = live_rows;
+                reference.trained_imbalance_percent =
+                    Segment::open(self.mapping, &reference, metric)?.imbalance_percent();
+            }
+            (Models::Inherited { trained_rows, trained_imbalance_percent }, _) => {
+                reference.trained_rows = trained_rows;
+                reference.trained_imbalance_percent = trained_imbalance_percent;
+            }
+            _ => {}
         }
         Ok(reference)
     }

@@ -18,7 +18,7 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 VENV := .venv
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint clean help
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint bench-vector clean help
 
 build: ## compile the extension (release mode) into target/release
 	@scripts/setup.sh check build
@@ -71,6 +71,9 @@ lint: ## rustfmt and clippy, where rustup has installed them
 	@if cargo clippy --version >/dev/null 2>&1; then \
 	    cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings; \
 	else echo "skipped: clippy is not installed (rustup component add clippy)"; fi
+
+bench-vector: $(VENV)/installed ## distances, side by side with an installed pgvector
+	$(VENV)/bin/python bench/vector/distances.py $(BENCH_ARGS)
 
 clean: ## remove everything that was built
 	rm -rf target $(VENV) tests/regress/results tests/regress/regression.* .pytest_cache

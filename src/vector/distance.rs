@@ -5,10 +5,10 @@
 //! vector registers. The last digits can therefore differ from a plain left-to-right sum, and where products of
 //! both signs overflow, the sum is NaN.
 
-use pgrx::pg_extern;
+use pgrx::{pg_extern, pg_sys};
 
 use super::Vector;
-use super::error::check_same_dims;
+use super::call::sql_functions;
 
 /// Four AVX2 registers of accumulators hide the latency of a fused multiply-add.
 const LANES: usize = 32;
@@ -38,8 +38,6 @@ pub fn taxicab(a: &[f32], b: &[f32]) -> f32 {
 
 /// Cosine distance of two slices of equal length, 0 to 2; the operator `<=>`. NaN where either is zero.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    // Half the lanes: three sums have to share the registers.
-    const LANES: usize = 16;
     let (a_chunks, a_rest) = a.as_chunks::<LANES>();
     let (b_chunks, b_rest) = b.as_chunks::<LANES>();
     let (mut ab, mut aa, mut bb) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
@@ -59,6 +57,11 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     // One root of the product and not a product of two roots: parallel vectors then give exactly 0.
     let similarity = f64::from(ab) / (f64::from(aa) * f64::from(bb)).sqrt();
     1.0 - similarity.clamp(-1.0, 1.0)
+}
+
+/// The angle between unit vectors as a share of pi, 0 to 1; the vectors' norms are not looked at.
+fn spherical(a: &[f32], b: &[f32]) -> f64 {
+    f64::from(dot(a, b)).clamp(-1.0, 1.0).acos() / std::f64::consts::PI
 }
 
 /// Euclidean norm.
@@ -89,10 +92,25 @@ fn accumulate(a: &[f32], b: &[f32], step: impl Fn(f32, f32, f32) -> f32) -> f32 
     a_rest.iter().zip(b_rest).fold(total(&sums), |sum, (&x, &y)| step(sum, x, y))
 }
 
-/// Adds the accumulators up by halves. A call of its own, because the arrays that it is given then keep their
-/// shape: inlined, the compiler takes them apart and vectorises only pairs.
-#[inline(never)]
-fn total<const LANES: usize>(sums: &[f32; LANES]) -> f32 {
+/// Adds the accumulators up, register by register and then by halves. Left to itself the compiler takes the arrays apart
+/// and adds pairs. Both ways add in the same order, so that all processors give the same distance.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx"))]
+#[inline(always)]
+fn total(sums: &[f32; LANES]) -> f32 {
+    use std::arch::x86_64::*;
+    let (registers, _) = sums.as_chunks::<8>();
+    // SAFETY: the processor has AVX, or else the library does not load (`processor`); each load covers 8 floats.
+    unsafe {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|i: usize| _mm256_loadu_ps(registers[i].as_ptr()));
+        let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx")))]
+fn total(sums: &[f32; LANES]) -> f32 {
     let mut sums = *sums;
     let mut width = LANES;
     while width > 1 {
@@ -104,47 +122,15 @@ fn total<const LANES: usize>(sums: &[f32; LANES]) -> f32 {
     sums[0]
 }
 
-#[pg_extern]
-fn l2_distance(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    euclidean(&a, &b)
-}
-
-#[pg_extern]
-fn vector_l2_squared_distance(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    squared_euclidean(&a, &b).into()
-}
-
-#[pg_extern]
-fn inner_product(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    dot(&a, &b).into()
-}
-
-#[pg_extern]
-fn vector_negative_inner_product(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    (-dot(&a, &b)).into()
-}
-
-#[pg_extern]
-fn cosine_distance(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    cosine(&a, &b)
-}
-
-#[pg_extern]
-fn l1_distance(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    taxicab(&a, &b).into()
-}
-
-/// The angle between unit vectors as a share of pi, 0 to 1; the vectors' norms are not looked at.
-#[pg_extern]
-fn vector_spherical_distance(a: Vector<'_>, b: Vector<'_>) -> f64 {
-    check_same_dims(&a, &b);
-    f64::from(dot(&a, &b)).clamp(-1.0, 1.0).acos() / std::f64::consts::PI
+sql_functions! {
+    l2_distance_wrapper, pg_finfo_l2_distance_wrapper => euclidean;
+    vector_l2_squared_distance_wrapper, pg_finfo_vector_l2_squared_distance_wrapper =>
+        |a, b| squared_euclidean(a, b).into();
+    inner_product_wrapper, pg_finfo_inner_product_wrapper => |a, b| dot(a, b).into();
+    vector_negative_inner_product_wrapper, pg_finfo_vector_negative_inner_product_wrapper => |a, b| (-dot(a, b)).into();
+    cosine_distance_wrapper, pg_finfo_cosine_distance_wrapper => cosine;
+    l1_distance_wrapper, pg_finfo_l1_distance_wrapper => |a, b| taxicab(a, b).into();
+    vector_spherical_distance_wrapper, pg_finfo_vector_spherical_distance_wrapper => spherical;
 }
 
 #[pg_extern]

@@ -19,6 +19,7 @@ mod aggregate;
 mod arithmetic;
 mod array;
 mod binary;
+mod call;
 mod cast;
 mod compare;
 pub mod distance;
@@ -73,30 +74,16 @@ impl<'a> Vector<'a> {
     /// `datum` is a non-null datum of type `vector`, and stays readable and unchanged for `'a`.
     #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Vector<'a> {
-        let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
-        // SAFETY: the caller vouches for a varlena; its first byte tells how the rest is stored.
-        let is_inline = unsafe { varlena::varatt_is_4b_u(stored) };
-        let is_copy = !(is_inline && stored.cast::<Header>().is_aligned());
-        let plain = if is_copy {
-            // SAFETY: as above; the result is palloc'd, so it is aligned and has a 4-byte header.
-            unsafe { pg_sys::pg_detoast_datum_copy(stored) }
-        } else {
-            stored
-        };
-        // SAFETY: `plain` is aligned and has a 4-byte header by one of the two branches above.
-        let bytes = unsafe { varlena::varsize_4b(plain) };
-        if bytes < HEADER_BYTES {
-            corrupted(bytes, 0);
+        // SAFETY: the caller's promise.
+        if let Some(header) = unsafe { in_place(datum) } {
+            return Vector { header, is_copy: false, datum: PhantomData };
         }
-        // SAFETY: at least `HEADER_BYTES` bytes are there, aligned.
-        let dims = unsafe { (*plain.cast::<Header>()).dims };
-        let elements = usize::try_from(dims).unwrap_or(0);
-        if elements == 0 || elements > MAX_DIMS || bytes != HEADER_BYTES + elements * size_of::<f32>() {
-            corrupted(bytes, dims);
+        // SAFETY: the caller vouches for a varlena; the result is palloc'd, so it is aligned and has a 4-byte header.
+        let checked = unsafe { check(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) };
+        match checked {
+            Ok(header) => Vector { header, is_copy: true, datum: PhantomData },
+            Err(Malformed { bytes, dims }) => corrupted(bytes, dims),
         }
-        // SAFETY: not null, since the header was just read.
-        let header = unsafe { NonNull::new_unchecked(plain.cast()) };
-        Vector { header, is_copy, datum: PhantomData }
     }
 
     /// The elements, in order.
@@ -241,6 +228,49 @@ fn palloc_varlena(bytes: usize) -> NonNull<pg_sys::varlena> {
         varlena::set_varsize_4b(varlena, bytes as i32);
         NonNull::new_unchecked(varlena)
     }
+}
+
+/// A varlena that is no vector: its length in bytes, and the dimensions that it claims, 0 where it claims none.
+struct Malformed {
+    bytes: usize,
+    dims: i16,
+}
+
+/// The header of a vector that is inline, aligned and whole, so that it can be read where it lies.
+///
+/// # Safety
+/// `datum` is a non-null datum of a varlena type.
+#[inline(always)]
+unsafe fn in_place(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
+    let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    // SAFETY: the caller vouches for a varlena; its first byte tells how the rest is stored.
+    let is_inline = unsafe { varlena::varatt_is_4b_u(stored) };
+    if !is_inline || !stored.cast::<Header>().is_aligned() {
+        return None;
+    }
+    // SAFETY: as just seen.
+    unsafe { check(stored) }.ok()
+}
+
+/// Whether the length of a varlena and the dimensions in it agree.
+///
+/// # Safety
+/// `plain` is readable, aligned and has a 4-byte header.
+#[inline(always)]
+unsafe fn check(plain: *mut pg_sys::varlena) -> Result<NonNull<Header>, Malformed> {
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { varlena::varsize_4b(plain) };
+    if bytes < HEADER_BYTES {
+        return Err(Malformed { bytes, dims: 0 });
+    }
+    // SAFETY: at least `HEADER_BYTES` bytes are there, aligned.
+    let dims = unsafe { (*plain.cast::<Header>()).dims };
+    let elements = usize::try_from(dims).unwrap_or(0);
+    if elements == 0 || elements > MAX_DIMS || bytes != HEADER_BYTES + elements * size_of::<f32>() {
+        return Err(Malformed { bytes, dims });
+    }
+    // SAFETY: not null, since the header was just read.
+    Ok(unsafe { NonNull::new_unchecked(plain.cast()) })
 }
 
 /// # Safety

@@ -54,3 +54,11 @@ CREATE FUNCTION bigints_to_vector(bigint[], integer, boolean) RETURNS vector
 SELECT bigints_to_vector('{1}', -1, true);
 \echo :SQLSTATE
 DROP FUNCTION bigints_to_vector;
+-- a NULL that SQL lets through
+CREATE FUNCTION lax_distance(vector, vector) RETURNS double precision AS '$libdir/vekter', 'l2_distance_wrapper' LANGUAGE C;
+SELECT lax_distance('[1]', '[3]');
+SELECT lax_distance('[1]', NULL);
+\echo :SQLSTATE
+SELECT lax_distance(NULL, '[1]');
+\echo :SQLSTATE
+DROP FUNCTION lax_distance;

@@ -1,0 +1,103 @@
+//! Calls from SQL of functions that take two vectors and return a number.
+//!
+//! A scan computes a distance for each row. At a hundred dimensions the general way into a Rust function (arguments one
+//! by one, a guard against panics, a memory context to switch to) takes as long as the distance itself, so that two
+//! vectors which can be read go straight to it. Only errors take the general way.
+
+use std::ptr::NonNull;
+
+use pgrx::{FromDatum, pg_sys, pgrx_extern_c_guard};
+
+use super::error::{check_same_dims, null_argument};
+use super::{Header, Vector, check, elements_behind, in_place};
+
+unsafe extern "C-unwind" {
+    /// src/backend/utils/fmgr/fmgr.c, without the guard of pgrx's binding: an error jumps over our frames as over those
+    /// of a C function. They own nothing.
+    fn pg_detoast_datum_copy(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+}
+
+/// Declares C functions for SQL, with the record that Postgres wants for each (PG_FUNCTION_INFO_V1 of fmgr.h).
+macro_rules! sql_functions {
+    ($($function:ident, $record:ident => $distance:expr;)*) => {$(
+        /// # Safety
+        /// Postgres calls it with two arguments of type `vector`.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $function(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: the caller's promise. The distance is arithmetic on slices of equal length and does not panic.
+            unsafe { $crate::vector::call::distance(call, $distance) }
+        }
+
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $record() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+    )*};
+}
+pub(super) use sql_functions;
+
+/// The value of `distance` for a call's two arguments, as a `double precision`.
+///
+/// # Safety
+/// The call has two arguments of type `vector`; `distance` does not panic on two slices of equal length.
+#[inline(always)]
+pub(super) unsafe fn distance(
+    call: pg_sys::FunctionCallInfo,
+    distance: impl Fn(&[f32], &[f32]) -> f64,
+) -> pg_sys::Datum {
+    // SAFETY: the caller's promise; the vectors stay readable during the call.
+    unsafe {
+        let arguments = (*call).args.as_slice(2);
+        match (read(arguments[0]), read(arguments[1])) {
+            (Some(a), Some(b)) if a.len() == b.len() => distance(a, b).to_bits().into(),
+            _ => raise_error(arguments),
+        }
+    }
+}
+
+/// The elements of an argument; None where it is null or malformed. A copy that had to be made goes with the memory
+/// context of the call.
+///
+/// # Safety
+/// The argument is null or of type `vector`, and stays readable for `'a`.
+#[inline(always)]
+unsafe fn read<'a>(argument: pg_sys::NullableDatum) -> Option<&'a [f32]> {
+    if argument.isnull {
+        return None;
+    }
+    // SAFETY: the caller's promise; `in_place` and `copy` checked that the elements are there.
+    unsafe {
+        let header = in_place(argument.value).or_else(|| copy(argument.value))?;
+        let Header { dims, .. } = *header.as_ref();
+        Some(elements_behind(header, dims as usize).as_ref())
+    }
+}
+
+/// # Safety
+/// `datum` is a non-null datum of a varlena type.
+#[inline(never)]
+unsafe fn copy(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
+    // SAFETY: the caller vouches for a varlena; the copy is palloc'd, so it is aligned and has a 4-byte header.
+    unsafe { check(pg_detoast_datum_copy(datum.cast_mut_ptr())) }.ok()
+}
+
+/// Reads the arguments again in the general way, which says what is wrong with them.
+///
+/// # Safety
+/// Each argument is null or of type `vector`, and at least one is null, malformed or of other dimensions.
+#[cold]
+unsafe fn raise_error(arguments: &[pg_sys::NullableDatum]) -> ! {
+    let vector = |argument: &pg_sys::NullableDatum| {
+        // SAFETY: the caller's promise.
+        let vector = unsafe { <Vector as FromDatum>::from_datum(argument.value, argument.isnull) };
+        vector.unwrap_or_else(|| null_argument())
+    };
+    // SAFETY: Postgres's frames are directly above; nothing here needs to be dropped when the guard raises the error.
+    unsafe {
+        pgrx_extern_c_guard(|| {
+            check_same_dims(&vector(&arguments[0]), &vector(&arguments[1]));
+            unreachable!("two vectors of equal dimensions have a distance")
+        })
+    }
+}

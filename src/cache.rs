@@ -8,6 +8,9 @@
 //!
 //! Files are written under a temporary name, preallocated (a full disk is an error then, not a SIGBUS later), synced
 //! and renamed; they are never truncated or written again, since other backends have them mapped.
+//!
+//! Where there is a limit, the files that were used longest ago go first: the time of a stamp says when its file was
+//! used last. To remove a file that is mapped is harmless: the map stays, and the space comes back with its end.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -15,6 +18,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::OFlags;
 
@@ -26,6 +30,9 @@ use crate::failpoint;
 const FOLDER: &str = "pgsql_tmp_vekter";
 /// Bytes that are verified between two ticks: milliseconds from memory, a fraction of a second from a slow disk.
 const VERIFY_BYTES: usize = 16 << 20;
+/// Bytes that are written between two syncs. A sync waits for the disk and hears no signal, so it has to be short.
+const SYNC_BYTES: u64 = 32 << 20;
+const STAMP_SUFFIX: &str = ".verified";
 
 /// What a cache file holds. The segment's random id alone makes it unique; the others tell the sweeper whom to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,15 +103,33 @@ pub enum Content {
     Wrong,
 }
 
+#[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
     /// Tells one run of the server from the next.
     server_start: i64,
+    /// For all files together; a single larger one is cached all the same.
+    limit_bytes: Option<u64>,
+}
+
+/// Something in the folder.
+struct Entry {
+    path: PathBuf,
+    key: FileKey,
+    role: Role,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Segment,
+    Stamp,
+    /// Unfinished, with the process that writes it.
+    Temporary(u32),
 }
 
 impl Cache {
-    pub fn new(data_directory: &Path, server_start: i64) -> Self {
-        Cache { folder: data_directory.join(FOLDER), server_start }
+    pub fn new(data_directory: &Path, server_start: i64, limit_bytes: Option<u64>) -> Self {
+        Cache { folder: data_directory.join(FOLDER), server_start, limit_bytes }
     }
 
     /// The file of `key` if it is there and to be trusted; None: write it (again).
@@ -131,7 +156,22 @@ impl Cache {
     pub fn open_verified(&self, key: &FileKey, bytes: u64) -> Option<Arc<Mapping>> {
         let (mapping, stamp) = self.map(key, bytes)?;
         let is_verified = fs::read_to_string(self.stamp_path(key)).is_ok_and(|known| known == stamp);
-        is_verified.then(|| Arc::new(mapping))
+        if !is_verified {
+            return None;
+        }
+        self.note_use(key);
+        Some(Arc::new(mapping))
+    }
+
+    /// Notes that the file of `key` is in use, so that it stays when others have to go.
+    pub fn note_use(&self, key: &FileKey) {
+        use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+        if self.limit_bytes.is_some() {
+            let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+            let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
+            // Where the stamp is gone, the file is or will be.
+            let _ = utimensat(CWD, self.stamp_path(key), &times, AtFlags::SYMLINK_NOFOLLOW);
+        }
     }
 
     /// The file of `key`, unverified, and the stamp that it should have; None: there is no regular file of this length.
@@ -173,10 +213,20 @@ impl Cache {
 
     /// Starts a file of `bytes`; nobody sees it before `publish`.
     pub fn create(&self, key: FileKey, bytes: u64) -> io::Result<CacheWriter<'_>> {
+        if let Some(limit_bytes) = self.limit_bytes {
+            self.shrink_to(limit_bytes.saturating_sub(bytes), 0);
+        }
         let path = self.folder.join(format!("{}.tmp.{}", key.file_name(), std::process::id()));
         let file = self.create_file(&path)?;
-        let writer =
-            CacheWriter { cache: self, key, path, file: io::BufWriter::new(file), bytes, written: 0 };
+        let writer = CacheWriter {
+            cache: self,
+            key,
+            path,
+            file: io::BufWriter::new(file),
+            bytes,
+            written: 0,
+            synced: 0,
+        };
         failpoint::reach_io("cache.created")?;
         preallocate(writer.file.get_ref(), bytes)?;
         failpoint::reach_io("cache.preallocated")?;
@@ -202,12 +252,13 @@ impl Cache {
         attempt()
     }
 
-    /// Removes every file that `keep` does not want, and what writers left that are no more.
-    pub fn sweep(&self, mut keep: impl FnMut(&FileKey) -> bool) {
-        for (path, key, temporary_of) in self.entries() {
-            let wanted = match temporary_of {
-                Some(process) => Path::new(&format!("/proc/{process}")).exists(),
-                None => keep(&key),
+    /// Removes every file that `keep` does not want, unless it is younger than `min_age`; what writers left that are no
+    /// more; and what is more than the limit.
+    pub fn sweep(&self, min_age: Duration, mut keep: impl FnMut(&FileKey) -> bool) {
+        for Entry { path, key, role } in self.entries() {
+            let wanted = match role {
+                Role::Temporary(process) => Path::new(&format!("/proc/{process}")).exists(),
+                Role::Segment | Role::Stamp => keep(&key) || age(&path) < min_age,
             };
             if !wanted {
                 failpoint::reach("cache.sweeping");
@@ -215,28 +266,59 @@ impl Cache {
                 let _ = remove(&path);
             }
         }
+        if let Some(limit_bytes) = self.limit_bytes {
+            // One that is larger than the limit would otherwise be written again after each sweep.
+            self.shrink_to(limit_bytes, 1);
+        }
+    }
+
+    /// Removes segments' files, those that were used longest ago first, until all files together take no more. Leaves
+    /// the `spared` that were used last.
+    fn shrink_to(&self, bytes: u64, spared: usize) {
+        let (mut segments, mut total) = (Vec::new(), 0);
+        for Entry { path, key, role } in self.entries() {
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            total += metadata.len();
+            if role == Role::Segment {
+                let used = fs::symlink_metadata(self.stamp_path(&key)).unwrap_or_else(|_| metadata.clone());
+                segments.push((used.modified().unwrap_or(SystemTime::UNIX_EPOCH), key, metadata.len()));
+            }
+        }
+        segments.sort_unstable_by_key(|(used, ..)| *used);
+        segments.truncate(segments.len().saturating_sub(spared));
+        for (_, key, file_bytes) in segments {
+            if total <= bytes {
+                break;
+            }
+            self.remove(&key);
+            total = total.saturating_sub(file_bytes);
+        }
     }
 
     /// Bytes of the files of `index`.
     pub fn bytes_of(&self, database: u32, index: u32) -> u64 {
         self.entries()
-            .filter(|(_, key, _)| key.database == database && key.index == index)
-            .filter_map(|(path, ..)| fs::symlink_metadata(path).ok())
+            .filter(|entry| entry.key.database == database && entry.key.index == index)
+            .filter_map(|entry| fs::symlink_metadata(entry.path).ok())
             .map(|metadata| metadata.len())
             .sum()
     }
 
-    /// Path, key and, of an unfinished file, the process that writes it.
-    fn entries(&self) -> impl Iterator<Item = (PathBuf, FileKey, Option<u32>)> {
+    fn entries(&self) -> impl Iterator<Item = Entry> {
         fs::read_dir(&self.folder).into_iter().flatten().flatten().filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let process = name.rsplit_once(".tmp.").and_then(|(_, process)| process.parse().ok());
-            Some((entry.path(), FileKey::parse(&name)?, process))
+            let writer = name.rsplit_once(".tmp.").and_then(|(_, process)| process.parse().ok());
+            let role = match writer {
+                Some(process) => Role::Temporary(process),
+                None if name.ends_with(STAMP_SUFFIX) => Role::Stamp,
+                None => Role::Segment,
+            };
+            Some(Entry { path: entry.path(), key: FileKey::parse(&name)?, role })
         })
     }
 
     fn stamp_path(&self, key: &FileKey) -> PathBuf {
-        self.folder.join(format!("{}.verified", key.file_name()))
+        self.folder.join(format!("{}{STAMP_SUFFIX}", key.file_name()))
     }
 
     fn stamp(&self, of: &fs::Metadata) -> String {
@@ -246,7 +328,8 @@ impl Cache {
 
     /// Without a stamp the next backend verifies once more; so failing to write it is no error.
     fn write_stamp(&self, key: &FileKey, stamp: &str) {
-        let temporary = self.folder.join(format!("{}.verified.tmp.{}", key.file_name(), std::process::id()));
+        let temporary =
+            self.folder.join(format!("{}{STAMP_SUFFIX}.tmp.{}", key.file_name(), std::process::id()));
         let written = fs::write(&temporary, stamp)
             .and_then(|()| fs::set_permissions(&temporary, Permissions::from_mode(0o600)))
             .and_then(|()| fs::rename(&temporary, self.stamp_path(key)));
@@ -264,6 +347,7 @@ pub struct CacheWriter<'a> {
     file: io::BufWriter<File>,
     bytes: u64,
     written: u64,
+    synced: u64,
 }
 
 impl CacheWriter<'_> {
@@ -275,6 +359,8 @@ impl CacheWriter<'_> {
         if self.written != self.bytes {
             return Err(io::Error::other("the segment is not as long as it was said to be"));
         }
+        // A crash of the system costs nothing: the next server believes no stamp of this one. But where the disk fails to
+        // take the bytes, the kernel may forget them and show zeros that the stamp vouches for; only a sync tells.
         file.sync_data()?;
         failpoint::reach_io("cache.synced")?;
         let path = self.cache.folder.join(self.key.file_name());
@@ -299,6 +385,11 @@ impl Write for CacheWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.written += written as u64;
+        if self.written - self.synced >= SYNC_BYTES {
+            self.file.flush()?;
+            self.file.get_ref().sync_data()?;
+            self.synced = self.written;
+        }
         Ok(written)
     }
 
@@ -332,6 +423,12 @@ fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Time since the file was written; none if it is gone or of the future.
+fn age(path: &Path) -> Duration {
+    let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
+    modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
 }
 
 /// Removes a file, link or folder; nothing there is fine.

@@ -15,7 +15,7 @@ impl Scratch {
     }
 
     fn cache(&self, server_start: i64) -> Cache {
-        Cache::new(&self.0, server_start)
+        Cache::new(&self.0, server_start, None)
     }
 
     fn file(&self) -> PathBuf {
@@ -114,9 +114,57 @@ fn the_sweeper_removes_what_nobody_wants_and_what_dead_writers_left() {
     let scratch = Scratch::new("sweep");
     scratch.fill(CONTENT);
     fs::write(scratch.0.join(FOLDER).join(format!("{}.tmp.4194999", KEY.file_name())), "x").unwrap();
-    scratch.cache(1).sweep(|key| *key == KEY);
+    scratch.cache(1).sweep(Duration::ZERO, |key| *key == KEY);
     assert!(open(&scratch, 1).is_some());
     assert_eq!(scratch.cache(1).entries().count(), 2, "the file and its stamp");
-    scratch.cache(1).sweep(|_| false);
+    scratch.cache(1).sweep(Duration::from_secs(60), |_| false);
+    assert!(open(&scratch, 1).is_some(), "younger than a minute");
+    scratch.cache(1).sweep(Duration::ZERO, |_| false);
     assert_eq!(scratch.cache(1).entries().count(), 0);
+}
+
+fn write(cache: &Cache, segment: u128, bytes: usize) {
+    let mut writer = cache.create(FileKey { segment, ..KEY }, bytes as u64).unwrap();
+    writer.write_all(&vec![7; bytes]).unwrap();
+    writer.publish().unwrap();
+}
+
+/// The segments that are cached, in order.
+fn cached(cache: &Cache, segments: u128) -> Vec<u128> {
+    (0..segments).filter(|&segment| cache.has(&FileKey { segment, ..KEY }, 10_000)).collect()
+}
+
+#[test]
+fn beyond_the_limit_the_files_that_were_used_longest_ago_go_first() {
+    let scratch = Scratch::new("limit");
+    let cache = Cache::new(&scratch.0, 1, Some(40_000));
+    // Longer than the kernel's clock for files takes to tick.
+    let moment = || std::thread::sleep(Duration::from_millis(20));
+    for segment in 0..3 {
+        write(&cache, segment, 10_000);
+        moment();
+    }
+    assert_eq!(cached(&cache, 3), [0, 1, 2]);
+    assert!(cache.open_verified(&FileKey { segment: 0, ..KEY }, 10_000).is_some());
+    moment();
+    write(&cache, 3, 10_000);
+    assert_eq!(cached(&cache, 4), [0, 2, 3], "with their stamps, four files are more than the limit");
+    moment();
+    cache.note_use(&FileKey { segment: 2, ..KEY });
+    write(&cache, 4, 10_000);
+    assert_eq!(cached(&cache, 5), [2, 3, 4]);
+}
+
+#[test]
+fn a_file_larger_than_the_limit_is_cached_alone() {
+    let scratch = Scratch::new("larger");
+    let cache = Cache::new(&scratch.0, 1, Some(15_000));
+    write(&cache, 0, 10_000);
+    let mapped = cache.open_verified(&FileKey { segment: 0, ..KEY }, 10_000).unwrap();
+    write(&cache, 1, 20_000);
+    assert!(cached(&cache, 2).is_empty());
+    assert!(cache.has(&FileKey { segment: 1, ..KEY }, 20_000));
+    assert_eq!(mapped.bytes(), vec![7; 10_000], "a removed file stays mapped");
+    cache.sweep(Duration::ZERO, |_| true);
+    assert!(cache.has(&FileKey { segment: 1, ..KEY }, 20_000), "a sweep leaves what was used last");
 }

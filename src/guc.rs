@@ -1,4 +1,5 @@
-//! Settings. Each can be changed by any user at any time and holds for the searches that start after it.
+//! Settings. Each can be changed at any time and holds for what starts after it; by any user, except for the cache's
+//! limit, which is the server's and not a session's affair.
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -15,6 +16,9 @@ static K_FACTOR: GucSetting<f64> = GucSetting::<f64>::new(0.0);
 /// under a millisecond.
 static DELTA_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(4096);
 static BACKGROUND_COMPACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// Size of the cache folder in MB; -1 = no limit.
+static CACHE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
 
 /// Registers the settings, in `_PG_init`.
 pub fn register() {
@@ -67,6 +71,16 @@ pub fn register() {
         GucContext::Userset,
         flags,
     );
+    GucRegistry::define_int_guc(
+        c"vekter.cache_limit",
+        c"Sets how much disk space the server's copies of segments may take.",
+        c"Files that were used longest ago are removed first. -1 means no limit.",
+        &CACHE_LIMIT,
+        -1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
+    );
     #[cfg(feature = "failpoints")]
     failpoints::register();
     // SAFETY: called while the library is loaded; the name is copied.
@@ -86,6 +100,11 @@ pub fn search_params() -> SearchParams {
 
 pub fn delta_limit_bytes() -> u64 {
     u64::from(DELTA_LIMIT.get().max(0).unsigned_abs()) * 1024
+}
+
+/// None: no limit.
+pub fn cache_limit_bytes() -> Option<u64> {
+    u64::try_from(CACHE_LIMIT.get()).ok().map(|megabytes| megabytes << 20)
 }
 
 pub fn background_compaction() -> bool {

@@ -74,12 +74,5 @@ fn stats_or_new(stats: *mut pg_sys::IndexBulkDeleteResult) -> PgBox<pg_sys::Inde
 
 /// Removes cache files that are of no use to anybody.
 pub fn sweep_cache(index: Rel) {
-    let exists = |cache: pg_sys::SysCacheIdentifier::Type, oid: u32| {
-        let key = pg_sys::Oid::from(oid).into();
-        // SAFETY: looks a catalogue row up by its oid.
-        unsafe { pg_sys::SearchSysCacheExists(cache as i32, key, 0.into(), 0.into(), 0.into()) }
-    };
-    use pg_sys::SysCacheIdentifier::{DATABASEOID, RELOID};
-    vacuum::sweep_cache(index, |database| exists(DATABASEOID, database), |oid| exists(RELOID, oid))
-        .or_raise();
+    vacuum::sweep_cache(index).or_raise();
 }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::error::IndexError;
 use super::format::{Meta, SegmentRef};
@@ -17,6 +18,8 @@ use crate::pg::relation::Rel;
 
 /// Indexes that one backend keeps open; beyond that the one that was searched longest ago is closed.
 const MAX_OPEN_INDEXES: usize = 64;
+/// How often a backend notes that it uses an index's cache files.
+const NOTE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A segment together with its tombstones as of one manifest.
 pub struct OpenedSegment {
@@ -45,6 +48,8 @@ struct OpenedIndex {
     manifest_id: u128,
     segments: Vec<Arc<OpenedSegment>>,
     last_used: u64,
+    /// When the use of its files was noted last.
+    noted: Instant,
 }
 
 #[derive(Default)]
@@ -68,6 +73,7 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
     let known = match known {
         Some((index_id, manifest_id, segments)) if index_id == meta.index_id => {
             if manifest_id == manifest.id {
+                note_use(rel, &segments);
                 return Ok(segments);
             }
             segments
@@ -99,9 +105,30 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
         manifest_id: manifest.id,
         segments: segments.clone(),
         last_used: 0,
+        noted: Instant::now(),
     };
     OPENED.with_borrow_mut(|opened| opened.remember(relation, index));
     Ok(segments)
+}
+
+/// Notes now and then that the files are in use, where the cache has a limit.
+fn note_use(rel: Rel, segments: &[Arc<OpenedSegment>]) {
+    let is_due = OPENED.with_borrow_mut(|opened| {
+        let index = opened.by_relation.get_mut(&rel.oid().to_u32());
+        index.is_some_and(|index| {
+            let is_due = index.noted.elapsed() >= NOTE_PAUSE;
+            if is_due {
+                index.noted = Instant::now();
+            }
+            is_due
+        })
+    });
+    if is_due {
+        let cache = segment::cache();
+        for opened in segments {
+            cache.note_use(&segment::file_key(rel, opened.reference.payload.id));
+        }
+    }
 }
 
 /// Drops what is kept of a relation, or of all when it could be any.

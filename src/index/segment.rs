@@ -3,8 +3,10 @@
 //! A segment is written to its cache file first, which FAISS can stream to, and copied from there to the relation's
 //! pages, so that it is never twice in memory and the backend that built it finds it materialised.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::blob::{self, Logging};
 use super::error::IndexError;
@@ -14,8 +16,13 @@ use super::format::{
 use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
+use crate::pg::catalogue;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
+
+/// A backend that writes cache files sweeps the folder at most so often, and leaves younger files alone.
+const SWEEP_PAUSE: Duration = Duration::from_secs(60);
+const SWEEP_MIN_AGE: Duration = Duration::from_secs(600);
 
 /// This server's cache folder.
 pub fn cache() -> Cache {
@@ -24,7 +31,35 @@ pub fn cache() -> Cache {
     // SAFETY: a C string that lives as long as the process.
     let directory = unsafe { core::ffi::CStr::from_ptr(directory) };
     let directory = std::ffi::OsStr::new(directory.to_str().unwrap_or("."));
-    Cache::new(std::path::Path::new(directory), start)
+    Cache::new(std::path::Path::new(directory), start, crate::guc::cache_limit_bytes())
+}
+
+/// Removes cache files of databases and indexes that are gone, and those of `rel` that `keep` does not want, by segment;
+/// but none that is younger than `min_age`: it may belong to an index that others do not see yet.
+pub fn sweep(rel: Rel, min_age: Duration, keep: &dyn Fn(u128) -> bool) {
+    let own = file_key(rel, 0);
+    cache().sweep(min_age, |key| {
+        if key.database != own.database {
+            catalogue::database_exists(key.database)
+        } else if key.index == own.index {
+            keep(key.segment)
+        } else {
+            catalogue::relation_exists(key.index)
+        }
+    });
+}
+
+/// Sweeps when a file was written, so that a server that neither builds nor vacuums (a standby, or one whose last faiss
+/// index was dropped elsewhere) gives space back too.
+fn sweep_now_and_then(rel: Rel) {
+    thread_local! {
+        static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let now = Instant::now();
+    if LAST.get().is_none_or(|last| now.duration_since(last) >= SWEEP_PAUSE) {
+        LAST.set(Some(now));
+        sweep(rel, SWEEP_MIN_AGE, &|_| true);
+    }
 }
 
 /// Names the cache file of a segment of `rel`.
@@ -91,7 +126,9 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
                     let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;
                     blob::read(rel, &segment.payload, &mut writer)?;
                     failpoint::reach("materialise.copied");
-                    writer.publish().map_err(IndexError::Cache)?
+                    let mapping = writer.publish().map_err(IndexError::Cache)?;
+                    sweep_now_and_then(rel);
+                    mapping
                 }
             }
         }
@@ -147,10 +184,21 @@ fn damaged(segment: &SegmentRef, what: &str) -> IndexError {
     IndexError::Damaged(format!("segment {:032x}: {what}", segment.payload.id))
 }
 
-/// A payload in its cache file, not yet in pages.
+/// A payload in its cache file, not yet in pages. Dropped before it is stored, it leaves no file.
 pub struct Staged {
     mapping: Arc<Mapping>,
     head: SegmentHead,
+    cache: Cache,
+    key: FileKey,
+    is_stored: bool,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.is_stored {
+            self.cache.remove(&self.key);
+        }
+    }
 }
 
 /// Serialises an index and its TIDs (by position) to the cache file. Calls nothing of PostgreSQL: it may run beside
@@ -180,7 +228,7 @@ pub fn stage(
     write_tids(&mut writer, &head, tids).map_err(IndexError::Cache)?;
     builder.write(&mut writer)?;
     let mapping = writer.publish().map_err(IndexError::Cache)?;
-    Ok(Staged { mapping, head })
+    Ok(Staged { mapping, head, cache: cache.clone(), key, is_stored: false })
 }
 
 /// CRC-32C of TIDs as they lie in a payload.
@@ -221,14 +269,14 @@ impl Models {
 
 impl Staged {
     /// Copies the payload to pages.
-    pub fn store(self, rel: Rel, models: Models, logging: Logging) -> Result<SegmentRef, IndexError> {
+    pub fn store(mut self, rel: Rel, models: Models, logging: Logging) -> Result<SegmentRef, IndexError> {
         let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
         let mut reference = SegmentRef {
             payload,
             rows: self.head.rows,
             dead_rows: 0,
             tombstones: None,
-            factory: self.head.factory,
+            factory: self.head.factory.clone(),
             trained_rows: 0,
             trained_imbalance_percent: 0,
         };
@@ -236,7 +284,7 @@ impl Staged {
             (Models::Own { live_rows }, Some(metric)) => {
                 reference.trained_rows = live_rows;
                 reference.trained_imbalance_percent =
-                    Segment::open(self.mapping, &reference, metric)?.imbalance_percent();
+                    Segment::open(self.mapping.clone(), &reference, metric)?.imbalance_percent();
             }
             (Models::Inherited { trained_rows, trained_imbalance_percent }, _) => {
                 reference.trained_rows = trained_rows;
@@ -244,6 +292,7 @@ impl Staged {
             }
             _ => {}
         }
+        self.is_stored = true;
         Ok(reference)
     }
 }

@@ -1,5 +1,7 @@
 //! VACUUM: dead rows get tombstones in segments and leave the delta; pages are given back.
 
+use std::time::Duration;
+
 use super::error::IndexError;
 use super::format::{SegmentRef, Tid};
 use super::{blob, delta, publish, read_manifest, read_meta, segment, space};
@@ -100,21 +102,8 @@ pub fn count_rows(rel: Rel) -> Result<u64, IndexError> {
 }
 
 /// Removes cache files that no index of this database names, and those of databases that are gone.
-pub fn sweep_cache(
-    rel: Rel,
-    database_exists: impl Fn(u32) -> bool,
-    index_exists: impl Fn(u32) -> bool,
-) -> Result<(), IndexError> {
+pub fn sweep_cache(rel: Rel) -> Result<(), IndexError> {
     let manifest = read_manifest(rel, &read_meta(rel)?)?;
-    let own = segment::file_key(rel, 0);
-    segment::cache().sweep(|key| {
-        if key.database != own.database {
-            database_exists(key.database)
-        } else if key.index == own.index {
-            manifest.segments.iter().any(|segment| segment.payload.id == key.segment)
-        } else {
-            index_exists(key.index)
-        }
-    });
+    segment::sweep(rel, Duration::ZERO, &|id| manifest.segments.iter().any(|one| one.payload.id == id));
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! buffers and locks instead. Hence the rule: nobody catches a panic and goes on.
 
 pub mod buffer;
+pub mod catalogue;
 pub mod error;
 pub mod exit;
 pub mod invalidation;

@@ -3,9 +3,10 @@
 import os
 import time
 
+import psycopg
 import pytest
 
-from oracle import nearest_sql, settings, with_index
+from oracle import nearest_sql, settings, with_index, without_index
 from segment_cache import EVERY_LIST, QUERY, files, make, one_file, search  # noqa: F401
 
 
@@ -87,3 +88,74 @@ def test_leftover_temporary_file_of_a_crash_is_swept(cluster, db, one_file):
     os.utime(leftover, (0, 0))
     db.execute("VACUUM items")
     assert not leftover.exists() and path.exists()
+
+
+def test_writing_a_file_sweeps_those_of_dropped_indexes(cluster, db, database, one_file):
+    """A server where nobody builds or vacuums, such as a standby, gives space back too. Young files are left alone:
+    their index may not be committed yet."""
+    path, _ = one_file
+    make(db, table="other")
+    search(cluster, database, "other")
+    [other] = files(cluster) - {path}
+    db.execute("DROP TABLE items")
+    other.unlink()
+    search(cluster, database, "other")
+    assert path.exists()
+    for file in (path, path.with_name(path.name + ".verified")):
+        os.utime(file, (0, 0))
+    other.unlink()
+    search(cluster, database, "other")
+    assert files(cluster) == {other} and not path.with_name(path.name + ".verified").exists()
+
+
+# -- the limit ------------------------------------------------------------------------------------------------------
+
+def test_cache_stays_within_its_limit_and_answers_stay_right(new_cluster):
+    # Three segments of 0.7 MB; one fits.
+    node = new_cluster({"vekter.cache_limit": "1MB"})
+    node.execute("CREATE EXTENSION vekter")
+    with node.connect() as db:
+        for table in ("one", "two", "three"):
+            make(db, table=table)
+        expected = {table: without_index(db, nearest_sql(table, QUERY, 30)) for table in ("one", "two", "three")}
+        with settings(db, **EVERY_LIST):
+            for _ in range(2):
+                for table in ("one", "two", "three"):
+                    assert search(node, "postgres", table) == expected[table]
+                    assert sum(path.stat().st_size for path in files(node)) <= 1 << 20
+                    # This session has mapped files that are gone by now.
+                    assert with_index(db, nearest_sql(table, QUERY, 30)) == expected[table]
+
+
+def test_the_file_that_was_used_last_stays(new_cluster):
+    node = new_cluster({"vekter.cache_limit": "2MB"})
+    node.execute("CREATE EXTENSION vekter")
+    with node.connect() as db:
+        make(db, table="one")
+        [one] = files(node)
+        make(db, table="two")
+        [two] = files(node) - {one}
+        # As if "two" had been used before "one".
+        for path, when in ((two, 1_000_000_000), (one, 1_100_000_000)):
+            os.utime(path.with_name(path.name + ".verified"), (when, when))
+        search(node, "postgres", "two")
+        make(db, table="three")
+    assert two.exists() and not one.exists()
+
+
+def test_limit_can_be_lowered_and_is_kept_at_the_next_vacuum(cluster, db, one_file):
+    for table in ("two", "three"):
+        make(db, table=table)
+    assert len(files(cluster)) == 3
+    db.execute("SET vekter.cache_limit = '1MB'")
+    db.execute("VACUUM items")
+    assert len(files(cluster)) == 1
+
+
+def test_only_a_superuser_sets_the_limit(db):
+    db.execute("LOAD 'vekter'")
+    db.execute("DO $$ BEGIN CREATE ROLE nobody; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    db.execute("SET ROLE nobody")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        db.execute("SET vekter.cache_limit = 0")
+    db.execute("RESET ROLE")

@@ -17,8 +17,12 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 VENV := .venv
+BENCH_VENV := .venv-bench
+# Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
+BENCH ?=
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint bench-vector clean help
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint bench bench-vector
+.PHONY: clean help
 
 build: ## compile the extension (release mode) into target/release
 	@scripts/setup.sh check build
@@ -72,12 +76,23 @@ lint: ## rustfmt and clippy, where rustup has installed them
 	    cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings; \
 	else echo "skipped: clippy is not installed (rustup component add clippy)"; fi
 
+bench: ## measure beside pgvector (BENCH="inserts vacuum": parts; PGVECTOR_SRC=... compiles pgvector for this machine)
+	@scripts/setup.sh install bench
+	@$(MAKE) --no-print-directory install $(BENCH_VENV)/installed
+	@[ -z "$(PGVECTOR_SRC)" ] || PGVECTOR_SRC="$(PGVECTOR_SRC)" scripts/install_pgvector.sh
+	$(BENCH_VENV)/bin/python bench/index $(BENCH)
+
+$(BENCH_VENV)/installed: bench/requirements.txt
+	python3 -m venv --clear $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
+	@touch $@
+
 bench-vector: $(VENV)/installed ## distances, side by side with an installed pgvector
 	$(VENV)/bin/python bench/vector/distances.py $(BENCH_ARGS)
 
 clean: ## remove everything that was built
-	rm -rf target $(VENV) tests/regress/results tests/regress/regression.* .pytest_cache
-	find tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf target $(VENV) $(BENCH_VENV) tests/regress/results tests/regress/regression.* .pytest_cache
+	find tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r target text; do \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Names what this machine lacks to build (or test) vekter, and installs it where it can (apt: Debian, Ubuntu).
-#   setup.sh check|install build|test
+# Names what this machine lacks to build (or test, or measure) vekter, and installs it where it can (apt: Debian, Ubuntu).
+#   setup.sh check|install build|test|bench
 # Silent, offline and quick where nothing is missing. Never touches a PostgreSQL cluster, never makes one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,12 +77,32 @@ check_tools() {
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || [[ -n ${LIBCLANG_PATH:-} ]] || packages+=(libclang-dev)
 }
 
-# Only the tests are in Python.
+# Only the tests and the benchmarks are in Python.
 check_python() {
-    [[ $purpose == test ]] || return 0
+    [[ $purpose != build ]] || return 0
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
     ! command -v python3 >/dev/null || python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         problems+=("Python 3.10 or newer ($(command -v python3) is $(python3 --version))")
+}
+
+# Nothing to measure with is no reason not to build, and Debian's server package has it.
+check_pgbench() {
+    [[ $purpose == bench ]] && postgres_is_complete || return 0
+    [[ -x $("$pg_config" --bindir)/pgbench ]] || problems+=("pgbench, beside the server in $("$pg_config" --bindir)")
+}
+
+# The benchmark runs without pgvector, too: it is added where apt has it for this server and may install it, and missed
+# by nobody elsewhere. PGVECTOR_SRC brings its own.
+check_pgvector() {
+    local bindir package
+    [[ $purpose == bench && $action == install && -z ${PGVECTOR_SRC:-} ]] && postgres_is_complete || return 0
+    [[ ! -e $("$pg_config" --sharedir)/extension/vector.control ]] || return 0
+    bindir=$("$pg_config" --bindir)
+    [[ $bindir =~ ^/usr/lib/postgresql/([0-9]+)/bin$ ]] || return 0
+    package=postgresql-${BASH_REMATCH[1]}-pgvector
+    apt-cache show "$package" >/dev/null 2>&1 || return 0
+    ((EUID == 0)) || sudo -n true 2>/dev/null || return 0
+    packages+=("$package")
 }
 
 check_processor() {
@@ -99,6 +119,8 @@ check_everything() {
     check_blas
     check_tools
     check_python
+    check_pgbench
+    check_pgvector
 }
 
 report_and_fail() {
@@ -123,8 +145,8 @@ choose_major() {
     exit 1
 }
 
-# The tests beside pgvector take the real one where apt has it for the server that is being installed; elsewhere they
-# say that they were skipped, so that no machine lacks it.
+# The tests beside pgvector, and the benchmarks, take the real one where apt has it for the server that is being installed; elsewhere they
+# say that they do without, so that no machine lacks it.
 add_pgvector() {
     local package
     package=$(printf '%s\n' "${packages[@]}" | sed -n 's/^postgresql-[0-9]*$/&-pgvector/p')
@@ -143,7 +165,7 @@ install_packages() {
     say "reading apt's lists (${sudo[*]:-as root})"
     "${sudo[@]}" apt-get update -qq
     choose_major
-    [[ $purpose != test ]] || add_pgvector
+    [[ $purpose == build ]] || add_pgvector
     say "installing: ${packages[*]}"
     # Debian's server package makes and starts a cluster 'main' when it comes first; nobody asked for one. The setting
     # against it lasts as long as this installation.

@@ -130,7 +130,7 @@ class Cluster:
             return
         # A stopped postmaster forks no more children, so none escapes the list.
         self.postmaster.send_signal(signal.SIGSTOP)
-        children = _children(self.postmaster.pid)
+        children = children_of(self.postmaster.pid)
         self.postmaster.kill()
         for pid in children:
             try:
@@ -291,7 +291,7 @@ def _quoted(value: object) -> str:
     return str(text).replace("'", "''")
 
 
-def _children(parent: int) -> list[int]:
+def children_of(parent: int) -> list[int]:
     """Process ids whose parent is `parent` (Linux: field 4 of /proc/PID/stat, after the name in parentheses)."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import psycopg
-import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -86,6 +85,8 @@ def shared(name: str) -> Path:
     """A file of the real embeddings; skips the test, saying so, where it is not there."""
     path = shared_folder() / name
     if not path.exists():
+        import pytest  # The benchmarks read this module too, where there is no pytest.
+
         pytest.skip(f"real embeddings are not here: {path} (set VEKTER_DATA to their folder)")
     return path
 

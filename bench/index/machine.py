@@ -1,0 +1,33 @@
+"""One paragraph on what the figures were measured on, and how busy that was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+from server import Server
+from systems import PGVECTOR, VEKTER
+
+
+def describe(server: Server) -> str:
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0]
+    versions = [f"PostgreSQL {server.cluster.execute('SHOW server_version')[0][0]}"]
+    for label, extension in (("vekter", VEKTER), ("pgvector", PGVECTOR)):
+        versions.append(f"{label} {server.version(extension) or 'is not installed, so that vekter runs alone'}")
+    busy = "" if load < 0.5 else (
+        f" **Other work was on this machine** (load average {load:.1f} on {cores} cores at the start): the ratios are of "
+        "runs side by side, the absolute figures are lower than a quiet machine's.")
+    return (f"{_processor()}, {cores} cores, {_memory_gb():.0f} GB of memory, Linux {platform.release()}; "
+            f"{', '.join(versions)}; load average {load:.2f} at the start.{busy}")
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

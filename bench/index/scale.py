@@ -1,0 +1,53 @@
+"""How much of everything: enough for figures, or just enough to see that the program runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    rows: int
+    """Rows of the whole table."""
+    queries: int
+    dimensions_made: int
+    """Of the rows, where they are made."""
+    rounds: int
+    """Rounds in which the variants take turns."""
+    build_rounds: int
+    search_s: int
+    initial_rows: int
+    """Rows in the index before inserts begin."""
+    insert_rows: int
+    """Rows that one run inserts into an index of vekter; `insert_rows_slow`: into one of pgvector."""
+    insert_rows_slow: int
+    single_row_share: float
+    """Of those, the part that a run of single-row statements inserts; `single_row_share_slow` for pgvector."""
+    single_row_share_slow: float
+    synchronous_commits: tuple[str, ...]
+    latency_rows: int
+    """Rows in the index before searches and inserts begin."""
+    latency_s: int
+    steady_rows_per_s: int
+    vacuum_rows: int
+    vacuum_rounds: int
+    delta_rows: tuple[int, ...]
+    delta_searches: int
+
+
+FULL = Scale(
+    rows=115_659, queries=1_000, dimensions_made=384, rounds=3,
+    build_rounds=1, search_s=3,
+    initial_rows=10_000, insert_rows=100_000, insert_rows_slow=4_000, single_row_share=0.1, single_row_share_slow=0.5,
+    synchronous_commits=("off", "on"),
+    latency_rows=50_000, latency_s=4, steady_rows_per_s=500,
+    vacuum_rows=100_000, vacuum_rounds=1,
+    delta_rows=(512, 1_280, 2_560, 5_120), delta_searches=1_000)
+QUICK = Scale(
+    rows=3_000, queries=20, dimensions_made=96, rounds=1,
+    build_rounds=1, search_s=1,
+    initial_rows=200, insert_rows=2_500, insert_rows_slow=200, single_row_share=0.1, single_row_share_slow=0.5,
+    synchronous_commits=("off",),
+    latency_rows=500, latency_s=1, steady_rows_per_s=500,
+    vacuum_rows=500, vacuum_rounds=1,
+    delta_rows=(50, 100), delta_searches=20)

@@ -178,7 +178,8 @@ pub(super) fn search(
     }
     let dead = dead.unwrap_or_default();
     let params = native_params(params, &about, dead, rows)?;
-    let (mut distances, mut positions, mut found) = (vec![0f32; k], vec![0i64; k], 0i64);
+    // As large as the index, if all of it is wanted.
+    let (mut distances, mut positions, mut found) = (zeros::<f32>(k)?, zeros::<i64>(k)?, 0i64);
     // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
     // outlives the call.
     let code = unsafe {
@@ -202,6 +203,13 @@ pub(super) fn search(
         .collect();
     drop_repeated(&mut hits);
     Ok(hits)
+}
+
+fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| EngineError::OutOfMemory)?;
+    values.resize(count, T::default());
+    Ok(values)
 }
 
 fn native_params(

@@ -37,6 +37,12 @@ pub struct MemoryShortage {
     pub available_bytes: u64,
 }
 
+impl From<std::collections::TryReserveError> for IndexError {
+    fn from(_: std::collections::TryReserveError) -> Self {
+        IndexError::Engine(EngineError::OutOfMemory)
+    }
+}
+
 const REINDEX: &str = "Rebuild the index with REINDEX.";
 
 impl From<IndexError> for SqlError {

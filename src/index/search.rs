@@ -6,6 +6,9 @@
 //! went. When a segment's rounds have grown to a good part of it, the rest of it is ranked by exact distance from the
 //! table; so a filtered query returns its full LIMIT whatever FAISS can or cannot reach.
 //!
+//! What a cursor remembers grows with the rows that it returns. Rust ends the process where memory cannot be had, so
+//! growing asks first.
+//!
 //! An approximate index may find in a later round a row that it should have found in an earlier one. It is returned
 //! then, late rather than never.
 
@@ -110,7 +113,7 @@ impl Cursor {
         let (pending, seen) = Default::default();
         let mut cursor = Cursor { query, scans, pending, seen };
         for (distance, tid) in delta {
-            cursor.add(distance, tid);
+            cursor.add(distance, tid)?;
         }
         Ok(cursor)
     }
@@ -131,10 +134,18 @@ impl Cursor {
         }
     }
 
-    fn add(&mut self, distance: Distance, tid: Tid) {
-        if self.seen.insert(tid) {
+    fn add(&mut self, distance: Distance, tid: Tid) -> Result<(), IndexError> {
+        self.pending.try_reserve(1)?;
+        if self.see(tid)? {
             self.pending.push(Reverse((distance, tid)));
         }
+        Ok(())
+    }
+
+    /// Whether the row is new.
+    fn see(&mut self, tid: Tid) -> Result<bool, IndexError> {
+        self.seen.try_reserve(1)?;
+        Ok(self.seen.insert(tid))
     }
 
     /// One more round for every segment that holds candidates back.
@@ -145,7 +156,7 @@ impl Cursor {
             }
             pgrx::check_for_interrupts!();
             match self.query.take() {
-                None => self.add_unordered(at),
+                None => self.add_unordered(at)?,
                 Some(query) => {
                     let outcome = self.search_round(at, &query, rerank);
                     self.query = Some(query);
@@ -156,7 +167,7 @@ impl Cursor {
         Ok(())
     }
 
-    fn add_unordered(&mut self, at: usize) {
+    fn add_unordered(&mut self, at: usize) -> Result<(), IndexError> {
         let scan = &mut self.scans[at];
         let opened = scan.opened.clone();
         let end = opened.segment.rows().min(scan.next_position + UNORDERED_ROUND_ROWS);
@@ -165,8 +176,9 @@ impl Cursor {
         scan.exhausted = end == opened.segment.rows();
         scan.frontier = Distance(0.0);
         for position in positions.filter(|&position| !opened.is_dead(position)) {
-            self.add(Distance(0.0), opened.segment.tid(position));
+            self.add(Distance(0.0), opened.segment.tid(position))?;
         }
+        Ok(())
     }
 
     fn search_round(&mut self, at: usize, query: &[f32], rerank: &mut dyn Rerank) -> Result<(), IndexError> {
@@ -195,7 +207,8 @@ impl Cursor {
         scan.round_rows = wanted.saturating_mul(2);
         scan.params = index.widen(&scan.params);
 
-        let mut found: Vec<(Distance, Tid)> = Vec::with_capacity(hits.len());
+        let mut found: Vec<(Distance, Tid)> = Vec::new();
+        found.try_reserve_exact(hits.len())?;
         for hit in &hits {
             let tid = opened.segment.tid(hit.position);
             if exact {
@@ -204,7 +217,7 @@ impl Cursor {
                 // Rows that this search cannot see are done with: they need no second look.
                 match rerank.distance(tid) {
                     Some(distance) => found.push((Distance(distance), tid)),
-                    None => drop(self.seen.insert(tid)),
+                    None => drop(self.see(tid)?),
                 }
             }
         }
@@ -215,7 +228,7 @@ impl Cursor {
         let frontier = if exact { found.last() } else { found.get(wanted - 1).or(found.last()) };
         self.scans[at].frontier = frontier.map_or(Distance(f32::NEG_INFINITY), |(distance, _)| *distance);
         for (distance, tid) in found {
-            self.add(distance, tid);
+            self.add(distance, tid)?;
         }
         // A search for all rows that did not bring them all will not do so the next time.
         if candidates as u64 >= live_rows && !self.scans[at].exhausted {
@@ -233,7 +246,7 @@ impl Cursor {
             if !self.seen.contains(&tid)
                 && let Some(distance) = rerank.distance(tid)
             {
-                self.add(Distance(distance), tid);
+                self.add(Distance(distance), tid)?;
             }
         }
         self.scans[at].exhausted = true;
@@ -267,6 +280,7 @@ fn rank_delta(
             Some(query) => snapshot.metric.distances(query, rows, &mut distances),
             None => distances.resize(tids.len(), 0.0),
         }
+        found.try_reserve(tids.len())?;
         found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
         Ok(())
     })?;

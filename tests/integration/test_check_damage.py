@@ -297,6 +297,16 @@ def test_bytes_that_faiss_does_not_open(damaged):
     assert [severity for severity, at, _ in found if at.startswith("segment")] == ["error"], found
 
 
+def test_row_of_an_exact_segment_that_is_not_that_of_the_table(damaged):
+    check, pages = damaged
+    row = VECTORS[1].tobytes()
+    [number] = [number for number in pages.segment if row in pages[number]]
+    pages[number][pages[number].index(row) + 2] ^= 0x40
+    pages.seal(pages.segment, "payload_crc")
+    assert check(pages, heap=False) == []
+    assert_found(check(pages), "row (0,2)", "the row in the index is not that of the table")
+
+
 # -- tombstones -----------------------------------------------------------------------------------------------------
 
 def test_number_of_dead_rows_that_the_bitmap_denies(damaged):

@@ -1,7 +1,9 @@
 """A backend's private memory does not grow with the index: segments are mapped, not copied."""
 
 import re
+import resource
 
+import psycopg
 import pytest
 
 from data import clustered, copy_vectors
@@ -101,3 +103,25 @@ def test_many_inserts_and_failed_statements_hold_no_memory(library):
 def temporary_buffers_kib(conn):
     """A session's own buffers for temporary tables count as private, and rightly so."""
     return conn.execute("SELECT setting::int * 8 FROM pg_settings WHERE name = 'temp_buffers'").fetchone()[0]
+
+
+@pytest.mark.parametrize("factory", ("Flat", "IVF16,SQ8"))
+def test_search_that_finds_no_memory_is_an_error_and_the_session_lives(cluster, db, factory):
+    """Without LIMIT a search remembers every row that it returned; where memory cannot be had, Rust would end the
+    process, and with it the server."""
+    db.execute("CREATE TABLE points (id bigint, embedding vector(2))")
+    db.execute("INSERT INTO points SELECT i, ARRAY[i, i % 7]::vector FROM generate_series(1, 400000) i")
+    db.execute(f"CREATE INDEX ON points USING faiss (embedding) WITH (factory = '{factory}')")
+    with cluster.connect(db.info.dbname) as conn:
+        apply(conn, ONLY_INDEX)
+        count = "SELECT count(*) FROM (SELECT 1 FROM points ORDER BY embedding <-> '[0,0]' OFFSET 0) found"
+        conn.execute(nearest_sql("points", [0, 0], 10))
+        pid = conn.info.backend_pid
+        [pages] = [int(line.split()[0]) for line in open(f"/proc/{pid}/statm")]
+        for spare_mib in (1, 4, 8, 12):
+            limit = pages * 4096 + (spare_mib << 20)
+            resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+            with pytest.raises(psycopg.errors.OutOfMemory):
+                conn.execute(count)
+        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert conn.execute(count).fetchone() == (400_000,)

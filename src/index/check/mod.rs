@@ -16,7 +16,7 @@ use std::fmt::Display;
 
 use super::error::IndexError;
 use super::format::{Extent, META_BLOCK, Manifest, Meta, Tid};
-use crate::engine::{EngineError, Metric};
+use crate::engine::Metric;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::{is_in_recovery, xid};
@@ -75,7 +75,7 @@ fn look(rel: Rel, table: &mut Option<&mut dyn Table>) -> Result<Vec<Finding>, In
     if let Some(table) = table {
         table.take_snapshot();
     }
-    let mut check = Check::new(rel);
+    let mut check = Check::new(rel, table.is_some());
     check.run()?;
     if let Some(table) = table
         && check.is_complete
@@ -103,12 +103,14 @@ struct Check {
     used: Vec<(Extent, usize)>,
     places: Vec<String>,
     entries: Vec<Entry>,
+    /// Rows are to be compared with the table's.
+    wants_rows: bool,
     /// Nothing stopped the check from reaching all that the root reaches.
     is_complete: bool,
 }
 
 impl Check {
-    fn new(rel: Rel) -> Self {
+    fn new(rel: Rel, wants_rows: bool) -> Self {
         Check {
             rel,
             horizon: xid::oldest_running(),
@@ -117,6 +119,7 @@ impl Check {
             used: Vec::new(),
             places: Vec::new(),
             entries: Vec::new(),
+            wants_rows,
             is_complete: true,
         }
     }
@@ -184,7 +187,7 @@ impl Check {
 
     fn add_entry(&mut self, entry: Entry) -> Result<(), IndexError> {
         // Rust ends the process where a vector cannot grow.
-        self.entries.try_reserve(1).map_err(|_| EngineError::OutOfMemory)?;
+        self.entries.try_reserve(1)?;
         self.entries.push(entry);
         Ok(())
     }
@@ -221,4 +224,9 @@ const LAST: usize = MAX_FINDINGS - 1;
 /// As PostgreSQL prints a ctid.
 fn row_name(tid: Tid) -> String {
     format!("row ({},{})", tid >> 16, tid as u16)
+}
+
+/// CRC-32C of a row as it lies in the delta.
+fn checksum(row: &[f32]) -> u32 {
+    row.iter().fold(0, |crc, element| crc32c::crc32c_append(crc, &element.to_le_bytes()))
 }

@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 
 use super::super::error::IndexError;
-use super::super::format::{Manifest, Meta, SegmentRef, Tid};
+use super::super::format::{Manifest, Meta, SegmentRef};
 use super::super::segment;
-use super::{Check, Entry};
+use super::{Check, Entry, checksum};
 use crate::cache::Content;
 use crate::engine::{EngineError, Metric};
 use crate::pg::take_interrupts;
+
+/// Rows that are read back from FAISS at a time.
+const BATCH_ROWS: usize = 1024;
 
 impl Check {
     pub(super) fn check_segments(
@@ -31,11 +34,8 @@ impl Check {
                 continue;
             }
             self.check_cache_file(&place, reference);
-            let tids = self.check_tids(&place, reference, dead.as_deref())?;
-            self.check_faiss(&place, reference, meta, metric)?;
-            for tid in tids.into_iter().flatten() {
-                self.add_entry(Entry { tid, row_crc32c: None })?;
-            }
+            let rows = self.check_faiss(&place, reference, meta, metric)?;
+            self.check_tids(&place, reference, dead.as_deref(), rows.as_deref())?;
         }
         Ok(())
     }
@@ -75,27 +75,26 @@ impl Check {
         Some(bits)
     }
 
-    /// The TIDs of rows that are not dead.
+    /// Adds an entry for each row that is not dead. `rows`: checksums of the stored rows, by position.
     fn check_tids(
         &mut self,
         place: &str,
         reference: &SegmentRef,
         dead: Option<&[u8]>,
-    ) -> Result<Option<Vec<Tid>>, IndexError> {
-        let mut tids = Vec::new();
-        tids.try_reserve(reference.live_rows() as usize).map_err(|_| EngineError::OutOfMemory)?;
+        rows: Option<&[u32]>,
+    ) -> Result<(), IndexError> {
         let is_dead =
             |position: u64| dead.is_some_and(|bits| bits[(position / 8) as usize] >> (position % 8) & 1 == 1);
-        let read = segment::for_each_tid(self.rel, reference, &mut |position, tid| {
+        self.entries.try_reserve(reference.live_rows() as usize)?;
+        let (rel, entries) = (self.rel, &mut self.entries);
+        let read = segment::for_each_tid(rel, reference, &mut |position, tid| {
             if !is_dead(position) {
-                tids.push(tid);
+                let row_crc32c = rows.and_then(|rows| rows.get(position as usize)).copied();
+                entries.push(Entry { tid, row_crc32c });
             }
         });
-        if self.believe(place, read)?.is_none() {
-            self.is_complete = false;
-            return Ok(None);
-        }
-        Ok(Some(tids))
+        self.is_complete &= self.believe(place, read)?.is_some();
+        Ok(())
     }
 
     fn check_cache_file(&mut self, place: &str, reference: &SegmentRef) {
@@ -110,21 +109,37 @@ impl Check {
         }
     }
 
+    /// Opens the segment. The checksums of its rows by position, if they are wanted and stored as they were added.
     fn check_faiss(
         &mut self,
         place: &str,
         reference: &SegmentRef,
         meta: &Meta,
         metric: Metric,
-    ) -> Result<(), IndexError> {
+    ) -> Result<Option<Vec<u32>>, IndexError> {
         let opened = segment::open(self.rel, reference, metric);
-        if let Some(segment) = self.believe(place, opened)?
-            && segment.index.dims() != meta.dims as usize
-        {
+        let Some(segment) = self.believe(place, opened)? else {
+            return Ok(None);
+        };
+        if segment.index.dims() != meta.dims as usize {
             let problem = format!("it has {} dimensions, the index {}", segment.index.dims(), meta.dims);
             self.error(place, problem);
         }
-        Ok(())
+        if !self.wants_rows || !segment.index.stores_rows() {
+            return Ok(None);
+        }
+        let mut checksums: Vec<u32> = Vec::new();
+        checksums.try_reserve_exact(reference.rows as usize)?;
+        checksums.resize(reference.rows as usize, 0);
+        let dims = segment.index.dims();
+        let read = segment.index.all_rows(BATCH_ROWS, &mut |positions, rows| {
+            take_interrupts();
+            for (&position, row) in positions.iter().zip(rows.chunks_exact(dims)) {
+                checksums[position as usize] = checksum(row);
+            }
+            true
+        });
+        Ok(self.believe(place, read.map_err(IndexError::from))?.map(|()| checksums))
     }
 
     /// Notes what says that the index is damaged. Other errors, as of memory or a full disk, end the check.
@@ -140,7 +155,11 @@ impl Check {
                 self.error(place, error);
                 Ok(None)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                // If FAISS noticed it first, PostgreSQL's own error is the one to raise.
+                take_interrupts();
+                Err(error)
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::super::build::VisitRow;
 use super::super::error::IndexError;
 use super::super::format::{Tid, tid_block};
-use super::{Check, MAX_FINDINGS, row_name};
+use super::{Check, MAX_FINDINGS, checksum, row_name};
 
 /// The table as the check wants it.
 pub trait Table {
@@ -85,8 +85,4 @@ impl Check {
             self.error(row_name(tid), problem);
         }
     }
-}
-
-fn checksum(row: &[f32]) -> u32 {
-    row.iter().fold(0, |crc, element| crc32c::crc32c_append(crc, &element.to_le_bytes()))
 }

@@ -56,6 +56,7 @@ unsafe extern "C-unwind" fn compute_stats(
         if let Some(compute) = (*standard).compute_stats {
             pg_sys::ffi::pg_guard_ffi_boundary(|| compute(stats, fetch, sample_rows, total_rows));
         }
+        (*stats).extra_data = standard.cast();
         forget_wide_values(&mut *stats);
     }
 }

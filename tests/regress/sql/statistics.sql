@@ -32,6 +32,9 @@ INSERT INTO measured_apart SELECT array_fill(i, ARRAY[1000])::vector FROM genera
 CREATE INDEX measured_half ON measured_apart ((subvector(v, 1, 2)));
 ANALYZE measured_apart;
 SELECT tablename, attname, null_frac, n_distinct, avg_width FROM pg_stats WHERE tablename LIKE 'measured\_%' ORDER BY 1;
+CREATE STATISTICS measured_parts ON (v + v), (subvector(v, 1, 2)) FROM measured_apart;
+ANALYZE measured_apart;
+SELECT expr, null_frac, n_distinct, histogram_bounds IS NOT NULL AS bounds FROM pg_stats_ext_exprs WHERE tablename = 'measured_apart' ORDER BY expr;
 -- a statistics target of 0 wants none
 ALTER TABLE measured_apart ALTER v SET STATISTICS 0;
 DELETE FROM pg_statistic WHERE starelid = 'measured_apart'::regclass;

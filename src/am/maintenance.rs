@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::table::TableRows;
 use crate::guc;
@@ -27,6 +27,8 @@ use crate::pg::{self, worker};
 const SELF_SEALING_GROWTH: u64 = 4;
 /// A backend asks for a worker for an index at most so often.
 const REQUEST_PAUSE: Duration = Duration::from_secs(1);
+/// A backend whose own sealing failed leaves it alone for so long.
+const FAILURE_PAUSE: Duration = Duration::from_secs(10);
 /// How long a worker waits for more to do, and how often it looks.
 const LINGER: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
@@ -58,15 +60,13 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
         return Ok(());
     }
     let has_help = guc::background_compaction() && !index.is_temporary();
-    if has_help && is_time_to_ask(index) {
+    if has_help && is_time_to(Step::Ask, index) {
+        mark(Step::Ask, index);
         request_worker(index);
     }
-    if !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH) {
-        return match seal::try_one(index, limit) {
-            // An insert does not fail for what it does beside: the delta only grows on.
-            Err(IndexError::Cache(_)) => Ok(()),
-            outcome => outcome.map_err(SqlError::from),
-        };
+    let is_own_turn = !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH);
+    if is_own_turn && is_time_to(Step::Seal, index) {
+        return upkeep(index, "seal", seal::try_one(index, limit));
     }
     Ok(())
 }
@@ -74,7 +74,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
 /// The last thing that VACUUM does with an index.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     let settings = settings();
-    seal::down_to(index, settings.delta_limit_bytes)?;
+    upkeep(index, "seal", seal::down_to(index, settings.delta_limit_bytes).map(drop))?;
     if !compact::is_due(index, settings.delta_limit_bytes)? {
         return Ok(());
     }
@@ -83,32 +83,84 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     }
     // VACUUM's own snapshot keeps nothing from being removed, so the table cannot be asked for rows.
     if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
-        compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock)?;
+        let done = compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock);
+        upkeep(index, "compact", done.map(drop))?;
     }
     Ok(())
+}
+
+/// What comes of work that a statement does beside its own: unless the index is damaged, the statement goes on, and the
+/// work is left alone for some time.
+fn upkeep(index: Rel, what: &str, outcome: Result<(), IndexError>) -> Result<(), SqlError> {
+    match outcome {
+        Err(error) if !error.is_damage() => {
+            mark(Step::Seal, index);
+            let reason = SqlError::from(error);
+            let warning =
+                SqlError::new(reason.code, format!("could not {what} index \"{}\" by the way", index.name()));
+            let detail = reason
+                .detail
+                .map_or(reason.message.clone(), |detail| format!("{}: {detail}", reason.message));
+            let warning = warning.detail(detail);
+            match reason.hint {
+                Some(hint) => warning.hint(hint).warn(),
+                None => warning.warn(),
+            }
+            Ok(())
+        }
+        outcome => outcome.map_err(SqlError::from),
+    }
 }
 
 /// `vekter_compact()`: one segment without dead rows. The index is locked in `INDEX_LOCK`.
 pub fn compact_everything(index: Rel) -> Result<(), SqlError> {
     let lock = IndexLock::acquire(index, Purpose::Compaction);
     let mut table = Table::under(index, false);
-    as_owner(index, || compact::run(index, Effort::Everything, settings(), &mut table, &lock))?;
+    if !as_owner(index, || compact::run(index, Effort::Everything, settings(), &mut table, &lock))? {
+        let message = format!("index \"{}\" was not merged into one segment", index.name());
+        SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            .detail("There are rows that neither the index nor the table could give.")
+            .hint("Run VACUUM on the table, and call vekter_compact() again.")
+            .warn();
+    }
     super::vacuum::sweep_cache(index);
     Ok(())
 }
 
 // ---------------------------------------------------------------- the worker
 
-/// Whether this backend has not asked for some time.
-fn is_time_to_ask(index: Rel) -> bool {
-    thread_local! {
-        static ASKED: RefCell<HashMap<u32, Instant>> = RefCell::default();
+/// What a backend does for an index only so often.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Step {
+    /// Asking for a worker.
+    Ask,
+    /// Sealing by itself, after that has failed.
+    Seal,
+}
+
+impl Step {
+    fn pause(self) -> Duration {
+        match self {
+            Step::Ask => REQUEST_PAUSE,
+            Step::Seal => FAILURE_PAUSE,
+        }
     }
-    let now = Instant::now();
-    ASKED.with_borrow_mut(|asked| {
-        asked.retain(|_, when| now.duration_since(*when) < REQUEST_PAUSE);
-        asked.insert(index.oid().to_u32(), now).is_none()
+}
+
+thread_local! {
+    static MARKED: RefCell<HashMap<(Step, u32), Instant>> = RefCell::default();
+}
+
+/// Whether the pause since the last mark is over.
+fn is_time_to(step: Step, index: Rel) -> bool {
+    MARKED.with_borrow_mut(|marked| {
+        marked.retain(|(step, _), when| when.elapsed() < step.pause());
+        !marked.contains_key(&(step, index.oid().to_u32()))
     })
+}
+
+fn mark(step: Step, index: Rel) {
+    MARKED.with_borrow_mut(|marked| marked.insert((step, index.oid().to_u32()), Instant::now()));
 }
 
 /// True if a worker is on its way or at work.
@@ -138,7 +190,7 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     // It may be gone by now, or not yet visible.
     let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(false) };
     let index = open.rel();
-    let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) else { return Ok(false) };
+    let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
     let mut table = Table::under(index, true);
     if !as_owner(index, || compact::run(index, Effort::Tiers, settings(), &mut table, &lock))? {
@@ -153,6 +205,18 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
         worker::nap(LOOK);
     }
     Ok(false)
+}
+
+/// None if another worker is at it. Those who ask for one take the lock for a moment, to see.
+fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
+    const ATTEMPTS: usize = 3;
+    for _ in 1..ATTEMPTS {
+        if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
+            return Some(lock);
+        }
+        worker::nap(LOOK);
+    }
+    IndexLock::try_acquire(index, Purpose::Compaction)
 }
 
 // ---------------------------------------------------------------- surroundings

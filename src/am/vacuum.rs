@@ -47,7 +47,6 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     // SAFETY: PostgreSQL keeps the index open and locked.
     let index = unsafe { Rel::new(info.index) };
     let counted_before = !stats.is_null();
-    maintenance::after_vacuum(index).or_raise();
     let space = vacuum::clean_up(index).or_raise();
     let mut stats = stats_or_new(stats);
     if !counted_before {
@@ -58,6 +57,7 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     stats.pages_newly_deleted += newly_retired;
     stats.pages_deleted = retired;
     stats.pages_free = free;
+    maintenance::after_vacuum(index).or_raise();
     sweep_cache(index);
     stats.into_pg()
 }

@@ -29,6 +29,19 @@ pub enum IndexError {
     Memory(MemoryShortage),
 }
 
+impl IndexError {
+    /// Whether the index itself is in disorder; other errors are of the moment, and nothing was lost.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            IndexError::Stale
+                | IndexError::Damaged(_)
+                | IndexError::Format(_)
+                | IndexError::Engine(EngineError::Corrupt { .. })
+        )
+    }
+}
+
 /// Not enough memory for a build, found out before it began.
 #[derive(Debug)]
 pub struct MemoryShortage {

@@ -25,19 +25,26 @@ pub fn is_due(meta: &Meta, limit_bytes: u64) -> bool {
     meta.delta_links() > 1 && meta.delta_bytes() > limit_bytes
 }
 
-/// Seals until the delta is within `limit_bytes`. Returns the rows that were sealed.
+/// Seals until the delta is within `limit_bytes`, or what was in it at the start is sealed: inserts may be faster.
+/// Returns the rows that were sealed.
 pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<u64, IndexError> {
-    let mut sealed_rows = 0;
-    while is_due(&read_meta(rel)?, limit_bytes) {
+    let mut meta = read_meta(rel)?;
+    let (mut sealed_rows, end) = (0, meta.delta_next_chunk);
+    while is_due(&meta, limit_bytes) && meta.delta_head_chunk < end {
         let lock = IndexLock::acquire(rel, Purpose::Maintenance);
         sealed_rows += seal(rel, MAX_SEALED_BYTES, &lock)?;
+        meta = read_meta(rel)?;
     }
     Ok(sealed_rows)
 }
 
 /// Seals every row that is in the delta now.
 pub fn all(rel: Rel) -> Result<u64, IndexError> {
-    delta::roll(rel)?;
+    {
+        // The new page must not be taken for garbage before it is linked.
+        let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        delta::roll(rel)?;
+    }
     let end = read_meta(rel)?.delta_next_chunk - 1;
     let mut sealed_rows = 0;
     while read_meta(rel)?.delta_head_chunk < end {

@@ -44,6 +44,12 @@ fn stamp(rel: Rel, page: &PageLock, tag: PageTag) {
     record.commit();
 }
 
+/// Whether the free space map knows of the page already: a look there is cheaper than reading the page.
+fn is_offered(rel: Rel, block: u32) -> bool {
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::GetRecordedFreeSpace(rel.as_ptr(), block) > 0 }
+}
+
 /// What VACUUM reports about pages.
 #[derive(Default)]
 pub struct Space {
@@ -64,6 +70,10 @@ pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
     let mut space = Space::default();
     for block in unreachable.into_iter().flat_map(Extent::iter) {
         vacuum_delay_point();
+        if is_offered(rel, block) {
+            space.free += 1;
+            continue;
+        }
         let is_free = examine(rel, block, horizon, &mut space);
         if is_free {
             offer(rel, block);
@@ -76,7 +86,8 @@ pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
     Ok(space)
 }
 
-/// True: the page is free. Stamps garbage as retired.
+/// True: the page is free. Stamps garbage as retired: a page of a writer that may still be at work is not garbage, and
+/// each has a transaction id below the page's, or a snapshot that keeps the horizon from passing it.
 fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
     let page = PageLock::exclusive(rel, block);
     if page.view().is_new() {
@@ -87,7 +98,7 @@ fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
             space.retired += 1;
             tag.full_xid < horizon
         }
-        Some(tag) if tag.full_xid <= horizon => {
+        Some(tag) if tag.full_xid < horizon => {
             stamp(rel, &page, tag);
             failpoint::reach("reclaim.retired");
             space.newly_retired += 1;

@@ -29,6 +29,16 @@ impl SqlError {
 
     /// Raises the error; the frames above unwind.
     pub fn raise(self) -> ! {
+        self.report(pgrx::PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    /// Tells the client and goes on.
+    pub fn warn(self) {
+        self.report(pgrx::PgLogLevel::WARNING);
+    }
+
+    fn report(self, level: pgrx::PgLogLevel) {
         let mut report = ErrorReport::new(self.code, self.message, "vekter");
         if let Some(detail) = self.detail {
             report = report.set_detail(detail);
@@ -36,8 +46,7 @@ impl SqlError {
         if let Some(hint) = self.hint {
             report = report.set_hint(hint);
         }
-        report.report(pgrx::PgLogLevel::ERROR);
-        unreachable!("an ERROR does not return")
+        report.report(level);
     }
 }
 

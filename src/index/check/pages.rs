@@ -150,7 +150,7 @@ impl Check {
                     );
                 }
                 Some(tag) if tag.kind == PageKind::Retired => {}
-                Some(tag) if tag.full_xid <= self.horizon => garbage.push(block),
+                Some(tag) if tag.full_xid < self.horizon => garbage.push(block),
                 Some(_) => {}
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::error::IndexError;
-use super::format::{SegmentRef, Tid};
+use super::format::{BlobRef, SegmentRef, Tid};
 use super::{blob, delta, publish, read_manifest, read_meta, segment, space};
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
@@ -27,17 +27,22 @@ pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed
     let meta = read_meta(rel)?;
     let mut manifest = read_manifest(rel, &meta)?;
     let mut vacuumed = Vacuumed::default();
-    let mut changed = false;
+    let (mut changed, mut replaced) = (false, Vec::new());
     for reference in &mut manifest.segments {
+        let old = reference.tombstones.clone();
         let newly_dead = mark_dead(rel, reference, is_dead)?;
         failpoint::reach("vacuum.tombstones_written");
         vacuumed.removed_rows += newly_dead;
         vacuumed.rows += reference.live_rows();
-        changed |= newly_dead > 0;
+        if newly_dead > 0 {
+            changed = true;
+            replaced.extend(old);
+        }
     }
     if changed {
         publish(rel, &manifest, None)?;
         failpoint::reach("vacuum.published");
+        space::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
     }
     let in_delta = delta::vacuum(rel, &meta, is_dead)?;
     failpoint::reach("vacuum.delta_done");

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, pg_bindir
-from data import REPOSITORY
+pytest.register_assert_rewrite("failpoints", "oracle", "workload")
+
+from cluster import Cluster, pg_bindir  # noqa: E402
+from data import REPOSITORY  # noqa: E402
 
 # Every cluster of this run that has not been destroyed: what a failure report shows, and what an abort must stop.
 _clusters: list[Cluster] = []

@@ -198,7 +198,8 @@ def assert_all_right(storm):
                 compare(storm, conn, metric, limit, VECTORS[0])
             assert not storm.done[f"search {metric}, no index"] or metric == "cosine"
         for index in INDEXES:
-            assert_clean(conn, index)
+            # A statement that failed leaves pages to VACUUM.
+            assert_clean(conn, index, orphans_allowed=True)
         conn.execute("VACUUM (INDEX_CLEANUP ON) items")
         for index in INDEXES:
             assert_clean(conn, index)

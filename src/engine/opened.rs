@@ -178,6 +178,13 @@ pub(super) fn search(
     }
     let dead = dead.unwrap_or_default();
     let params = native_params(params, &about, dead, rows)?;
+    if about.searches_graph != 0 {
+        // FAISS gets a byte for each row and queues for the candidates inside an OpenMP region, which no exception
+        // leaves: ask for as much before. Another thread may still take it; a backend has none beside its builds'.
+        const SPARE_BYTES: usize = 1 << 20;
+        let queue_rows = usize::try_from(params.ef_search).unwrap_or(rows).max(k).min(rows);
+        drop(std::hint::black_box(with_room::<u8>(rows + 64 * queue_rows + SPARE_BYTES)?));
+    }
     // As large as the index, if all of it is wanted.
     let (mut distances, mut positions, mut found) = (zeros::<f32>(k)?, zeros::<i64>(k)?, 0i64);
     // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
@@ -195,20 +202,27 @@ pub(super) fn search(
     };
     EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
     let found = usize::try_from(found).unwrap_or(0).min(k);
-    let mut hits: Vec<Hit> = std::iter::zip(&positions[..found], &distances[..found])
-        .filter_map(|(&position, &distance)| {
+    let mut hits: Vec<Hit> = with_room(found)?;
+    hits.extend(std::iter::zip(&positions[..found], &distances[..found]).filter_map(
+        |(&position, &distance)| {
             let position = u64::try_from(position).ok().filter(|&position| position < rows as u64)?;
             Some(Hit { position, distance: metric.operator_distance(about.metric, distance) })
-        })
-        .collect();
-    drop_repeated(&mut hits);
+        },
+    ));
+    drop_repeated(&mut hits)?;
     Ok(hits)
 }
 
 fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
+    let mut values = with_room(count)?;
+    values.resize(count, T::default());
+    Ok(values)
+}
+
+/// An empty vector with room for `count` elements. Rust's own way to get it ends the process where there is no memory.
+fn with_room<T>(count: usize) -> Result<Vec<T>, EngineError> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| EngineError::OutOfMemory)?;
-    values.resize(count, T::default());
     Ok(values)
 }
 
@@ -239,12 +253,15 @@ fn native_params(
 }
 
 /// Keeps the nearest hit of each position. No FAISS index repeats one, but bytes could.
-fn drop_repeated(hits: &mut Vec<Hit>) {
-    let mut positions: Vec<u64> = hits.iter().map(|hit| hit.position).collect();
+fn drop_repeated(hits: &mut Vec<Hit>) -> Result<(), EngineError> {
+    let mut positions: Vec<u64> = with_room(hits.len())?;
+    positions.extend(hits.iter().map(|hit| hit.position));
     positions.sort_unstable();
     if positions.windows(2).all(|pair| pair[0] != pair[1]) {
-        return;
+        return Ok(());
     }
     let mut seen = std::collections::HashSet::new();
+    seen.try_reserve(hits.len()).map_err(|_| EngineError::OutOfMemory)?;
     hits.retain(|hit| seen.insert(hit.position));
+    Ok(())
 }

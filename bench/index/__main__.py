@@ -40,12 +40,12 @@ def main() -> None:
     scale = QUICK if arguments.quick else FULL
     path = arguments.output or REPOSITORY / "bench" / "results" / time.strftime("index-%Y%m%d-%H%M%S.md")
     report = Report(path)
-    server = Server(dataset.load(scale.rows, scale.queries, made=arguments.quick, dimensions=scale.dimensions_made))
+    rows = dataset.load(scale.rows, scale.queries, made=arguments.quick, dimensions=scale.dimensions_made)
+    server = Server(rows, alone=arguments.alone, durable=not arguments.quick)
     try:
         report.say("# vekter beside pgvector\n")
         report.say(machine.describe(server))
-        what = server.dataset
-        report.say(f"{what.rows:,} x {what.dimensions} {what.what}, {len(what.queries):,} queries, L2.")
+        report.say(f"{rows.rows:,} x {rows.dimensions} {rows.what}, {len(rows.queries):,} queries, L2.")
         for name in arguments.parts or PARTS:
             report.heading(PARTS[name].TITLE)
             started = time.monotonic()
@@ -62,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {' '.join(PARTS)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="seconds, on few rows: whether it runs, not how fast")
+    parser.add_argument("--alone", action="store_true", help="without pgvector, which takes most of the time")
     parser.add_argument("--output", type=Path, help="file for the results (default: one in bench/results)")
     arguments = parser.parse_args()
     unknown = set(arguments.parts) - set(PARTS)

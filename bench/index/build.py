@@ -33,30 +33,34 @@ def run(server: Server, report: Report, scale) -> None:
             report.progress(f"building {variant.label}")
             built.append(build(server, stack, variant, scale))
         theirs = built[2] if len(built) > 2 else None
-        report.say(f"`CREATE INDEX` with the server's default of parallel workers and maintenance_work_mem 1 GB; median of "
-                   f"{scale.build_rounds}.\n")
+        report.say(f"`CREATE INDEX` with the server's default of parallel workers and maintenance_work_mem 1 GB; "
+                   f"median of {scale.build_rounds}.\n")
         report.table(["index", "build s", "ratio", "size", "ratio"],
                      [[index.variant.label, number(median(index.seconds)),
-                       ratio(index.seconds, theirs.seconds) if theirs and index is not theirs else "–",
-                       megabytes(index.bytes), number(index.bytes / theirs.bytes) if theirs and index is not theirs else "–"]
-                      for index in built])
+                       beside(index, theirs, lambda one: one.seconds),
+                       megabytes(index.bytes), beside(index, theirs, lambda one: [one.bytes])] for index in built])
         matches = {index.variant.label: match(server, theirs, index.recall) for index in built[:2]} if theirs else {}
         searched = built + list({id(found): found for found in matches.values() if found is not theirs}.values())
         for turn in range(scale.rounds):
             report.progress(f"searching, round {turn + 1}")
             for index in searched[::1 if turn % 2 == 0 else -1]:
                 for clients, tps in index.tps.items():
-                    tps.append(server.pgbench(index.database, index.variant, server.search_script(), "-c", clients, "-j",
-                                              min(clients, 2), "-T", scale.search_s, **SEARCH_SETTINGS))
-        report.say("\nSearches per second (pgbench, prepared, LIMIT 10) on 1 and 4 connections. Ratios are to pgvector at the "
-                   "smallest of its ef_search settings tried that finds at least as much.\n")
+                    tps.append(server.pgbench(index.database, index.variant, server.search_script(), "-c", clients,
+                                              "-j", min(clients, 2), "-T", scale.search_s, **SEARCH_SETTINGS))
+        report.say("\nSearches per second (pgbench, prepared, LIMIT 10) on 1 and 4 connections. Ratios are to pgvector "
+                   "at the smallest of its ef_search settings tried that finds at least as much.\n")
         rows = []
         for index in searched:
             match_ = matches.get(index.variant.label)
             rows.append([index.variant.label, f"{index.recall:.4f}", match_.variant.label if match_ else "–"])
             for clients in index.tps:
-                rows[-1] += [number(median(index.tps[clients])), ratio(index.tps[clients], match_ and match_.tps[clients])]
+                tps = index.tps[clients]
+                rows[-1] += [number(median(tps)), ratio(tps, match_ and match_.tps[clients])]
         report.table(["index", "recall@10", "compared with", "tps, 1", "ratio", "tps, 4", "ratio"], rows)
+
+
+def beside(index: Built, theirs: Built | None, figures) -> str:
+    return ratio(figures(index), figures(theirs)) if theirs and index is not theirs else "–"
 
 
 def build(server: Server, stack: ExitStack, variant: Variant, scale) -> Built:

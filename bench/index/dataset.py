@@ -14,7 +14,8 @@ K = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """`base` (rows, dimensions) and `queries` (queries, dimensions) float32; `nearest` (queries, K) positions in base."""
+    """`base` (rows, dimensions) and `queries` (queries, dimensions), float32. `nearest` (queries, K): positions in
+    the base."""
 
     what: str
     base: np.ndarray

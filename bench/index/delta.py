@@ -34,10 +34,10 @@ def run(server: Server, report: Report, scale) -> None:
             with cpu_time(db) as spent:
                 latencies[rows] = search(db, len(server.dataset.queries), scale.delta_searches)
             cpu_ms[rows] = spent.cpu_s * 1e3 / scale.delta_searches
-    report.say(f"One connection, prepared searches for {K} rows of {server.dataset.dimensions} dimensions; latencies at "
-               "the client, CPU time of the backend (mean).\n")
-    report.table(["rows in the delta", "kB", "median ms", "p10 ms", "p99 ms", "CPU ms", "above an empty delta: median ms",
-                  "CPU ms"],
+    report.say(f"One connection, prepared searches for {K} rows of {server.dataset.dimensions} dimensions; latencies "
+               "at the client, CPU time of the backend (mean).\n")
+    report.table(["rows in the delta", "kB", "median ms", "p10 ms", "p99 ms", "CPU ms",
+                  "above an empty delta: median ms", "CPU ms"],
                  [[f"{rows:,}", f"{kilobytes[rows] - kilobytes[0]:,.0f}", number(median(times)),
                    number(percentile(times, 0.1)), number(percentile(times, 0.99)), number(cpu_ms[rows]),
                    number(median(times) - median(latencies[0])), number(cpu_ms[rows] - cpu_ms[0])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from process import bytes_written
+from process import bytes_written, server_cpu_s
 from report import Report, megabytes, number
 from server import Server
 from systems import HNSW, IVF, NO_INDEX, PGVECTOR_HNSW, Variant
@@ -24,9 +24,11 @@ INSERT INTO items SELECT * FROM source WHERE id >= :first AND id < :first + {row
 class Outcome:
     rate: float
     """Rows per second until settled."""
+    cpu_us: float
+    """Processor time of the whole server; like the bytes, for each row until settled."""
     wal_bytes: float
     written_bytes: float
-    """By all processes into all files: table, indexes, WAL and, of vekter, segment files. Per row, as is the WAL."""
+    """By all processes into all files: table, indexes, WAL and, of vekter, segment files."""
     states: list[tuple[str, int, int, list[int], float | None, int | None]]
     """(when, segments, rows in the delta, rows of each segment, recall, bytes of the index); None: not looked at, as it
     would have been another state by then."""
@@ -39,28 +41,32 @@ def run(server: Server, report: Report, scale) -> None:
         report.progress(variant.label)
         outcomes[variant.label] = one_run(server, variant)
     total = server.dataset.rows
-    report.say(f"From {total // 10:,} rows, with the index, to {total:,} in statements of {ROWS_PER_STATEMENT:,} rows on "
-               f"{CLIENTS} connections; one run. Recall@10 by default settings.\n")
+    report.say(f"From {total // 10:,} rows, with the index, to {total:,} in statements of {ROWS_PER_STATEMENT:,} rows "
+               f"on {CLIENTS} connections; one run. Recall@10 by default settings.\n")
     report.table(["index", "when", "segments", "rows of the largest", "rows in the delta", "recall@10", "index"],
-                 [[label, when, segments or "–", f"{sizes[0]:,}" if sizes else "–", f"{delta:,}" if sizes else "–",
+                 [[label, when, segments or "–",
+                   f"{sizes[0]:,}" if sizes else "–", f"{delta:,}" if sizes else "–",
                    "–" if recall is None else f"{recall:.4f}", "–" if size is None else megabytes(size)]
                   for label, outcome in outcomes.items()
                   for when, segments, delta, sizes, recall, size in outcome.states])
     bare, theirs = outcomes[NO_INDEX.label], outcomes.get(PGVECTOR_HNSW.label)
-    report.say(f"\nWritten for each row of {4 * server.dataset.dimensions:,} bytes until settled, a checkpoint at both ends, "
-               "full_page_writes on; 'index': less what the table and its primary key cost by themselves.\n")
-    rows = []
-    for label, outcome in outcomes.items():
-        wal, written = outcome.wal_bytes - bare.wal_bytes, outcome.written_bytes - bare.written_bytes
-        cells = [label, number(outcome.rate), number(outcome.wal_bytes), number(outcome.written_bytes)]
-        if outcome is bare:
-            cells += ["–"] * 4
-        else:
-            comparable = theirs and outcome is not theirs
-            cells += [number(wal), number(wal / (theirs.wal_bytes - bare.wal_bytes)) if comparable else "–", number(written),
-                      number(written / (theirs.written_bytes - bare.written_bytes)) if comparable else "–"]
-        rows.append(cells)
-    report.table(["index", "rows/s", "WAL", "all files", "WAL, index", "ratio", "all files, index", "ratio"], rows)
+    report.say(f"\nSpent on each row of {4 * server.dataset.dimensions:,} bytes until settled, by all processes of the "
+               "server, a checkpoint at both ends, full_page_writes on. 'Index': less what the table and its primary "
+               "key cost by themselves.\n")
+    report.table(["index", "rows/s", "CPU µs, index", "ratio", "WAL bytes", "of which index", "ratio", 
+                  "bytes into all files", "of which index", "ratio"],
+                 [[label, number(outcome.rate), *compared(outcome.cpu_us, bare.cpu_us, theirs and theirs.cpu_us),
+                   number(outcome.wal_bytes), *compared(outcome.wal_bytes, bare.wal_bytes, theirs and theirs.wal_bytes),
+                   number(outcome.written_bytes),
+                   *compared(outcome.written_bytes, bare.written_bytes, theirs and theirs.written_bytes)]
+                  for label, outcome in outcomes.items()])
+
+
+def compared(ours: float, bare: float, theirs: float | None) -> tuple[str, str]:
+    """What the index costs, and that by what pgvector's costs; dashes where that means nothing."""
+    if ours == bare:
+        return "–", "–"
+    return number(ours - bare), "–" if theirs in (None, ours) else number((ours - bare) / (theirs - bare))
 
 
 def one_run(server: Server, variant: Variant) -> Outcome:
@@ -73,14 +79,15 @@ def one_run(server: Server, variant: Variant) -> Outcome:
     with server.copy(template) as name, server.connect(name, variant) as db:
         # CREATE DATABASE has made a checkpoint; the copy's own pages are out of the way with this one.
         db.execute("CHECKPOINT")
-        wal, written, started = wal_bytes(db), bytes_written(server.cluster.postmaster.pid), time.monotonic()
+        postmaster, started = server.cluster.postmaster.pid, time.monotonic()
+        before = wal_bytes(db), bytes_written(postmaster), server_cpu_s(postmaster)
         server.pgbench(name, variant, script, "-c", CLIENTS, "-j", 2, "-t", statements, "-D", "statement=0",
                        synchronous_commit="off")
         ended = time.monotonic()
         at_once = server.shape(db)
         settled = max(server.settle(db), ended)
         db.execute("CHECKPOINT")
-        wal, written = wal_bytes(db) - wal, bytes_written(server.cluster.postmaster.pid) - written
+        after = wal_bytes(db), bytes_written(postmaster), server_cpu_s(postmaster)
         assert db.execute("SELECT count(*) FROM items").fetchone()[0] == total
         if variant.index:
             if at_once[0]:
@@ -90,7 +97,8 @@ def one_run(server: Server, variant: Variant) -> Outcome:
             db.execute("SELECT vekter_compact('items_index')")
             states.append(state(server, db, "after vekter_compact"))
     inserted = total - initial
-    return Outcome(inserted / (settled - started), wal / inserted, written / inserted, states)
+    wal, written, cpu_s = ((now - then) / inserted for then, now in zip(before, after, strict=True))
+    return Outcome(inserted / (settled - started), cpu_s * 1e6, wal, written, states)
 
 
 def state(server: Server, db, when: str) -> tuple[str, int, int, list[int], float, int]:

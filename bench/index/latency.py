@@ -28,11 +28,12 @@ class Outcome:
 
 def run(server: Server, report: Report, scale) -> None:
     variants = [HNSW, IVF] + ([PGVECTOR_HNSW] if server.has_pgvector() else [])
-    loads: list[tuple[str, int | None]] = [("idle", 0), (f"{scale.steady_rows_per_s:,} rows/s", scale.steady_rows_per_s),
-                                           ("full speed", None)]
-    report.say(f"One connection searches an index that had {scale.latency_rows:,} rows at the start ({scale.latency_s} s, "
-               f"prepared, default settings), another inserts in {ROWS_PER_STATEMENT}-row statements, asynchronously "
-               f"committed. Median over {scale.rounds} rounds of each round's median and 99th percentile.\n")
+    steady = scale.steady_rows_per_s
+    loads: list[tuple[str, int | None]] = [("idle", 0), (f"{steady:,} rows/s", steady), ("full speed", None)]
+    report.say(f"One connection searches an index that had {scale.latency_rows:,} rows at the start "
+               f"({scale.latency_s} s, prepared, default settings), another inserts in {ROWS_PER_STATEMENT}-row "
+               f"statements, asynchronously committed. Median over {scale.rounds} rounds of each round's median and "
+               "99th percentile.\n")
     rows = []
     for what, rows_per_s in loads:
         outcomes: dict[str, list[Outcome]] = {variant.label: [] for variant in variants}
@@ -43,11 +44,14 @@ def run(server: Server, report: Report, scale) -> None:
         medians = {label: [median(o.milliseconds) for o in runs] for label, runs in outcomes.items()}
         tails = {label: [percentile(o.milliseconds, 0.99) for o in runs] for label, runs in outcomes.items()}
         for label, runs in outcomes.items():
-            is_theirs = label == PGVECTOR_HNSW.label
             rows.append([label, what, number(median([o.rows_per_s for o in runs])),
-                         number(median(medians[label])), "–" if is_theirs else ratio(medians[label], medians.get(PGVECTOR_HNSW.label)),
-                         number(median(tails[label])), "–" if is_theirs else ratio(tails[label], tails.get(PGVECTOR_HNSW.label))])
+                         number(median(medians[label])), beside(label, medians),
+                         number(median(tails[label])), beside(label, tails)])
     report.table(["index", "inserting", "rows/s then", "median ms", "ratio", "p99 ms", "ratio"], rows)
+
+
+def beside(label: str, figures: dict[str, list[float]]) -> str:
+    return "–" if label == PGVECTOR_HNSW.label else ratio(figures[label], figures.get(PGVECTOR_HNSW.label))
 
 
 def one_run(server: Server, variant: Variant, rows_per_s: int | None, scale) -> Outcome:

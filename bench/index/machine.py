@@ -15,11 +15,12 @@ def describe(server: Server) -> str:
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0]
     versions = [f"PostgreSQL {server.cluster.execute('SHOW server_version')[0][0]}"]
-    for label, extension in (("vekter", VEKTER), ("pgvector", PGVECTOR)):
-        versions.append(f"{label} {server.version(extension) or 'is not installed, so that vekter runs alone'}")
+    versions.append(f"vekter {server.version(VEKTER)}")
+    versions.append(f"pgvector {server.version(PGVECTOR)}" if server.has_pgvector() else
+                    "without pgvector" if server.alone else "pgvector is not installed, so that vekter runs alone")
     busy = "" if load < 0.5 else (
-        f" **Other work was on this machine** (load average {load:.1f} on {cores} cores at the start): the ratios are of "
-        "runs side by side, the absolute figures are lower than a quiet machine's.")
+        f" **Other work was on this machine** (load average {load:.1f} on {cores} cores at the start): the ratios are "
+        "of runs side by side, the absolute figures are lower than a quiet machine's.")
     return (f"{_processor()}, {cores} cores, {_memory_gb():.0f} GB of memory, Linux {platform.release()}; "
             f"{', '.join(versions)}; load average {load:.2f} at the start.{busy}")
 

@@ -1,4 +1,4 @@
-"""The processor time of a backend."""
+"""What processes spend: processor time and bytes written, as Linux accounts for them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,24 @@ def cpu_time(db: psycopg.Connection) -> Iterator[Spent]:
 
 
 def _cpu_s(db: psycopg.Connection) -> float:
-    # Fields 14 and 15 of proc(5); the name in parentheses, field 2, may hold blanks.
-    fields = Path(f"/proc/{db.info.backend_pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+    return sum(_ticks(db.info.backend_pid)[:2]) / TICKS_PER_S
+
+
+def server_cpu_s(postmaster: int) -> float:
+    """User and system seconds of all processes of a server since it started, ended ones included."""
+    ticks = sum(_ticks(postmaster))
+    for child in children_of(postmaster):
+        try:
+            ticks += sum(_ticks(child)[:2])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return ticks / TICKS_PER_S
+
+
+def _ticks(pid: int) -> list[int]:
+    """User and system time of a process, and of the children whose end it has noticed."""
+    # Fields 14 to 17 of proc(5); the name in parentheses, field 2, may hold blanks.
+    return list(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
 
 
 def bytes_written(postmaster: int) -> int:

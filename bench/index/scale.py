@@ -24,7 +24,8 @@ class Scale:
     single_row_share: float
     """Of those, the part that a run of single-row statements inserts; `single_row_share_slow` for pgvector."""
     single_row_share_slow: float
-    synchronous_commits: tuple[str, ...]
+    insert_rows_durable: int
+    """At most so many single rows are inserted on each connection where every commit waits for the disk."""
     latency_rows: int
     """Rows in the index before searches and inserts begin."""
     latency_s: int
@@ -38,16 +39,16 @@ class Scale:
 FULL = Scale(
     rows=115_659, queries=1_000, dimensions_made=384, rounds=3,
     build_rounds=1, search_s=3,
-    initial_rows=10_000, insert_rows=100_000, insert_rows_slow=4_000, single_row_share=0.1, single_row_share_slow=0.5,
-    synchronous_commits=("off", "on"),
+    initial_rows=10_000, insert_rows=60_000, insert_rows_slow=4_000, single_row_share=0.1, single_row_share_slow=0.5,
+    insert_rows_durable=500,
     latency_rows=50_000, latency_s=4, steady_rows_per_s=500,
     vacuum_rows=100_000, vacuum_rounds=1,
     delta_rows=(512, 1_280, 2_560, 5_120), delta_searches=1_000)
 QUICK = Scale(
-    rows=3_000, queries=20, dimensions_made=96, rounds=1,
+    rows=4_300, queries=20, dimensions_made=96, rounds=1,
     build_rounds=1, search_s=1,
-    initial_rows=200, insert_rows=2_500, insert_rows_slow=200, single_row_share=0.1, single_row_share_slow=0.5,
-    synchronous_commits=("off",),
+    initial_rows=200, insert_rows=4_000, insert_rows_slow=200, single_row_share=0.1, single_row_share_slow=0.5,
+    insert_rows_durable=50,
     latency_rows=500, latency_s=1, steady_rows_per_s=500,
     vacuum_rows=500, vacuum_rounds=1,
     delta_rows=(50, 100), delta_searches=20)

@@ -17,10 +17,9 @@ from cluster import Cluster
 from dataset import K, Dataset
 from systems import PGVECTOR, Variant
 
-# Durable, as a server in use is. Checkpoints come when a copy of a database is made, so that no run meets one by chance
+# Checkpoints come when a copy of a database is made, so that no run meets one by chance
 # and every run pays for full-page images.
 SETTINGS = {
-    "fsync": "on",
     "shared_buffers": "1GB",
     "maintenance_work_mem": "1GB",
     "checkpoint_timeout": "1h",
@@ -39,9 +38,11 @@ NEAREST = f"SELECT id FROM items ORDER BY embedding <-> (SELECT embedding FROM q
 
 
 class Server:
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, *, alone: bool = False, durable: bool = True):
+        """`alone`: leave pgvector out, even where it is installed. `durable`: wait for the disk (fsync)."""
         self.dataset = dataset
-        self.cluster = Cluster(SETTINGS, name="bench", fsync=True).init().start()
+        self.alone = alone
+        self.cluster = Cluster(SETTINGS, name="bench", fsync=durable).init().start()
         self.templates: dict[tuple, str] = {}
         self.names = itertools.count(1)
 
@@ -49,7 +50,7 @@ class Server:
         self.cluster.destroy()
 
     def has_pgvector(self) -> bool:
-        return self.version(PGVECTOR) is not None
+        return not self.alone and self.version(PGVECTOR) is not None
 
     def version(self, extension: str) -> str | None:
         found = self.cluster.execute("SELECT default_version FROM pg_available_extensions WHERE name = %s", [extension])

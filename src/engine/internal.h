@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <faiss/Index.h>
+#include <faiss/invlists/InvertedLists.h>
 
 namespace vekter {
 
@@ -33,6 +34,8 @@ void add_rows(Index* index, idx_t rows, const float* values);
 // reading.cc
 void register_mapped_lists();
 std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length);
+// A fast-scan list's codes where they lie, aligned or not; nothing to release.
+const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list);
 
 // resuming.cc
 // `like` is a new index after the factory string that the bytes must have.

@@ -32,8 +32,8 @@ pub struct Hit {
 }
 
 /// An index that can be searched but not changed. Private memory holds its models (centroids, matrices, tables up to
-/// 2 MiB), 16 bytes for each inverted list and 12 for each row of a graph; codes of fast-scan lists and of RaBitQ are
-/// copied too, since FAISS wants them aligned or owned. The rest is read where it lies.
+/// 2 MiB), 16 to 32 bytes for each inverted list and 12 for each row of a graph; codes of fast scan and RaBitQ without
+/// lists are copied too, since FAISS wants them aligned or owned. The rest is read where it lies.
 pub struct OpenIndex {
     // Before `bytes`, since fields are dropped in order and the index points into them.
     index: Handle,

@@ -7,6 +7,9 @@
 #include "internal.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
 #include <typeinfo>
 
 #include <faiss/IndexFlat.h>
@@ -31,6 +34,7 @@
 #include <faiss/invlists/BlockInvertedLists.h>
 #include <faiss/invlists/InvertedLists.h>
 #include <faiss/invlists/InvertedListsIOHook.h>
+#include <faiss/utils/AlignedTable.h>
 
 namespace vekter {
 
@@ -56,6 +60,103 @@ struct MappedInvertedLists : faiss::ReadOnlyInvertedLists {
     }
     const idx_t* get_ids(size_t list) const override {
         return reinterpret_cast<const idx_t*>(lists[list].codes + lists[list].rows * code_size);
+    }
+};
+
+// Fast-scan lists that lie in a map, in FAISS's `ilbl` format: for each list its ids, then its blocks of codes, both
+// with their lengths before them.
+struct MappedBlockLists : faiss::BlockInvertedLists {
+    struct List {
+        const uint8_t* ids;
+        size_t rows;
+        const uint8_t* codes;
+        size_t code_bytes;
+    };
+    std::vector<List> lists;
+
+    size_t list_size(size_t list) const override {
+        return lists[list].rows;
+    }
+    const idx_t* get_ids(size_t list) const override {
+        return reinterpret_cast<const idx_t*>(lists[list].ids);
+    }
+    // FAISS's kernels load aligned words, and the format aligns nothing: a list that is scanned is copied if it must
+    // be, for as long as the scan takes. That costs little beside the scan.
+    const uint8_t* get_codes(size_t list) const override {
+        throw_if_interrupted();
+        const List& scanned = lists[list];
+        if (faiss::is_aligned_pointer(scanned.codes)) {
+            return scanned.codes;
+        }
+        void* copy = nullptr;
+        if (posix_memalign(&copy, 32, std::max<size_t>(scanned.code_bytes, 32)) != 0) {
+            throw std::bad_alloc();
+        }
+        std::memcpy(copy, scanned.codes, scanned.code_bytes);
+        return static_cast<const uint8_t*>(copy);
+    }
+    void release_codes(size_t list, const uint8_t* codes) const override {
+        if (codes != lists[list].codes) {
+            std::free(const_cast<uint8_t*>(codes));
+        }
+    }
+};
+
+// Reads from a map, where FAISS's own reader of `ilbl` would copy: that is looked up by these four letters, and comes
+// before any other, so ours has letters of its own, which are put in their place.
+struct MapReader : faiss::ZeroCopyIOReader {
+    static constexpr char BLOCKS[] = "ilbl", MAPPED_BLOCKS[] = "ilvb";
+
+    using ZeroCopyIOReader::ZeroCopyIOReader;
+
+    size_t operator()(void* target, size_t size, size_t count) override {
+        const size_t read = ZeroCopyIOReader::operator()(target, size, count);
+        if (size == 4 && count == 1 && read == 1 && std::memcmp(target, BLOCKS, 4) == 0) {
+            std::memcpy(target, MAPPED_BLOCKS, 4);
+        }
+        return read;
+    }
+
+    size_t rest() const {
+        return rp_ < total_ ? total_ - rp_ : 0;
+    }
+    size_t number() {
+        size_t value = 0;
+        FAISS_THROW_IF_NOT_MSG((*this)(&value, sizeof value, 1) == 1, "inverted lists reach beyond the end of the bytes");
+        return value;
+    }
+    // An array of elements of this size, after its length.
+    const uint8_t* array(size_t element_bytes, size_t& length) {
+        length = number();
+        FAISS_THROW_IF_NOT_MSG(length <= rest() / element_bytes, "inverted lists reach beyond the end of the bytes");
+        const uint8_t* start = data_ + rp_;
+        rp_ += length * element_bytes;
+        return start;
+    }
+};
+
+struct MappedBlockListsHook : faiss::InvertedListsIOHook {
+    MappedBlockListsHook() : InvertedListsIOHook(MapReader::MAPPED_BLOCKS, typeid(MappedBlockLists).name()) {}
+
+    void write(const faiss::InvertedLists*, faiss::IOWriter*) const override {
+        FAISS_THROW_MSG("mapped inverted lists are read-only");
+    }
+    faiss::InvertedLists* read(faiss::IOReader* reader, int) const override {
+        auto* map = dynamic_cast<MapReader*>(reader);
+        FAISS_THROW_IF_NOT_MSG(map, "inverted lists are not in a map");
+        auto lists = std::make_unique<MappedBlockLists>();
+        lists->nlist = map->number();
+        lists->code_size = map->number();
+        lists->n_per_block = map->number();
+        lists->block_size = map->number();
+        FAISS_THROW_IF_NOT_MSG(
+                lists->nlist <= map->rest() / (2 * sizeof(size_t)), "inverted lists reach beyond the end of the bytes");
+        lists->lists.resize(lists->nlist);
+        for (auto& list : lists->lists) {
+            list.ids = map->array(sizeof(idx_t), list.rows);
+            list.codes = map->array(1, list.code_bytes);
+        }
+        return lists.release();
     }
 };
 
@@ -197,13 +298,13 @@ void check_lists(const faiss::IndexIVF& index) {
     } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&index)) {
         check_fast_scan(fast->pq, dims, fast->implem, fast->bbs, fast->M2);
         require(!fast->by_residual && fast->qbs2 == 0 && fast->bbs == 32, "fast-scan codes of an impossible form");
-        auto* blocks = dynamic_cast<const faiss::BlockInvertedLists*>(index.invlists);
+        auto* blocks = dynamic_cast<const MappedBlockLists*>(index.invlists);
         require(blocks && blocks->n_per_block == static_cast<size_t>(fast->bbs) &&
                         blocks->block_size == fast->bbs * fast->M2 / 2,
                 "fast-scan lists of another form");
-        for (size_t list = 0; list < index.nlist; list++) {
-            const size_t filled = (blocks->ids[list].size() + blocks->n_per_block - 1) / blocks->n_per_block;
-            require(blocks->codes[list].size() >= filled * blocks->block_size, "inverted lists without their codes");
+        for (const auto& list : blocks->lists) {
+            const size_t filled = (list.rows + blocks->n_per_block - 1) / blocks->n_per_block;
+            require(list.code_bytes >= filled * blocks->block_size, "inverted lists without their codes");
         }
         return;
     } else if (auto* scalar = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&index)) {
@@ -313,10 +414,16 @@ void check_proportions(const Index* index) {
 
 void register_mapped_lists() {
     faiss::InvertedListsIOHook::add_callback(new MappedInvertedListsHook());
+    faiss::InvertedListsIOHook::add_callback(new MappedBlockListsHook());
+}
+
+const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list) {
+    auto* mapped = dynamic_cast<const MappedBlockLists*>(&lists);
+    return mapped ? mapped->lists[list].codes : lists.get_codes(list);
 }
 
 std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length) {
-    faiss::ZeroCopyIOReader reader(bytes, length);
+    MapReader reader(bytes, length);
     std::unique_ptr<Index> opened(faiss::read_index(&reader, mapped_io_flags()));
     require(reader.rp_ == length, "bytes do not end where the index does");
     check_proportions(opened.get());

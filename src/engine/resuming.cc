@@ -148,13 +148,24 @@ void own(faiss::MaybeOwnedVector<T>& vector, bool keeps) {
     vector = faiss::MaybeOwnedVector<T>(std::move(owned));
 }
 
+void own_packed_lists(faiss::IndexIVFPQFastScan& fast, bool keeps) {
+    // FAISS leaves this pointer empty when it reads.
+    fast.fine_quantizer = &fast.pq;
+    auto lists = std::make_unique<faiss::BlockInvertedLists>(fast.nlist, fast.get_CodePacker());
+    for (size_t list = 0; keeps && list < fast.nlist; list++) {
+        const size_t rows = fast.invlists->list_size(list);
+        if (rows > 0) {
+            lists->resize(list, rows);
+            std::memcpy(lists->ids[list].data(), fast.invlists->get_ids(list), rows * sizeof(idx_t));
+            std::memcpy(lists->codes[list].data(), packed_codes(*fast.invlists, list), lists->codes[list].size());
+        }
+    }
+    fast.replace_invlists(lists.release(), true);
+}
+
 void own_lists(faiss::IndexIVF& inverted, bool keeps) {
     if (auto* fast = dynamic_cast<faiss::IndexIVFPQFastScan*>(&inverted)) {
-        // FAISS leaves this pointer empty when it reads.
-        fast->fine_quantizer = &fast->pq;
-        if (!keeps) {
-            fast->invlists->reset();
-        }
+        own_packed_lists(*fast, keeps);
         return;
     }
     auto lists = std::make_unique<faiss::ArrayInvertedLists>(inverted.nlist, inverted.code_size);

@@ -106,9 +106,9 @@ void decode(const Index& codes, size_t list, size_t first, size_t count, float* 
             decode_packed(fast->pq, fast->codes.get(), fast->bbs, fast->M2, first + i, values + i * dims);
         }
     } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&codes)) {
-        faiss::InvertedLists::ScopedCodes packed(fast->invlists, list);
+        const uint8_t* packed = packed_codes(*fast->invlists, list);
         for (size_t i = 0; i < count; i++) {
-            decode_packed(fast->pq, packed.get(), fast->bbs, fast->M2, first + i, values + i * dims);
+            decode_packed(fast->pq, packed, fast->bbs, fast->M2, first + i, values + i * dims);
         }
     } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&codes)) {
         for (size_t i = 0; i < count; i++) {

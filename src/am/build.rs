@@ -31,15 +31,20 @@ pub unsafe extern "C-unwind" fn ambuild(
     result(built)
 }
 
-/// Threads for the leader and the workers that it might have had; half of maintenance_work_mem for a batch, within
-/// limits between which it matters.
+/// Below this much, `maintenance_work_mem` is taken for this much: FAISS needs it for anything but a scan.
+const MIN_WORK_BYTES: u64 = 32 << 20;
+
+/// Threads for the leader and the workers that it might have had; an eighth of maintenance_work_mem for a batch, of
+/// which two are in memory at times, within limits between which it matters.
 pub fn resources() -> Resources {
     // SAFETY: plain reads of settings.
     let (workers, kilobytes) =
         unsafe { (pg_sys::max_parallel_maintenance_workers, pg_sys::maintenance_work_mem) };
+    let work_bytes = (kilobytes.max(0) as u64 * 1024).max(MIN_WORK_BYTES);
     Resources {
         threads: workers.max(0) as usize + 1,
-        batch_bytes: (kilobytes.max(0) as usize * 1024 / 2).clamp(8 << 20, 256 << 20),
+        batch_bytes: (work_bytes as usize / 8).min(64 << 20),
+        work_bytes: Some(work_bytes),
     }
 }
 

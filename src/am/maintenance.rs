@@ -48,7 +48,7 @@ fn settings() -> Settings {
     // SAFETY: a plain read of a setting.
     let workers = unsafe { pg_sys::max_parallel_maintenance_workers };
     Settings {
-        resources: Resources { threads: workers.max(1) as usize, batch_bytes: BATCH_BYTES },
+        resources: Resources { threads: workers.max(1) as usize, batch_bytes: BATCH_BYTES, work_bytes: None },
         delta_limit_bytes: guc::delta_limit_bytes(),
     }
 }

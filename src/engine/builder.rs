@@ -2,7 +2,7 @@
 
 use super::factory;
 use super::ffi::{self, Handle};
-use super::recipe::{Recipe, Structure, TrainingRows};
+use super::recipe::{BATCH_ROWS, Recipe, Structure, TrainingRows};
 use super::worker::is_interrupted;
 use super::{EngineError, Metric};
 use std::any::Any;
@@ -12,12 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// HNSW's positions are 32-bit signed (faiss/impl/HNSW.h).
 const MAX_ROWS: u64 = i32::MAX as u64;
-/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
-/// look at the interrupt flag within.
-const BATCH_VALUES: usize = 4 << 20;
-/// Rows in one such call, at most.
-const BATCH_ROWS: usize = 16_384;
-/// Rows in one such call for a graph: few, since among equal rows each takes a millisecond and FAISS looks at the
+/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS looks at the
 /// flag every few thousand; but a share of those that it has, since it sets up state for all of them every time.
 const GRAPH_BATCH_ROWS: usize = 1_024;
 const GRAPH_BATCH_SHARE: u64 = 512;
@@ -118,14 +113,25 @@ impl Builder {
         self.recipe.bytes_per_row()
     }
 
+    /// Bytes of these that are the index itself, as [`Builder::write`] writes it.
+    pub fn serial_bytes_per_row(&self) -> u64 {
+        self.recipe.serial_bytes_per_row()
+    }
+
     /// Bytes of private memory that do not depend on the number of rows: models, tables, buffers of a batch.
     pub fn fixed_bytes(&self) -> u64 {
         self.recipe.fixed_bytes()
     }
 
-    /// Bytes of private memory for each row of the training sample while it trains, beside the caller's copy.
-    pub fn training_bytes_per_row(&self) -> u64 {
-        self.recipe.training_bytes_per_row()
+    /// Bytes of private memory while it trains on `rows` rows, beside the caller's copy of them.
+    pub fn training_bytes(&self, rows: usize) -> u64 {
+        self.recipe.training_bytes(rows)
+    }
+
+    /// The most rows, up to those wanted, on which it can train within `bytes` of memory, the caller's copy of the
+    /// rows included.
+    pub fn trainable_rows(&self, bytes: u64) -> usize {
+        self.recipe.trainable_rows(bytes)
     }
 
     /// Makes room for `rows` rows in all, so that arrays need not grow by being copied to twice their size.
@@ -236,14 +242,14 @@ impl Builder {
 
     /// Rows for the next call of FAISS's `add`.
     fn batch_rows(&self) -> usize {
-        let limit = match self.recipe.structure {
+        let most = self.recipe.batch_rows();
+        match self.recipe.structure {
             Structure::Graph { .. } => {
                 let share = usize::try_from(self.rows() / GRAPH_BATCH_SHARE).unwrap_or(BATCH_ROWS);
-                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS)
+                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS).min(most)
             }
-            _ => BATCH_ROWS,
-        };
-        (BATCH_VALUES / self.recipe.dims).clamp(1, limit)
+            _ => most,
+        }
     }
 
     /// Whether a prepared row can be added: sums of squares of a longer one overflow in this index type.

@@ -2,6 +2,9 @@
 
 #include "internal.h"
 
+#include <malloc.h>
+
+#include <algorithm>
 #include <utility>
 
 #include <faiss/IndexHNSW.h>
@@ -14,6 +17,7 @@
 #include <faiss/IndexRefine.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/VectorTransform.h>
+#include <faiss/invlists/InvertedLists.h>
 
 namespace vekter {
 
@@ -49,6 +53,40 @@ template <class T>
 void reserve_vector(faiss::MaybeOwnedVector<T>& vector, size_t elements) {
     vector.owned_data.reserve(elements);
     vector.c_ptr = vector.owned_data.data();
+}
+
+// FAISS lets each list grow to twice its size, and with that the whole index, once more than there was room for. Here
+// they grow by a sixteenth: what is copied for it is little beside the work of finding the lists.
+void grow_lists(faiss::ArrayInvertedLists& lists, const std::vector<idx_t>& list_of_row) {
+    std::vector<size_t> rows(lists.nlist);
+    for (idx_t list : list_of_row) {
+        if (list >= 0) {
+            rows[list]++;
+        }
+    }
+    for (size_t list = 0; list < lists.nlist; list++) {
+        const size_t wanted = lists.list_size(list) + rows[list];
+        if (wanted > lists.ids[list].owned_data.capacity()) {
+            const size_t room = std::max<size_t>(wanted + wanted / 16, 16);
+            reserve_vector(lists.ids[list], room);
+            reserve_vector(lists.codes[list], room * lists.code_size);
+        }
+    }
+}
+
+// IndexIVF::add_with_ids, with room made between finding the lists and filling them.
+void add_to_lists(faiss::IndexIVF& inverted, idx_t rows, const float* values) {
+    auto* lists = dynamic_cast<faiss::ArrayInvertedLists*>(inverted.invlists);
+    if (!lists) {
+        inverted.add(rows, values);
+        return;
+    }
+    std::vector<idx_t> list_of_row(rows);
+    inverted.quantizer->assign(rows, values, list_of_row.data());
+    grow_lists(*lists, list_of_row);
+    inverted.add_core(rows, values, nullptr, list_of_row.data());
+    // Outgrown lists leave holes of all sizes.
+    malloc_trim(0);
 }
 
 // See Recipe::max_norm in recipe.rs.
@@ -134,12 +172,14 @@ void add_rows(Index* index, idx_t rows, const float* values) {
         const float* images = transformed->apply_chain(rows, values);
         std::unique_ptr<const float[]> owned(images == values ? nullptr : images);
         require_bounded(images, rows * transformed->index->d, largest_value(transformed->index));
-        transformed->index->add(rows, images);
+        add_rows(transformed->index, rows, images);
         transformed->ntotal = transformed->index->ntotal;
     } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
         add_rows(refined->base_index, rows, values);
         refined->refine_index->add(rows, values);
         refined->ntotal = refined->refine_index->ntotal;
+    } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
+        add_to_lists(*inverted, rows, values);
     } else {
         index->add(rows, values);
     }

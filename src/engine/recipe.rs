@@ -5,10 +5,25 @@
 const MAX_SAMPLE_ROWS: usize = 1 << 20;
 /// Rows for each centroid that k-means looks at (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
 const ROWS_PER_CENTROID: usize = 256;
-/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h).
-const LIST_OVERHEAD_BYTES: u64 = 192;
-/// Bytes of buffers that FAISS needs whatever the index: blocks of distances, residuals and codes of one batch.
-const BATCH_BYTES: u64 = 64 << 20;
+/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h), and of holes
+/// between such lists as they grow, which are of no use unless they make a page.
+const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
+/// Bytes that threads and libraries take once they work at all: stacks, arenas, OpenBLAS's panels.
+const LIBRARY_BYTES: u64 = 8 << 20;
+/// Bytes of a block of distances between rows and centroids, as vekter_initialise in shim.cc sets its sides.
+const DISTANCE_BLOCK_BYTES: u64 = 4 << 20;
+/// Rows whose tables of distances to a product quantiser's centroids are there at once: see vekter_initialise.
+const TABLE_ROWS: u64 = 256;
+/// From this width on of a subspace FAISS encodes through such tables (faiss/impl/ProductQuantizer.cpp).
+const TABLE_MIN_WIDTH: usize = 16;
+/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
+/// look at the interrupt flag within.
+const BATCH_VALUES: usize = 4 << 20;
+/// Rows in one such call, at most.
+pub(super) const BATCH_ROWS: usize = 16_384;
+/// What FAISS wants at least, and looks at at most, for each centroid (faiss/Clustering.h): of training rows of any
+/// kind, fewer than this share of those wanted do not train well.
+const ENOUGH: (usize, usize) = (39, ROWS_PER_CENTROID);
 
 /// How many rows train an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +37,11 @@ pub struct TrainingRows {
 impl TrainingRows {
     fn at_least(self, other: Self) -> Self {
         Self { min: self.min.max(other.min), wanted: self.wanted.max(other.wanted) }
+    }
+
+    /// From so many on the index is as good as its kind; with fewer, if there are more, it is a waste.
+    pub fn enough(self) -> usize {
+        (self.wanted / ENOUGH.1 * ENOUGH.0).max(self.min)
     }
 }
 
@@ -78,6 +98,34 @@ impl Codec {
             _ => 16 * dims,
         };
         bytes as u64
+    }
+
+    /// Tables through which FAISS encodes: for each row and part, the distances to all centroids.
+    fn table_bytes(self, dims: usize) -> u64 {
+        match self {
+            Self::Product { parts, bits } if dims / parts >= TABLE_MIN_WIDTH => {
+                (TABLE_ROWS * 4 * parts as u64) << bits
+            }
+            Self::FastScan { parts } if dims / parts >= TABLE_MIN_WIDTH => {
+                (TABLE_ROWS * 4 * parts as u64) << 4
+            }
+            _ => 0,
+        }
+    }
+
+    /// Copies of training rows: a sample of them, then residuals, then one subspace.
+    fn training_bytes(self, dims: usize, rows: usize) -> u64 {
+        let (most, part) = match self {
+            Self::Flat => return 0,
+            Self::Signs { bits, .. } => return (8 * bits * rows) as u64,
+            Self::Product { parts, bits } => (ROWS_PER_CENTROID << bits, dims / parts),
+            Self::FastScan { parts } => (ROWS_PER_CENTROID << 4, dims / parts),
+            // faiss/IndexScalarQuantizer.cpp
+            Self::Scalar { .. } | Self::Half => (100_000, 0),
+            Self::RaBitQ => (usize::MAX, 0),
+        };
+        let copies = if rows > most { 2 } else { 1 };
+        (rows.min(most) * 4 * (copies * dims + part)) as u64
     }
 
     fn training_rows(self) -> TrainingRows {
@@ -142,6 +190,21 @@ impl Transform {
         }
     }
 
+    /// Copies of training rows: centred, projected, decoded, multiplied (faiss/VectorTransform.cpp).
+    fn training_bytes(self, rows: usize) -> u64 {
+        let bytes_per_row = 4 * 2 * (self.d_in + self.d_out);
+        match self.kind {
+            TransformKind::Opq { parts } => {
+                let codec = Codec::Product { parts, bits: 8 };
+                (rows.min(ROWS_PER_CENTROID << 8) * (bytes_per_row + 4 * self.d_in)) as u64
+                    + codec.table_bytes(self.d_out)
+            }
+            TransformKind::Itq => (rows * bytes_per_row) as u64,
+            TransformKind::Pca => (rows * 4 * self.d_in) as u64,
+            _ => 0,
+        }
+    }
+
     fn model_bytes(self) -> u64 {
         // The matrix, and LAPACK's copies in double precision of the covariance and its decomposition.
         if self.is_matrix() { 8 * 4 * (self.d_in * self.d_in.max(self.d_out)) as u64 } else { 0 }
@@ -203,38 +266,96 @@ impl Recipe {
         rows
     }
 
-    /// Bytes that each row occupies while the index is built.
-    pub(super) fn bytes_per_row(&self) -> u64 {
+    /// Rows in one call of FAISS's `add`, at most.
+    pub(super) fn batch_rows(&self) -> usize {
+        (BATCH_VALUES / self.dims).clamp(1, BATCH_ROWS)
+    }
+
+    /// Bytes of each row in the serialised index.
+    pub(super) fn serial_bytes_per_row(&self) -> u64 {
         let code = self.codec.bytes(self.inner_dims());
         let indexed = match self.structure {
-            // These codes are not reserved but grow by doubling, into a second array.
-            Structure::Scan if matches!(self.codec, Codec::FastScan { .. }) => 3 * code,
             Structure::Scan => code,
-            // Links as they are reserved, level, offset, lock, and a visited mark in each thread.
-            Structure::Graph { links } => code + (8 * links as u64 + 8) * 33 / 32 + 12 + 4 + 16,
-            // Code and id, in arrays that grow by doubling.
-            Structure::Lists { .. } => (code + 8) * 2,
+            // Links (row r reaches level l with probability links^-l), level, offset.
+            Structure::Graph { links } => code + 8 * links as u64 + 5 + 12,
+            Structure::Lists { .. } => code + 8,
         };
         indexed + self.refine.map_or(0, |codec| codec.bytes(self.dims))
     }
 
-    /// Bytes beside rows and training sample.
-    pub(super) fn fixed_bytes(&self) -> u64 {
-        let inner = self.inner_dims();
-        let mut bytes = BATCH_BYTES + self.codec.model_bytes(inner);
-        if let Structure::Lists { lists, coarse_links } = self.structure {
-            // Centroids, those of k-means at work, and the sums of its next round.
-            let centroid = 3 * 4 * inner as u64 + LIST_OVERHEAD_BYTES;
-            bytes += lists as u64 * (centroid + coarse_links.map_or(0, |links| 8 * links as u64 + 64));
-        }
-        bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
-        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims))
+    /// Bytes that each row occupies while the index is built.
+    pub(super) fn bytes_per_row(&self) -> u64 {
+        let code = self.codec.bytes(self.inner_dims());
+        let is_packed = matches!(self.codec, Codec::FastScan { .. });
+        let growing = match self.structure {
+            // FAISS has no way to reserve these: they double.
+            Structure::Scan if is_packed => code,
+            Structure::Scan => 0,
+            // A lock, and a visited mark in each thread.
+            Structure::Graph { .. } => 4 + 8,
+            Structure::Lists { .. } if is_packed => code + 8,
+            // A sixteenth, of which half is used on average: see `grow_lists` in building.cc.
+            Structure::Lists { .. } => (code + 8).div_ceil(32),
+        };
+        self.serial_bytes_per_row() + growing
     }
 
-    /// Bytes for each row of the training sample, beside the caller's own copy: transformed, then as residuals.
-    pub(super) fn training_bytes_per_row(&self) -> u64 {
-        let transformed =
-            if self.transforms.is_empty() { 0 } else { 4 * (self.dims + self.inner_dims()) as u64 };
-        transformed + 2 * 4 * self.inner_dims() as u64 + 32
+    /// Bytes beside rows and training sample: models, and what one call of FAISS's `add` needs.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let inner = self.inner_dims() as u64;
+        let code = self.serial_bytes_per_row();
+        let images = if self.transforms.is_empty() { 0 } else { 4 * (self.dims as u64 + inner) };
+        self.model_bytes() + self.batch_rows() as u64 * (4 * inner + images + code + 32)
+    }
+
+    /// Bytes that are there while it trains as well as later.
+    fn model_bytes(&self) -> u64 {
+        let inner = self.inner_dims();
+        let mut bytes = LIBRARY_BYTES + DISTANCE_BLOCK_BYTES;
+        bytes += self.codec.model_bytes(inner) + self.codec.table_bytes(inner);
+        match (self.structure, self.codec) {
+            (Structure::Lists { lists, coarse_links }, _) => {
+                // Centroids, those of k-means at work, and the sums of its next round.
+                let centroid = 3 * 4 * inner as u64 + LIST_OVERHEAD_BYTES;
+                bytes += lists as u64 * (centroid + coarse_links.map_or(0, |links| 8 * links as u64 + 64));
+            }
+            // Distances between any two centroids.
+            (Structure::Graph { .. }, Codec::Product { parts, bits }) => {
+                bytes += (4 * parts as u64) << (2 * bits);
+            }
+            _ => {}
+        }
+        bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
+        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims) + codec.table_bytes(self.dims))
+    }
+
+    /// Bytes while it trains on `rows` rows, models included, beside the caller's copy of them.
+    pub(super) fn training_bytes(&self, rows: usize) -> u64 {
+        let mut width = self.dims;
+        let mut bytes = self.model_bytes() + 32 * rows as u64;
+        for transform in &self.transforms {
+            bytes += transform.training_bytes(rows);
+            width = transform.d_out;
+        }
+        if !self.transforms.is_empty() {
+            bytes += (rows * 4 * (self.dims + width)) as u64;
+        }
+        bytes += self.codec.training_bytes(width, rows);
+        bytes + self.refine.map_or(0, |codec| codec.training_bytes(self.dims, rows))
+    }
+
+    /// The most rows, up to those wanted, on which it trains within `bytes`, the caller's copy included.
+    pub(super) fn trainable_rows(&self, bytes: u64) -> usize {
+        let fits = |rows: usize| self.training_bytes(rows) + (4 * self.dims * rows) as u64 <= bytes;
+        let (mut most, mut too_many) = (0, self.training_rows().wanted + 1);
+        while most + 1 < too_many {
+            let rows = most.midpoint(too_many);
+            if fits(rows) {
+                most = rows;
+            } else {
+                too_many = rows;
+            }
+        }
+        most
     }
 }

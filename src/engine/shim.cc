@@ -2,6 +2,7 @@
 
 #include "internal.h"
 
+#include <malloc.h>
 #include <omp.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,6 +23,7 @@
 #include <faiss/IndexRefine.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/ProductQuantizer.h>
 #include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
 #include <faiss/index_io.h>
@@ -160,6 +162,10 @@ int vekter_initialise(bool (*interrupted)(void)) {
             vekter::register_mapped_lists();
             // Tables of IVFPQ are private memory of each process: beyond this size they are computed per list.
             faiss::precomputed_table_max_bytes = size_t{2} << 20;
+            // Blocks of distances that matrix products fill, 4 MiB instead of 16, and tables for 256 rows at once
+            // instead of 262,144, which take gigabytes; src/engine/recipe.rs counts on both. No slower.
+            faiss::distance_compute_blas_query_bs = 1024;
+            faiss::product_quantizer_compute_codes_bs = 256;
         });
     });
 }
@@ -231,6 +237,8 @@ int vekter_index_train(vekter_index* index, int64_t rows, const float* values) {
     return guarded([&] {
         vekter::throw_if_interrupted();
         vekter::train_quietly(unwrap(index), rows, values);
+        // What training freed stays with the allocator otherwise, beside the rows that come now.
+        malloc_trim(0);
     });
 }
 

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::blob::Logging;
-use super::error::{IndexError, MemoryShortage};
+use super::error::{IndexError, MemoryShortage, ShortageKind};
 use super::format::{DeltaHead, META_BLOCK, Manifest, Tid};
 use super::native::interruptible;
 use super::segment::{self, Models, Staged};
@@ -35,9 +35,17 @@ pub type VisitRow<'a> = dyn FnMut(Tid, &[f32]) -> Result<(), IndexError> + 'a;
 pub struct Resources {
     /// For FAISS.
     pub threads: usize,
-    /// Rows are handed to FAISS in batches of about so many bytes: enough to keep its threads busy, and graphs are
-    /// better the fewer they are.
+    /// Rows are handed to FAISS in batches of about so many bytes.
     pub batch_bytes: usize,
+    /// What may be used beside the index itself; None: whatever there is.
+    pub work_bytes: Option<u64>,
+}
+
+impl Resources {
+    /// The limit on training samples: the setting, or none.
+    pub fn work_bytes(self) -> u64 {
+        self.work_bytes.unwrap_or(u64::MAX)
+    }
 }
 
 /// The table, as the index sees it: expressions evaluated, predicate applied.
@@ -112,11 +120,11 @@ fn stage_segment(
     resources: Resources,
 ) -> Result<(Option<Staged>, Added), IndexError> {
     progress::phase(Phase::Sampling);
-    let sample = Sample::take(definition, heap)?;
+    let sample = Sample::take(definition, heap, resources)?;
     failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
     let estimated_rows = sample.estimated_rows();
-    check_memory(&builder, &factory, sample.count, estimated_rows, resources)?;
+    check_memory(&builder, &factory, sample.training(), estimated_rows, resources)?;
     let is_trained_here = builder.needs_training();
     if builder.needs_training() {
         progress::phase(Phase::Training);
@@ -124,7 +132,8 @@ fn stage_segment(
         failpoint::reach("build.trained");
     }
     drop(sample);
-    builder.reserve(estimated_rows)?;
+    // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
+    builder.reserve(estimated_rows + estimated_rows / 16)?;
 
     progress::phase(Phase::Adding);
     let mut added = add_rows(definition, heap, &mut builder, resources, estimated_rows)?;
@@ -147,24 +156,30 @@ fn stage_segment(
 
 /// Rows from random places of the table, in the form that is indexed.
 struct Sample {
+    /// Those kept for training.
     rows: Vec<f32>,
+    dims: usize,
+    /// Rows looked at.
     count: usize,
     /// Blocks that were read for it, of how many.
     blocks: (u32, u32),
 }
 
 impl Sample {
-    fn take(definition: &Definition, heap: &mut dyn Heap) -> Result<Self, IndexError> {
+    fn take(definition: &Definition, heap: &mut dyn Heap, resources: Resources) -> Result<Self, IndexError> {
         let builder = Builder::new(
             &engine::resolve(&definition.factory, u64::MAX),
             definition.dims,
             definition.metric,
         )?;
-        let training_rows = if builder.needs_training() { builder.training_rows().wanted } else { 0 };
+        let training = builder.training_rows();
+        let training_rows = training.wanted.min(builder.trainable_rows(resources.work_bytes()));
         let auto_rows = if definition.factory == engine::AUTO { AUTO_SAMPLE_ROWS } else { 0 };
-        let wanted = training_rows.max(auto_rows).max(MIN_SAMPLE_ROWS);
+        // If there are enough, as `check_memory` must know.
+        let wanted = training_rows.max(training.enough()).max(auto_rows).max(MIN_SAMPLE_ROWS);
 
-        let mut sample = Sample { rows: Vec::new(), count: 0, blocks: (0, heap.blocks()) };
+        let dims = definition.dims;
+        let mut sample = Sample { rows: Vec::new(), dims, count: 0, blocks: (0, heap.blocks()) };
         let mut row = Vec::new();
         for block in shuffled(heap.blocks()) {
             pgrx::check_for_interrupts!();
@@ -186,6 +201,10 @@ impl Sample {
             }
         }
         Ok(sample)
+    }
+
+    fn training(&self) -> TrainingSample {
+        TrainingSample { rows: self.rows.len() / self.dims, table_rows: self.count }
     }
 
     fn estimated_rows(&self) -> u64 {
@@ -220,23 +239,45 @@ fn choose_builder<'a>(
     Ok((builder, factory))
 }
 
-/// FAISS ends the process when memory runs out in one of its threads; so the answer must be known before.
+/// How many rows train an index, of how many that were seen.
+pub struct TrainingSample {
+    pub rows: usize,
+    pub table_rows: usize,
+}
+
+/// FAISS ends the process when memory runs out in one of its threads; so the answer must be known before. And what
+/// the index does not keep must fit into `maintenance_work_mem`.
 pub fn check_memory(
     builder: &Builder,
     factory: &str,
-    training_rows: usize,
+    sample: TrainingSample,
     rows: u64,
     resources: Resources,
 ) -> Result<(), IndexError> {
-    let per_row = builder.bytes_per_row() + size_of::<Tid>() as u64;
-    let needed_bytes = builder.fixed_bytes()
-        + builder.training_bytes_per_row() * training_rows as u64
-        + per_row * rows
-        + 2 * resources.batch_bytes as u64;
+    let shortage = |kind, needed_bytes, available_bytes| {
+        let factory = factory.to_string();
+        Err(IndexError::Memory(MemoryShortage { kind, factory, needed_bytes, available_bytes }))
+    };
+    let training_bytes = |rows: usize| match builder.needs_training() {
+        true => builder.training_bytes(rows) + (4 * builder.dims() * rows) as u64,
+        false => 0,
+    };
+    let index_bytes = (builder.serial_bytes_per_row() + size_of::<Tid>() as u64) * rows;
+    let growing_bytes = (builder.bytes_per_row() - builder.serial_bytes_per_row()) * rows;
+    let adding_bytes = builder.fixed_bytes() + growing_bytes;
+    let enough_rows = builder.training_rows().enough().min(sample.table_rows).max(sample.rows);
+    // Two batches are a quarter of the setting (`resources` in am/build.rs).
+    let work_bytes = training_bytes(enough_rows).max(adding_bytes / 3 * 4);
+    if let Some(limit) = resources.work_bytes
+        && work_bytes > limit
+    {
+        return shortage(ShortageKind::Setting, work_bytes, limit);
+    }
+    let adding_bytes = adding_bytes + index_bytes + 2 * resources.batch_bytes as u64;
+    let needed_bytes = training_bytes(sample.rows).max(adding_bytes);
     match memory::available_bytes() {
         Some(available_bytes) if needed_bytes > available_bytes => {
-            let factory = factory.to_string();
-            Err(IndexError::Memory(MemoryShortage { factory, needed_bytes, available_bytes }))
+            shortage(ShortageKind::System, needed_bytes, available_bytes)
         }
         _ => Ok(()),
     }

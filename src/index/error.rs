@@ -45,6 +45,7 @@ impl IndexError {
 /// Not enough memory for a build, found out before it began.
 #[derive(Debug)]
 pub struct MemoryShortage {
+    pub kind: ShortageKind,
     pub factory: String,
     pub needed_bytes: u64,
     pub available_bytes: u64,
@@ -54,6 +55,15 @@ impl From<std::collections::TryReserveError> for IndexError {
     fn from(_: std::collections::TryReserveError) -> Self {
         IndexError::Engine(EngineError::OutOfMemory)
     }
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, Debug)]
+pub enum ShortageKind {
+    /// Of the machine's memory, for all that the build takes.
+    System,
+    /// Of `maintenance_work_mem`, for what it takes beside the index itself.
+    Setting,
 }
 
 const REINDEX: &str = "Rebuild the index with REINDEX.";
@@ -94,17 +104,35 @@ impl From<IndexError> for SqlError {
             IndexError::Fragmented => {
                 SqlError::new(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(REINDEX)
             }
-            IndexError::Memory(shortage) => {
-                let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
-                SqlError::new(Code::ERRCODE_OUT_OF_MEMORY, message)
-                    .detail(format!(
-                        "Building \"{}\" over this table takes about {} MB, and {} MB are available.",
-                        shortage.factory,
-                        megabytes(shortage.needed_bytes),
-                        megabytes(shortage.available_bytes)
-                    ))
-                    .hint("Choose a factory with smaller codes, such as IVF1024,SQ8 or IVF1024,PQ32x4fs.")
-            }
+            IndexError::Memory(shortage) => shortage.into(),
+        }
+    }
+}
+
+impl From<MemoryShortage> for SqlError {
+    fn from(MemoryShortage { kind, factory, needed_bytes, available_bytes }: MemoryShortage) -> SqlError {
+        let (needed, available) = (needed_bytes.div_ceil(1 << 20), available_bytes >> 20);
+        match kind {
+            ShortageKind::System => SqlError::new(
+                Code::ERRCODE_OUT_OF_MEMORY,
+                "not enough memory to build the index",
+            )
+            .detail(format!(
+                "Building \"{factory}\" over this table takes about {needed} MB, and {available} MB are \
+                         available."
+            ))
+            .hint("Choose a factory with smaller codes, such as IVF1024,SQ8 or IVF1024,PQ32x4fs."),
+            ShortageKind::Setting => SqlError::new(
+                Code::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "maintenance_work_mem is too small to build the index",
+            )
+            .detail(format!(
+                "Building \"{factory}\" over this table takes about {needed} MB beside the index itself, and \
+                 maintenance_work_mem allows {available} MB."
+            ))
+            .hint(format!(
+                "Set maintenance_work_mem to at least {needed} MB, or choose a factory with fewer lists or none."
+            )),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::blob::{self, Logging};
-use super::build::{self, Resources, UNTRAINED_FACTORY};
+use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
 use super::error::IndexError;
 use super::format::{Manifest, SegmentRef, Tid};
 use super::native::interruptible;
@@ -131,7 +131,8 @@ fn start(
     let (dims, metric) = (snapshot.dims(), snapshot.metric);
     let fresh = Builder::new(&plan.factory, dims, metric)?;
     let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
-    build::check_memory(&fresh, &plan.factory, 0, plan.rows, resources)?;
+    let untrained = TrainingSample { rows: 0, table_rows: 0 };
+    build::check_memory(&fresh, &plan.factory, untrained, plan.rows, resources)?;
     let quantiser = match base {
         Some(base) => Some((base, true)),
         None if plan.retrain || !fresh.needs_training() => None,
@@ -152,7 +153,8 @@ fn start(
         return Ok((flat, UNTRAINED_FACTORY.to_string(), Models::None));
     }
     let mut builder = fresh;
-    build::check_memory(&builder, &plan.factory, sample.len() / dims, plan.rows, resources)?;
+    let trained = TrainingSample { rows: sample.len() / dims, table_rows: sample.len() / dims };
+    build::check_memory(&builder, &plan.factory, trained, plan.rows, resources)?;
     interruptible(resources.threads, || builder.train(&sample))?;
     failpoint::reach("merge.trained");
     Ok((builder, plan.factory.clone(), Models::Own { live_rows }))

@@ -112,9 +112,18 @@ fn status_kib(key: &str) -> u64 {
 #[test]
 fn a_build_takes_no_more_memory_than_was_estimated() {
     const ROWS: usize = 20_000;
-    for factory in
-        ["Flat", "HNSW16", "IVF64,Flat", "IVF64,PQ32x4fs,RFlat", "PQ16x6", "PQ64x4fs", "PCA64,SQ8", "RaBitQ"]
-    {
+    for factory in [
+        "Flat",
+        "HNSW16",
+        "IVF64,Flat",
+        "IVF64,PQ32x4fs,RFlat",
+        "IVF64,PQ16",
+        "IVF64,RaBitQ",
+        "PQ8x8",
+        "PQ64x4fs",
+        "OPQ16,IVF64,PQ16x4",
+        "PCA64,SQ8",
+    ] {
         // Each alone: what one build frees, the next would take without growing the process.
         let test = "memory::a_build_takes_no_more_memory_than_was_estimated";
         let outcome = process::alone_with(test, factory, 8_000, |factory| {
@@ -126,9 +135,9 @@ fn a_build_takes_no_more_memory_than_was_estimated() {
             let estimate = on_worker(2, &mut || (), || {
                 let mut builder = Builder::new(factory, DIMS, Metric::L2).unwrap();
                 let sample = builder.training_rows().wanted.min(ROWS);
-                let estimate = builder.fixed_bytes()
-                    + builder.bytes_per_row() * ROWS as u64
-                    + builder.training_bytes_per_row() * sample as u64;
+                let adding = builder.fixed_bytes() + builder.bytes_per_row() * ROWS as u64;
+                let training = if sample > 0 { builder.training_bytes(sample) } else { 0 };
+                let estimate = adding.max(training);
                 builder.reserve(ROWS as u64).unwrap();
                 if builder.needs_training() {
                     builder.train(&rows[..sample * DIMS]).unwrap();

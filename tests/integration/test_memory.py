@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import threading
 
 import psycopg
 import pytest
@@ -41,6 +42,36 @@ def private_dirty_kib(pid):
     return kib
 
 
+def anonymous_kib(pid):
+    """Memory of a process that no file backs (RssAnon of /proc/PID/status)."""
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
+
+
+def peak_of_build(cluster, settings, factory):
+    """Most memory that a build took at any time beside what its backend had, and the size of the index, in KiB."""
+    with cluster.connect() as conn:
+        apply(conn, settings)
+        conn.execute("SELECT '[1]'::vector")
+        pid, finished, samples = conn.info.backend_pid, threading.Event(), []
+        before = anonymous_kib(pid)
+
+        def watch():
+            while not finished.wait(0.002):
+                samples.append(anonymous_kib(pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            conn.execute(f"CREATE INDEX built ON items USING faiss (embedding) WITH (factory = '{factory}')")
+        finally:
+            finished.set()
+            watcher.join()
+        index = conn.execute("SELECT pg_relation_size('built') / 1024").fetchone()[0]
+        conn.execute("DROP INDEX built")
+        return max(samples) - before, index
+
+
 def memory_after(cluster, rules, queries):
     """Private memory of a new backend after these queries, in KiB."""
     with cluster.connect() as conn:
@@ -63,6 +94,25 @@ def test_second_backend_stays_under_eight_mebibytes(library, factory):
         assert many - first < LIMIT_KIB, f"200 queries hold {many - first} KiB more than one"
     finally:
         library.execute("DROP INDEX built")
+
+
+@pytest.mark.parametrize("factory", ("Flat", "HNSW8,SQ8", "IVF512,Flat", "IVF512,PQ16", "IVF512,PQ16x4fs,RFlat"))
+def test_build_stays_within_maintenance_work_mem_and_the_index(library, factory):
+    """512 lists want a sample of 131,072 rows, 67 MB and as much again to train: more than there is."""
+    peak, index = peak_of_build(library, {"maintenance_work_mem": "48MB"}, factory)
+    assert peak < index + 48 * 1024, f"{peak} KiB for an index of {index} KiB"
+
+
+def test_build_that_cannot_stay_within_maintenance_work_mem_is_refused_before_it_starts(library):
+    with library.connect() as conn:
+        conn.execute("SET maintenance_work_mem = '32MB'")
+        build = "CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF2048,PQ16')"
+        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="maintenance_work_mem") as refusal:
+            conn.execute(build)
+        assert re.search(r"takes about \d+ MB beside the index itself", refusal.value.diag.message_detail)
+        enough = re.search(r"at least (\d+) MB", refusal.value.diag.message_hint)[1]
+    peak, index = peak_of_build(library, {"maintenance_work_mem": f"{enough}MB"}, "IVF2048,PQ16")
+    assert peak < index + int(enough) * 1024, f"{peak} KiB, and {enough} MB were said to be enough"
 
 
 def test_rescans_hold_no_memory(library):

@@ -256,6 +256,11 @@ impl Manifest {
         self.segments.iter().map(|segment| segment.dead_rows).sum()
     }
 
+    /// Whether a segment of it has this id.
+    pub fn names(&self, segment: u128) -> bool {
+        self.segments.iter().any(|one| one.payload.id == segment)
+    }
+
     /// Every blob that is reachable from here.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
         self.segments.iter().flat_map(|segment| std::iter::once(&segment.payload).chain(&segment.tombstones))

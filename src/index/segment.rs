@@ -58,7 +58,10 @@ fn sweep_now_and_then(rel: Rel) {
     let now = Instant::now();
     if LAST.get().is_none_or(|last| now.duration_since(last) >= SWEEP_PAUSE) {
         LAST.set(Some(now));
-        sweep(rel, SWEEP_MIN_AGE, &|_| true);
+        // Without a manifest nothing is known to be unwanted; whoever wants to search will say what is wrong with it.
+        let manifest = super::read_meta(rel).and_then(|meta| super::read_manifest(rel, &meta)).ok();
+        let is_wanted = |id| manifest.as_ref().is_none_or(|manifest| manifest.names(id));
+        sweep(rel, SWEEP_MIN_AGE, &is_wanted);
     }
 }
 

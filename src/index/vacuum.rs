@@ -109,6 +109,6 @@ pub fn count_rows(rel: Rel) -> Result<u64, IndexError> {
 /// Removes cache files that no index of this database names, and those of databases that are gone.
 pub fn sweep_cache(rel: Rel) -> Result<(), IndexError> {
     let manifest = super::retry(|| read_manifest(rel, &read_meta(rel)?))?;
-    segment::sweep(rel, Duration::ZERO, &|id| manifest.segments.iter().any(|one| one.payload.id == id));
+    segment::sweep(rel, Duration::ZERO, &|id| manifest.names(id));
     Ok(())
 }

@@ -13,6 +13,9 @@ use super::call::sql_functions;
 /// Four AVX2 registers of accumulators hide the latency of a fused multiply-add.
 const LANES: usize = 32;
 
+/// Far enough ahead to hide the way from memory, and the length of an embedding of 384 dimensions.
+const PREFETCH_BYTES: usize = 1536;
+
 /// Sum of squared differences of two slices of equal length.
 pub fn squared_euclidean(a: &[f32], b: &[f32]) -> f32 {
     accumulate(a, b, |sum, x, y| {
@@ -85,11 +88,31 @@ fn accumulate(a: &[f32], b: &[f32], step: impl Fn(f32, f32, f32) -> f32) -> f32 
     let (b_chunks, b_rest) = b.as_chunks::<LANES>();
     let mut sums = [0.0; LANES];
     for (x, y) in a_chunks.iter().zip(b_chunks) {
+        prefetch(x);
+        prefetch(y);
         for lane in 0..LANES {
             sums[lane] = step(sums[lane], x[lane], y[lane]);
         }
     }
     a_rest.iter().zip(b_rest).fold(total(&sums), |sum, (&x, &y)| step(sum, x, y))
+}
+
+/// Has the processor fetch what comes [`PREFETCH_BYTES`] later in a vector. In a scan the rows come from memory, two pages
+/// of it for each vector of an embedding's size, and its own prefetchers stop at a page's end.
+#[inline(always)]
+fn prefetch(chunk: &[f32; LANES]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let ahead = chunk.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast();
+        // SAFETY: a prefetch is a hint, for any address; it never faults. A chunk is two cache lines.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(ahead);
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(64));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = chunk;
 }
 
 /// Adds the accumulators up, register by register and then by halves. Left to itself the compiler takes the arrays apart

@@ -21,7 +21,7 @@ use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{OpenRelation, Rel};
-use crate::pg::{self, worker};
+use crate::pg::{self, worker, xid};
 
 /// How many times larger than its limit the delta is when inserts begin to seal it themselves.
 const SELF_SEALING_GROWTH: u64 = 4;
@@ -29,14 +29,13 @@ const SELF_SEALING_GROWTH: u64 = 4;
 const REQUEST_PAUSE: Duration = Duration::from_secs(1);
 /// A backend whose own sealing failed leaves it alone for so long.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
-/// How long a worker waits for more to do, and how often it looks.
+/// How long a worker waits for more to do, and how often it looks for that and for others who wait.
 const LINGER: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
-/// Rows are handed to FAISS in batches of so many bytes, so that a merge takes no longer than a few seconds to notice
-/// what happens around it.
+/// Rows are handed to FAISS in batches of so many bytes, between which the delta is sealed.
 const BATCH_BYTES: usize = 16 << 20;
 /// Compaction keeps its index from being changed by others than readers, writers and VACUUM, and can tell if somebody
-/// waits for that. The table it locks for the time of a batch, if it must be asked for rows, and never waits for it.
+/// waits for that. The table it locks for `LOOK` at a time, if it must be asked for rows, and never waits for it.
 pub const INDEX_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
 const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
 
@@ -225,17 +224,22 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
 struct Table {
     index: Rel,
     yields: bool,
+    looked: Instant,
     // In this order they are dropped.
     rows: Option<(TableRows, ActiveSnapshot, OpenRelation)>,
 }
 
 impl Table {
     fn under(index: Rel, yields: bool) -> Self {
-        Table { index, yields, rows: None }
+        Table { index, yields, looked: Instant::now(), rows: None }
     }
 }
 
 impl Surroundings for Table {
+    fn knows_table(&self) -> bool {
+        true
+    }
+
     fn has_table(&mut self) -> bool {
         if self.rows.is_none() {
             // SAFETY: looks a catalogue row up by its oid.
@@ -254,8 +258,18 @@ impl Surroundings for Table {
         rows.with_row(tid, |vector| row.extend_from_slice(vector.as_slice())).is_some()
     }
 
-    fn must_yield(&mut self) -> bool {
+    fn leave_table(&mut self) {
         self.rows = None;
+        xid::forget_catalogue_snapshot();
+    }
+
+    fn must_yield(&mut self) -> bool {
+        // The question takes a lock of the lock manager's, and the table takes time to open.
+        if self.looked.elapsed() < LOOK {
+            return false;
+        }
+        self.looked = Instant::now();
+        self.leave_table();
         pg::take_interrupts();
         self.yields && lock::has_waiters(self.index)
     }
@@ -265,6 +279,10 @@ impl Surroundings for Table {
 struct Bystander;
 
 impl Surroundings for Bystander {
+    fn knows_table(&self) -> bool {
+        false
+    }
+
     fn has_table(&mut self) -> bool {
         false
     }
@@ -272,6 +290,8 @@ impl Surroundings for Bystander {
     fn exact_row(&mut self, _tid: Tid, _row: &mut Vec<f32>) -> bool {
         false
     }
+
+    fn leave_table(&mut self) {}
 
     fn must_yield(&mut self) -> bool {
         pg::take_interrupts();

@@ -40,7 +40,7 @@ pub use params::SearchParams;
 pub use recipe::TrainingRows;
 #[cfg(feature = "failpoints")]
 pub use worker::is_interrupted;
-pub use worker::{initialise, on_worker, stop_worker};
+pub use worker::{initialise, on_worker, on_worker_while, stop_worker};
 
 /// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).
 pub const MAX_DIMS: usize = 16_000;

@@ -77,13 +77,27 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// Runs `work` on a new thread with all signals blocked, where OpenMP has `threads` threads; meanwhile calls `tick`
-/// on this thread about every 20 ms.
+/// As [`on_worker_while`], to the end of `work`.
+pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnOnce() -> T + Send) -> T {
+    let mut goes_on = || {
+        tick();
+        true
+    };
+    on_worker_while(threads, &mut goes_on, work).0
+}
+
+/// Runs `work` on a new thread with all signals blocked, where OpenMP has `threads` threads; meanwhile calls `goes_on`
+/// on this thread about every 20 ms. Returns what `work` did, and whether `goes_on` always held: when it does not,
+/// FAISS is asked to stop, and `work` likely ends with `Interrupted`.
 ///
-/// If `tick` unwinds, FAISS is asked to stop, the thread is joined, and the unwinding goes on. If `work` unwinds,
+/// If `goes_on` unwinds, FAISS is asked to stop, the thread is joined, and the unwinding goes on. If `work` unwinds,
 /// that goes on here. One worker at a time in a process: cancelling one would cancel all. Where the system gives no
 /// thread, `work` runs here, alone and without ticks; FAISS still polls the interrupt callback.
-pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnOnce() -> T + Send) -> T {
+pub fn on_worker_while<T: Send>(
+    threads: usize,
+    goes_on: &mut dyn FnMut() -> bool,
+    work: impl FnOnce() -> T + Send,
+) -> (T, bool) {
     let finished = Mutex::new(false);
     let wake = Condvar::new();
     // The work waits in a slot, so that it is still here when no thread could be made.
@@ -92,7 +106,7 @@ pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnO
         let work = lock(&slot).take();
         work.map(|work| catch_unwind(AssertUnwindSafe(work)))
     };
-    let (outcome, tick_panic) = std::thread::scope(|scope| {
+    let (outcome, waited) = std::thread::scope(|scope| {
         RUNNING.store(true, Ordering::Release);
         let spawned = {
             let _blocked = SignalsBlocked::new();
@@ -111,21 +125,19 @@ pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnO
         };
         let Ok(worker) = spawned else {
             RUNNING.store(false, Ordering::Release);
-            return (Ok(run()), None);
+            return (Ok(run()), Ok(true));
         };
-        let tick_panic = wait(&finished, &wake, tick);
-        if tick_panic.is_some() {
+        let waited = wait(&finished, &wake, goes_on);
+        if !matches!(waited, Ok(true)) {
             CANCEL.store(true, Ordering::Relaxed);
         }
         let outcome = worker.join();
         CANCEL.store(false, Ordering::Relaxed);
-        (outcome, tick_panic)
+        (outcome, waited)
     });
-    if let Some(panic) = tick_panic {
-        resume_unwind(panic);
-    }
+    let went_on = waited.unwrap_or_else(|panic| resume_unwind(panic));
     match outcome {
-        Ok(Some(Ok(value))) => value,
+        Ok(Some(Ok(value))) => (value, went_on),
         Ok(Some(Err(panic))) | Err(panic) => resume_unwind(panic),
         // `run` is called once, and finds the work that was put there.
         Ok(None) => unreachable!("a worker's work was taken twice"),
@@ -144,12 +156,12 @@ pub fn stop_worker() {
     }
 }
 
-/// Ticks until `finished`; what a tick panicked with ends the waiting.
+/// Waits until `finished` while `goes_on` holds. Returns whether it did; Err: what it panicked with.
 fn wait(
     finished: &Mutex<bool>,
     wake: &Condvar,
-    tick: &mut dyn FnMut(),
-) -> Option<Box<dyn std::any::Any + Send>> {
+    goes_on: &mut dyn FnMut() -> bool,
+) -> std::thread::Result<bool> {
     let mut done = lock(finished);
     while !*done {
         let (guard, timeout) =
@@ -157,13 +169,13 @@ fn wait(
         done = guard;
         if timeout.timed_out() && !*done {
             drop(done);
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(&mut *tick)) {
-                return Some(panic);
+            if !catch_unwind(AssertUnwindSafe(&mut *goes_on))? {
+                return Ok(false);
             }
             done = lock(finished);
         }
     }
-    None
+    Ok(true)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

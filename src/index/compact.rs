@@ -3,8 +3,9 @@
 use super::build::Resources;
 use super::error::IndexError;
 use super::format::Tid;
-use super::merge::{Host, Outcome, merge};
+use super::merge::merge;
 use super::plan::{self, Effort};
+use super::rows::{Host, Outcome};
 use super::{Snapshot, read_manifest, read_meta, retry, seal, space};
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
@@ -12,11 +13,15 @@ use crate::pg::relation::Rel;
 
 /// The table under the index, and those who wait.
 pub trait Surroundings {
-    /// Whether the table can be asked for rows now; opens it.
+    /// Whether the table is there to be asked for rows, now or later.
+    fn knows_table(&self) -> bool;
+    /// Whether it can be asked now; opens it.
     fn has_table(&mut self) -> bool;
     /// Appends the row at `tid` as the table has it; false if no version of it is visible.
     fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
-    /// Whether somebody waits for a lock that conflicts with those of this process. Lets go of the table.
+    /// Lets go of the table, and of everything else that keeps VACUUM from removing rows.
+    fn leave_table(&mut self);
+    /// Whether somebody waits for a lock that conflicts with those of this process. Leaves the table now and then.
     fn must_yield(&mut self) -> bool;
 }
 
@@ -36,7 +41,7 @@ pub fn is_due(rel: Rel, delta_limit_bytes: u64) -> Result<bool, IndexError> {
         }
         let segments = read_manifest(rel, &meta)?.segments;
         let unknown = vec![0; segments.len()];
-        Ok(plan::next(&segments, &unknown, &meta.factory, Effort::Tiers).is_some())
+        Ok(plan::next(&segments, &unknown, &meta.factory, Effort::Tiers, true).is_some())
     })
 }
 
@@ -82,7 +87,10 @@ impl Compaction<'_> {
                 snapshot.segments.iter().map(|segment| segment.reference.clone()).collect();
             let imbalance: Vec<u32> =
                 snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
-            let Some(plan) = plan::next(&segments, &imbalance, &snapshot.meta.factory, effort) else {
+            // Without the table there are only codes to learn from, and what they lost would be lost twice.
+            let retrains = self.surroundings.knows_table();
+            let factory = &snapshot.meta.factory;
+            let Some(plan) = plan::next(&segments, &imbalance, factory, effort, retrains) else {
                 return Ok(true);
             };
             let resources = self.settings.resources;
@@ -98,6 +106,10 @@ impl Compaction<'_> {
 }
 
 impl Host for Compaction<'_> {
+    fn knows_table(&self) -> bool {
+        self.surroundings.knows_table()
+    }
+
     fn has_table(&mut self) -> bool {
         self.surroundings.has_table()
     }
@@ -106,8 +118,13 @@ impl Host for Compaction<'_> {
         self.surroundings.exact_row(tid, row)
     }
 
+    fn must_yield(&mut self) -> bool {
+        self.surroundings.must_yield()
+    }
+
     /// Inserts go on during a merge, so what they bring is sealed between its batches.
     fn goes_on(&mut self) -> Result<bool, IndexError> {
+        self.surroundings.leave_table();
         seal::down_to(self.rel, self.settings.delta_limit_bytes)?;
         Ok(!self.surroundings.must_yield())
     }

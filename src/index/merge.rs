@@ -11,9 +11,10 @@ use super::blob::{self, Logging};
 use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
 use super::error::IndexError;
 use super::format::{Manifest, SegmentRef, Tid};
-use super::native::interruptible;
+use super::native::{interruptible, stoppable};
 use super::opened::OpenedSegment;
 use super::plan::Plan;
+use super::rows::{Host, Outcome, read, sample};
 use super::segment::Models;
 use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
 use crate::engine::{Builder, Metric};
@@ -24,28 +25,6 @@ use crate::pg::relation::Rel;
 
 /// Rows that are read from a segment in one go.
 const READ_ROWS: usize = 1024;
-/// The same for a sample, whose rows lie scattered: to find them, inverted lists are gone through once for each go.
-const SAMPLE_READ_ROWS: usize = 1 << 16;
-
-/// What a merge needs from outside.
-pub trait Host {
-    /// Whether the table can be asked now.
-    fn has_table(&mut self) -> bool;
-    /// Appends the row at `tid` as the table has it; false if no version of it is visible, or there is no table to ask.
-    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
-    /// Called between batches, without a lock on a buffer. False: give the merge up, others wait.
-    fn goes_on(&mut self) -> Result<bool, IndexError>;
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    Done,
-    /// Given up for others who wait; nothing was changed.
-    Yielded,
-    /// There are rows that neither the segment nor the table could give; nothing was changed. Either FAISS cannot
-    /// decode rows that the table no longer shows, which VACUUM will remove, or the table could not be asked.
-    RowsMissing,
-}
 
 /// Merges the plan's sources. The caller holds the compaction lock since before it took the snapshot.
 pub fn merge(
@@ -59,7 +38,11 @@ pub fn merge(
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
     let base = plan.base.map(|at| snapshot.segments[at].clone());
     failpoint::reach("merge.planned");
-    let (mut builder, factory, models) = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    let started = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    let (mut builder, factory, models) = match started {
+        Ok(started) => started,
+        Err(outcome) => return Ok(outcome),
+    };
     builder.reserve(plan.rows)?;
     let mut merge = Merge {
         metric: snapshot.metric,
@@ -83,15 +66,19 @@ pub fn merge(
     if !merge.flush()? {
         return Ok(Outcome::Yielded);
     }
-    let Merge { builder, tids, strays, .. } = merge;
+    let Merge { host, builder, tids, strays, .. } = merge;
     let staged = if tids.is_empty() {
         None
     } else {
         let cache = segment::cache();
         let key = segment::file_key(rel, blob::random_id()?);
-        Some(interruptible(resources.threads, || {
+        let staged = stoppable(resources.threads, &mut || !host.must_yield(), || {
             segment::stage(&cache, key, &builder, snapshot.metric, &factory, &tids)
-        })?)
+        })?;
+        if staged.is_none() {
+            return Ok(Outcome::Yielded);
+        }
+        staged
     };
     drop(builder);
 
@@ -120,6 +107,9 @@ fn is_same(one: Option<&Arc<OpenedSegment>>, other: Option<&Arc<OpenedSegment>>)
 // ---------------------------------------------------------------- the builder
 
 /// The index to add to, its factory string, and where its models come from.
+type Started = (Builder, String, Models);
+
+/// What the merge begins with; Err in the result: why it does not.
 fn start(
     snapshot: &Snapshot,
     plan: &Plan,
@@ -127,7 +117,7 @@ fn start(
     sources: &[Arc<OpenedSegment>],
     resources: Resources,
     host: &mut dyn Host,
-) -> Result<(Builder, String, Models), IndexError> {
+) -> Result<Result<Started, Outcome>, IndexError> {
     let (dims, metric) = (snapshot.dims(), snapshot.metric);
     let fresh = Builder::new(&plan.factory, dims, metric)?;
     let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
@@ -141,23 +131,29 @@ fn start(
     if let Some((donor, keep_rows)) = quantiser {
         let serial = donor.segment.serial();
         let builder = interruptible(1, || Builder::resume(&plan.factory, dims, metric, serial, keep_rows))?;
-        return Ok((builder, plan.factory.clone(), Models::of(&donor.reference)));
+        return Ok(Ok((builder, plan.factory.clone(), Models::of(&donor.reference))));
     }
     if !fresh.needs_training() {
-        return Ok((fresh, plan.factory.clone(), Models::None));
+        return Ok(Ok((fresh, plan.factory.clone(), Models::None)));
     }
     let wanted = fresh.training_rows();
-    let sample = sample(metric, sources, wanted.wanted as u64, host)?;
+    let sample = match sample(metric, sources, &fresh, wanted.wanted as u64, host)? {
+        Ok(sample) => sample,
+        Err(outcome) => return Ok(Err(outcome)),
+    };
     if sample.len() / dims < wanted.min {
         let flat = Builder::new(UNTRAINED_FACTORY, dims, metric)?;
-        return Ok((flat, UNTRAINED_FACTORY.to_string(), Models::None));
+        return Ok(Ok((flat, UNTRAINED_FACTORY.to_string(), Models::None)));
     }
     let mut builder = fresh;
-    let trained = TrainingSample { rows: sample.len() / dims, table_rows: sample.len() / dims };
-    build::check_memory(&builder, &plan.factory, trained, plan.rows, resources)?;
-    interruptible(resources.threads, || builder.train(&sample))?;
+    let taken = TrainingSample { rows: sample.len() / dims, table_rows: sample.len() / dims };
+    build::check_memory(&builder, &plan.factory, taken, plan.rows, resources)?;
+    let trained = stoppable(resources.threads, &mut || !host.must_yield(), || builder.train(&sample))?;
+    if trained.is_none() {
+        return Ok(Err(Outcome::Yielded));
+    }
     failpoint::reach("merge.trained");
-    Ok((builder, plan.factory.clone(), Models::Own { live_rows }))
+    Ok(Ok((builder, plan.factory.clone(), Models::Own { live_rows })))
 }
 
 /// The segment whose quantiser has seen the most rows.
@@ -169,67 +165,7 @@ fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a Opene
     trained.max_by_key(|segment| segment.reference.trained_rows).map(Arc::as_ref)
 }
 
-/// About `wanted` live rows, evenly from all sources.
-fn sample(
-    metric: Metric,
-    sources: &[Arc<OpenedSegment>],
-    wanted: u64,
-    host: &mut dyn Host,
-) -> Result<Vec<f32>, IndexError> {
-    let live_rows: u64 = sources.iter().map(|source| source.live_rows()).sum();
-    let step = (live_rows / wanted.max(1)).max(1) as usize;
-    let mut sample = Vec::new();
-    for source in sources {
-        let live: Vec<u64> = source.live_positions().step_by(step).collect();
-        for positions in live.chunks(SAMPLE_READ_ROWS) {
-            read(metric, source, positions, host, &mut |_, row| sample.extend_from_slice(row))?;
-        }
-    }
-    Ok(sample)
-}
-
 // ---------------------------------------------------------------- rows
-
-/// Reads the rows at `positions`: from the segment where it stores them, else from the table, else as FAISS decodes
-/// them. False if it cannot.
-fn read(
-    metric: Metric,
-    source: &OpenedSegment,
-    positions: &[u64],
-    host: &mut dyn Host,
-    visit: &mut dyn FnMut(u64, &[f32]),
-) -> Result<bool, IndexError> {
-    let index = &source.segment.index;
-    let mut hidden = Vec::new();
-    let mut row = Vec::new();
-    if index.stores_rows() {
-        hidden.extend_from_slice(positions);
-    } else if !host.has_table() {
-        return Ok(false);
-    } else {
-        for &position in positions {
-            row.clear();
-            let is_visible = host.exact_row(source.segment.tid(position), &mut row);
-            if is_visible && row.len() == index.dims() && metric.prepare(&mut row) {
-                visit(position, &row);
-            } else {
-                hidden.push(position);
-            }
-        }
-    }
-    if hidden.is_empty() {
-        return Ok(true);
-    }
-    if !index.can_decode() {
-        return Ok(false);
-    }
-    let mut rows = Vec::new();
-    index.rows_at(&hidden, &mut rows)?;
-    for (&position, row) in hidden.iter().zip(rows.chunks_exact(index.dims())) {
-        visit(position, row);
-    }
-    Ok(true)
-}
 
 struct Merge<'a> {
     metric: Metric,
@@ -253,11 +189,10 @@ impl Merge<'_> {
         let live: Vec<u64> = source.live_positions().collect();
         for positions in live.chunks(READ_ROWS) {
             let mut rows: Vec<(u64, Vec<f32>)> = Vec::with_capacity(positions.len());
-            let is_complete = read(self.metric, source, positions, self.host, &mut |position, row| {
+            self.outcome = read(self.metric, source, positions, self.host, &mut |position, row| {
                 rows.push((position, row.to_vec()));
             })?;
-            if !is_complete {
-                self.outcome = Outcome::RowsMissing;
+            if self.outcome != Outcome::Done {
                 return Ok(());
             }
             for (position, row) in rows {
@@ -308,7 +243,11 @@ impl Merge<'_> {
         if !self.host.goes_on()? {
             return Ok(false);
         }
-        interruptible(self.resources.threads, || self.builder.add(&self.batch))?;
+        let Merge { host, builder, batch, .. } = self;
+        let added = stoppable(self.resources.threads, &mut || !host.must_yield(), || builder.add(batch))?;
+        if added.is_none() {
+            return Ok(false);
+        }
         self.batch.clear();
         failpoint::reach("merge.batch_added");
         Ok(true)

@@ -21,6 +21,7 @@ mod merge;
 mod native;
 pub mod opened;
 pub mod plan;
+mod rows;
 pub mod seal;
 pub mod search;
 pub mod segment;

@@ -47,15 +47,16 @@ pub struct Plan {
 }
 
 /// The next merge, or None if all is as it should be. `imbalance_percent`: of each segment's lists now, 0 where it has
-/// none. `factory`: the index's own option.
+/// none. `factory`: the index's own option. `retrains`: whether quantisers may be trained again.
 pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
     factory: &str,
     effort: Effort,
+    retrains: bool,
 ) -> Option<Plan> {
     let total_rows = live_rows(segments, 0..segments.len());
-    let retrain = needs_training(segments, imbalance_percent, total_rows);
+    let retrain = retrains && needs_training(segments, imbalance_percent, total_rows);
     let sources: Vec<usize> = match effort {
         Effort::Everything => {
             let is_done = segments.len() == 1
@@ -92,7 +93,8 @@ fn result_factory(factory: &str, rows: u64, effort: Effort) -> Cow<'_, str> {
 /// Whether the newest quantiser is out of date.
 fn needs_training(segments: &[SegmentRef], imbalance_percent: &[u32], total_rows: u64) -> bool {
     let trained = segments.iter().zip(imbalance_percent).filter(|(segment, _)| segment.trained_rows > 0);
-    let newest = trained.max_by_key(|(segment, _)| segment.trained_rows);
+    // Of those that share it the largest: in a small one lists are uneven by chance.
+    let newest = trained.max_by_key(|(segment, _)| (segment.trained_rows, segment.live_rows()));
     newest.is_some_and(|(segment, &imbalance)| {
         let has_grown = total_rows >= segment.trained_rows.saturating_mul(RETRAIN_GROWTH);
         let at_training = segment.trained_imbalance_percent;

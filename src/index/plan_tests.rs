@@ -23,7 +23,7 @@ fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
 }
 
 fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
-    next(segments, &vec![0; segments.len()], factory, Effort::Tiers)
+    next(segments, &vec![0; segments.len()], factory, Effort::Tiers, true)
 }
 
 #[test]
@@ -118,17 +118,21 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
 #[test]
 fn badly_unbalanced_lists_are_trained_again() {
     let segments = [trained(10_000, 150)];
-    let plan = |imbalance| next(&segments, &[imbalance], "IVF64,Flat", Effort::Tiers);
+    let plan = |imbalance| next(&segments, &[imbalance], "IVF64,Flat", Effort::Tiers, true);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
+    // A small segment says little: the largest that has the newest quantiser counts.
+    let small = SegmentRef { rows: 5000, ..trained(10_000, 150) };
+    assert_eq!(next(&[segments[0].clone(), small], &[150, 900], "IVF64,Flat", Effort::Tiers, true), None);
     // Data that is so by nature is not trained again for ever.
-    assert_eq!(next(&[trained(10_000, 300)], &[500], "IVF64,Flat", Effort::Tiers), None);
+    assert_eq!(next(&[trained(10_000, 300)], &[500], "IVF64,Flat", Effort::Tiers, true), None);
 }
 
 #[test]
 fn everything_becomes_one_segment_without_dead_rows() {
-    let everything =
-        |segments: &[SegmentRef]| next(segments, &vec![0; segments.len()], "HNSW32", Effort::Everything);
+    let everything = |segments: &[SegmentRef]| {
+        next(segments, &vec![0; segments.len()], "HNSW32", Effort::Everything, true)
+    };
     assert_eq!(everything(&[]), None);
     assert_eq!(everything(&[segment("HNSW32", 10_000, 0)]), None);
     assert!(everything(&[segment("HNSW32", 10_000, 1)]).is_some());

@@ -4,7 +4,7 @@ use super::data::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vekter::engine::{Builder, EngineError, Metric, initialise, on_worker};
+use vekter::engine::{Builder, EngineError, Metric, initialise, on_worker, on_worker_while};
 
 /// Longer than any cancel may take, with room for a busy machine.
 const SOON: Duration = Duration::from_secs(5);
@@ -48,6 +48,22 @@ fn adding_to_a_graph_ends_soon_after_a_cancel() {
     let rows = clustered(100_000, 256, 1);
     let mut builder = Builder::new("HNSW64", 256, Metric::L2).unwrap();
     is_cancelled(move || builder.add(&rows));
+}
+
+#[test]
+fn work_ends_soon_after_others_need_its_thread_and_the_caller_is_told() {
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let rows = clustered(100_000, 256, 1);
+    let mut builder = Builder::new("HNSW64", 256, Metric::L2).unwrap();
+    let start = Instant::now();
+    let mut goes_on = || start.elapsed() < Duration::from_millis(50);
+    let (outcome, went_on) = on_worker_while(2, &mut goes_on, || builder.add(&rows));
+    assert!(matches!(outcome, Err(EngineError::Interrupted)) && !went_on);
+    assert!(start.elapsed() < SOON, "the work went on for {:?}", start.elapsed());
+    // The next one is not stopped by what stopped the last.
+    let (outcome, went_on) = on_worker_while(2, &mut || true, || builder.add(&rows[..256]));
+    assert!(outcome.is_ok() && went_on);
 }
 
 #[test]

@@ -50,8 +50,15 @@ def workers(conn):
 
 
 def wait_for_rest(conn, timeout_s=180):
-    """Waits until no worker is at work."""
-    wait_until(lambda: not workers(conn), "the worker to have nothing left to do", timeout_s)
+    """Waits until no worker is at work, nor one on its way: asked for, it takes a moment to show."""
+    quiet_looks = 0
+
+    def is_at_rest():
+        nonlocal quiet_looks
+        quiet_looks = 0 if workers(conn) else quiet_looks + 1
+        return quiet_looks > 15
+
+    wait_until(is_at_rest, "the worker to have nothing left to do", timeout_s)
 
 
 def wait_for_seal(conn, limit_bytes, dimensions, index="built"):

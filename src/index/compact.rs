@@ -4,7 +4,7 @@ use super::build::Resources;
 use super::error::IndexError;
 use super::format::Tid;
 use super::merge::merge;
-use super::plan::{self, Effort};
+use super::plan::{self, Effort, Limits};
 use super::rows::{Host, Outcome};
 use super::{Snapshot, read_manifest, read_meta, retry, seal, space};
 use crate::failpoint;
@@ -41,7 +41,7 @@ pub fn is_due(rel: Rel, delta_limit_bytes: u64) -> Result<bool, IndexError> {
         }
         let segments = read_manifest(rel, &meta)?.segments;
         let unknown = vec![0; segments.len()];
-        Ok(plan::next(&segments, &unknown, &meta.factory, Effort::Tiers, true).is_some())
+        Ok(plan::next(&segments, &unknown, &meta.factory, Effort::Tiers, Limits::NONE).is_some())
     })
 }
 
@@ -78,6 +78,9 @@ struct Compaction<'a> {
 
 impl Compaction<'_> {
     fn merge_all(&mut self, effort: Effort) -> Result<bool, IndexError> {
+        // Without the table there are only codes to learn from, and what they lost would be lost twice.
+        let mut limits = Limits { retrains: self.surroundings.knows_table(), ..Limits::NONE };
+        let mut is_complete = true;
         loop {
             if !self.goes_on()? {
                 return Ok(false);
@@ -87,19 +90,23 @@ impl Compaction<'_> {
                 snapshot.segments.iter().map(|segment| segment.reference.clone()).collect();
             let imbalance: Vec<u32> =
                 snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
-            // Without the table there are only codes to learn from, and what they lost would be lost twice.
-            let retrains = self.surroundings.knows_table();
             let factory = &snapshot.meta.factory;
-            let Some(plan) = plan::next(&segments, &imbalance, factory, effort, retrains) else {
-                return Ok(true);
+            let Some(plan) = plan::next(&segments, &imbalance, factory, effort, limits) else {
+                return Ok(is_complete);
             };
-            let resources = self.settings.resources;
-            if merge(self.rel, &snapshot, &plan, resources, self)? != Outcome::Done {
-                return Ok(false);
+            match merge(self.rel, &snapshot, &plan, self.settings.resources, self) {
+                Ok(Outcome::Done) => self.merges += 1,
+                Ok(Outcome::Yielded) => return Ok(false),
+                // What cannot be had now must not hold up the rest.
+                Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if effort == Effort::Tiers => {
+                    limits = limits.without(&plan, &segments);
+                    is_complete = false;
+                }
+                Ok(Outcome::RowsMissing) => return Ok(false),
+                Err(error) => return Err(error),
             }
-            self.merges += 1;
             if effort == Effort::Everything {
-                return Ok(true);
+                return Ok(is_complete);
             }
         }
     }

@@ -32,6 +32,29 @@ pub enum Effort {
     Everything,
 }
 
+/// What is out of the question for now: it was tried, or cannot be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Quantisers may be trained again.
+    pub retrains: bool,
+    /// Segments of this tier and above are left alone.
+    pub below_tier: u32,
+}
+
+impl Limits {
+    pub const NONE: Limits = Limits { retrains: true, below_tier: u32::MAX };
+
+    /// Without a plan that came to nothing, and all like it.
+    #[must_use]
+    pub fn without(self, failed: &Plan, segments: &[SegmentRef]) -> Self {
+        if failed.retrain {
+            return Limits { retrains: false, ..self };
+        }
+        let highest = failed.sources.iter().map(|&at| segments[at].tier()).max();
+        Limits { below_tier: highest.unwrap_or(0), ..self }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Positions in the manifest.
@@ -47,16 +70,16 @@ pub struct Plan {
 }
 
 /// The next merge, or None if all is as it should be. `imbalance_percent`: of each segment's lists now, 0 where it has
-/// none. `factory`: the index's own option. `retrains`: whether quantisers may be trained again.
+/// none. `factory`: the index's own option.
 pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
     factory: &str,
     effort: Effort,
-    retrains: bool,
+    limits: Limits,
 ) -> Option<Plan> {
     let total_rows = live_rows(segments, 0..segments.len());
-    let retrain = retrains && needs_training(segments, imbalance_percent, total_rows);
+    let retrain = limits.retrains && needs_training(segments, imbalance_percent, total_rows);
     let sources: Vec<usize> = match effort {
         Effort::Everything => {
             let is_done = segments.len() == 1
@@ -65,7 +88,9 @@ pub fn next(
             if is_done && !retrain { Vec::new() } else { (0..segments.len()).collect() }
         }
         Effort::Tiers if retrain => (0..segments.len()).collect(),
-        Effort::Tiers => full_tier(segments).or_else(|| mostly_dead(segments)).unwrap_or_default(),
+        Effort::Tiers => {
+            full_tier(segments, limits).or_else(|| mostly_dead(segments, limits)).unwrap_or_default()
+        }
     };
     if sources.is_empty() {
         return None;
@@ -105,16 +130,18 @@ fn needs_training(segments: &[SegmentRef], imbalance_percent: &[u32], total_rows
 }
 
 /// The segments of the highest tier that is full, and of those below it.
-fn full_tier(segments: &[SegmentRef]) -> Option<Vec<usize>> {
+fn full_tier(segments: &[SegmentRef], limits: Limits) -> Option<Vec<usize>> {
     let count = |tier| segments.iter().filter(|segment| segment.tier() == tier).count();
-    let full = segments.iter().map(SegmentRef::tier).filter(|&tier| count(tier) >= MERGE_WIDTH).max()?;
+    let is_full = |&tier: &u32| tier < limits.below_tier && count(tier) >= MERGE_WIDTH;
+    let full = segments.iter().map(SegmentRef::tier).filter(is_full).max()?;
     Some((0..segments.len()).filter(|&at| segments[at].tier() <= full).collect())
 }
 
 /// The segment with the most dead rows, if they are too many.
-fn mostly_dead(segments: &[SegmentRef]) -> Option<Vec<usize>> {
-    let has_too_many = |at: &usize| segments[*at].dead_rows * 100 > segments[*at].rows * MAX_DEAD_PERCENT;
-    let worst = (0..segments.len()).filter(has_too_many).max_by_key(|&at| segments[at].dead_rows)?;
+fn mostly_dead(segments: &[SegmentRef], limits: Limits) -> Option<Vec<usize>> {
+    let has_too_many = |segment: &SegmentRef| segment.dead_rows * 100 > segment.rows * MAX_DEAD_PERCENT;
+    let is_candidate = |&at: &usize| segments[at].tier() < limits.below_tier && has_too_many(&segments[at]);
+    let worst = (0..segments.len()).filter(is_candidate).max_by_key(|&at| segments[at].dead_rows)?;
     Some(vec![worst])
 }
 

@@ -23,7 +23,7 @@ fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
 }
 
 fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
-    next(segments, &vec![0; segments.len()], factory, Effort::Tiers, true)
+    next(segments, &vec![0; segments.len()], factory, Effort::Tiers, Limits::NONE)
 }
 
 #[test]
@@ -118,20 +118,23 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
 #[test]
 fn badly_unbalanced_lists_are_trained_again() {
     let segments = [trained(10_000, 150)];
-    let plan = |imbalance| next(&segments, &[imbalance], "IVF64,Flat", Effort::Tiers, true);
+    let plan = |imbalance| next(&segments, &[imbalance], "IVF64,Flat", Effort::Tiers, Limits::NONE);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
     // A small segment says little: the largest that has the newest quantiser counts.
     let small = SegmentRef { rows: 5000, ..trained(10_000, 150) };
-    assert_eq!(next(&[segments[0].clone(), small], &[150, 900], "IVF64,Flat", Effort::Tiers, true), None);
+    assert_eq!(
+        next(&[segments[0].clone(), small], &[150, 900], "IVF64,Flat", Effort::Tiers, Limits::NONE),
+        None
+    );
     // Data that is so by nature is not trained again for ever.
-    assert_eq!(next(&[trained(10_000, 300)], &[500], "IVF64,Flat", Effort::Tiers, true), None);
+    assert_eq!(next(&[trained(10_000, 300)], &[500], "IVF64,Flat", Effort::Tiers, Limits::NONE), None);
 }
 
 #[test]
 fn everything_becomes_one_segment_without_dead_rows() {
     let everything = |segments: &[SegmentRef]| {
-        next(segments, &vec![0; segments.len()], "HNSW32", Effort::Everything, true)
+        next(segments, &vec![0; segments.len()], "HNSW32", Effort::Everything, Limits::NONE)
     };
     assert_eq!(everything(&[]), None);
     assert_eq!(everything(&[segment("HNSW32", 10_000, 0)]), None);
@@ -141,4 +144,18 @@ fn everything_becomes_one_segment_without_dead_rows() {
     assert_eq!((plan.base, plan.rows), (None, 10_009));
     let plan = everything(&[segment("HNSW32", 10_000, 0), segment("Flat", 10, 0)]).unwrap();
     assert_eq!(plan.base, Some(0));
+}
+
+#[test]
+fn a_merge_that_came_to_nothing_does_not_keep_smaller_ones_from_being_done() {
+    let large = || segment("SQ8", 20_000, 0);
+    let small = || segment("Flat", 1000, 0);
+    let segments = [large(), large(), large(), large(), small(), small(), small(), small()];
+    let plan = |limits| next(&segments, &[0; 8], "SQ8", Effort::Tiers, limits);
+    let largest = plan(Limits::NONE).unwrap();
+    assert_eq!(largest.sources.len(), 8);
+    let limits = Limits::NONE.without(&largest, &segments);
+    let smaller = plan(limits).unwrap();
+    assert_eq!(smaller.sources, [4, 5, 6, 7]);
+    assert_eq!(plan(limits.without(&smaller, &segments)), None);
 }

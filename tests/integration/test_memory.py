@@ -3,6 +3,7 @@
 import re
 import subprocess
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -148,6 +149,31 @@ def test_many_inserts_and_failed_statements_hold_no_memory(library):
             conn.execute("DO $$ BEGIN PERFORM id FROM scratch ORDER BY embedding <-> '[1,2]' LIMIT 1; "
                          "EXCEPTION WHEN data_exception THEN NULL; END $$")
         assert private_dirty_kib(conn.info.backend_pid) - before < LIMIT_KIB + temporary_buffers_kib(conn)
+
+
+def test_a_thousand_segments_that_come_and_go_hold_no_memory(library):
+    """One session opens them, another replaces them: maps, handles and files end with each."""
+    with library.connect() as writer, library.connect() as reader:
+        writer.execute("CREATE TABLE growing (id bigint, embedding vector(128)) WITH (autovacuum_enabled = off)")
+        writer.execute("INSERT INTO growing SELECT * FROM items LIMIT 300")
+        writer.execute("CREATE INDEX growing_faiss ON growing USING faiss (embedding) WITH (factory = 'Flat')")
+        apply(reader, ONLY_INDEX)
+        for turn in range(1_000):
+            writer.execute("INSERT INTO growing SELECT -%s, embedding FROM items LIMIT 1", [turn])
+            writer.execute("SELECT vekter_compact('growing_faiss')")
+            assert len(reader.execute(nearest_sql("growing", VECTORS[turn], 10)).fetchall()) == 10
+            if turn == 100:
+                before = [private_dirty_kib(conn.info.backend_pid) for conn in (writer, reader)]
+        after = [private_dirty_kib(conn.info.backend_pid) for conn in (writer, reader)]
+        for conn in (writer, reader):
+            maps = [line for line in open(f"/proc/{conn.info.backend_pid}/maps") if "pgsql_tmp_vekter" in line]
+            assert len(maps) <= 2, "segments that are gone are still mapped"
+            files = list(Path(f"/proc/{conn.info.backend_pid}/fd").iterdir())
+            assert len(files) < 100
+        assert max(a - b for a, b in zip(after, before)) < LIMIT_KIB, (before, after)
+        folder = library.data / "pgsql_tmp_vekter"
+        writer.execute("DROP TABLE growing")
+        assert len(list(folder.iterdir())) < 20
 
 
 def temporary_buffers_kib(conn):

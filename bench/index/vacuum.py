@@ -29,8 +29,8 @@ def run(server: Server, report: Report, scale) -> None:
     outcomes: dict[str, list[Outcome]] = {variant.label: [] for variant in variants}
     for turn in range(scale.vacuum_rounds):
         for variant in variants[::1 if turn % 2 == 0 else -1]:
-            report.progress(f"round {turn + 1}: {variant.label}")
             outcomes[variant.label].append(one_run(server, variant, scale))
+            report.progress(f"round {turn + 1}, {variant.label}: {outcomes[variant.label][-1]}")
     report.say(f"`VACUUM (PARALLEL 0)` of {scale.vacuum_rows:,} rows, every second one deleted; user and system time "
                "of the backend, less that of the same VACUUM with the index dropped (a primary key stays); the clock "
                f"shows all of it. Median of {scale.vacuum_rounds}. 'Settled': until the worker had merged what "

@@ -85,7 +85,7 @@ def one_run(server: Server, variant: Variant) -> Outcome:
                        synchronous_commit="off")
         ended = time.monotonic()
         at_once = server.shape(db)
-        settled = max(server.settle(db), ended)
+        settled = max(server.settle(db, variant), ended)
         db.execute("CHECKPOINT")
         after = wal_bytes(db), bytes_written(postmaster), server_cpu_s(postmaster)
         assert db.execute("SELECT count(*) FROM items").fetchone()[0] == total

@@ -96,7 +96,7 @@ def one_run(server: Server, variant: Variant, case: Case, scale) -> Outcome:
         rate = server.pgbench(name, variant, script, "-c", case.clients, "-j", min(case.clients, 2), "-t", statements,
                               "-D", "statement=0", synchronous_commit=case.synchronous_commit)
         ended = time.monotonic()
-        settled = max(server.settle(db), ended)
+        settled = max(server.settle(db, variant), ended)
         cpu_s = server_cpu_s(server.cluster.postmaster.pid) - cpu_s
         segments, delta, _ = server.shape(db)
     # pgbench's own start-up is in neither rate.

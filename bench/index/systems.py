@@ -22,8 +22,8 @@ class Variant:
         return self.extension == VEKTER
 
     @property
-    def slug(self) -> str:
-        return "".join(letter if letter.isalnum() else "_" for letter in self.label.lower())
+    def has_worker(self) -> bool:
+        return self.is_vekter and self.index is not None and self.settings.get("vekter.background_compaction") != "off"
 
     def having(self, label: str | None = None, **settings: object) -> Variant:
         """The same index under further settings; a dot in a setting's name is written as two underscores."""

@@ -64,5 +64,5 @@ def vacuum(server: Server, template: str, variant: Variant, *, keep_index: bool)
         with cpu_time(db) as spent:
             db.execute("VACUUM (PARALLEL 0) items")
         ended = time.monotonic()
-        settled = max(server.settle(db), ended)
+        settled = max(server.settle(db, variant), ended)
         return spent.cpu_s, ended - started, settled - started, server.shape(db)[0]

@@ -58,6 +58,7 @@ pub const NAMES: &[&str] = &[
     "merge.trained",
     "merge.batch_added",
     "merge.staged",
+    "merge.copied",
     "merge.stored",
     "merge.published",
     "merge.retired",

@@ -22,6 +22,7 @@ use crate::failpoint;
 use crate::pg::invalidation;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
+use crate::pg::xid;
 
 /// Rows that are read from a segment in one go.
 const READ_ROWS: usize = 1024;
@@ -83,20 +84,24 @@ pub fn merge(
     drop(builder);
 
     failpoint::reach("merge.staged");
-    let lock = IndexLock::acquire(rel, Purpose::Maintenance);
-    let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
-    let died = died_meanwhile(rel, &manifest, &sources)?;
+    // Copying a large segment to pages takes its time, in which others may seal: so without the maintenance lock, and
+    // the horizon keeps the pages. (In a VACUUM it does not; but then this process alone looks for garbage.)
+    let horizon = xid::HeldHorizon::hold();
     let mut merged = match staged {
         Some(staged) => vec![staged.store(rel, models, Logging::Now)?],
         None => Vec::new(),
     };
+    failpoint::reach("merge.copied");
+    let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+    let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
+    let died = died_meanwhile(rel, &manifest, &sources)?;
     if let Some(result) = merged.first_mut() {
         let dead = base.as_ref().map(|base| dead_now(rel, &manifest, base)).transpose()?.flatten();
         set_dead(rel, result, &tids, base.as_ref().map_or(0, |base| base.segment.rows()), dead, &died)?;
     }
     merged.extend(store_strays(rel, snapshot, strays, &died)?);
     replace(rel, &mut manifest, &sources, merged)?;
-    drop(lock);
+    drop((lock, horizon));
     Ok(Outcome::Done)
 }
 

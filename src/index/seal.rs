@@ -16,8 +16,9 @@ use crate::pg::relation::Rel;
 
 /// What a sealed delta becomes: it needs no training, and no row is beyond it.
 const SEALED_FACTORY: &str = "Flat";
-/// The most bytes of rows that one segment takes: they are in memory twice while it is made.
-const MAX_SEALED_BYTES: usize = 64 << 20;
+/// The most bytes of rows that one segment takes: they are in memory twice while it is made, and the maintenance lock is
+/// held so long, for which inserts that would seal do not wait.
+const MAX_SEALED_BYTES: usize = 16 << 20;
 
 /// Whether the delta has grown beyond `limit_bytes` of pages.
 pub fn is_due(meta: &Meta, limit_bytes: u64) -> bool {

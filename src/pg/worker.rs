@@ -5,6 +5,11 @@ use std::time::Duration;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 
+#[cfg(not(feature = "pg18"))]
+use pgrx::pg_sys::pqsignal;
+#[cfg(feature = "pg18")]
+use pgrx::pg_sys::pqsignal_be as pqsignal;
+
 unsafe extern "C-unwind" {
     /// PostgreSQL's handler of SIGTERM (tcop/tcopprot.h). pgrx binds it as a guarded Rust function, which cannot be one.
     fn die(signal: core::ffi::c_int);
@@ -29,7 +34,7 @@ pub fn request(name: &str, main: &str, argument: u64) -> bool {
 pub fn connect(database: pg_sys::Oid) {
     // SAFETY: called once, at the start of a background worker; `die` is PostgreSQL's own handler.
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        pqsignal(pg_sys::SIGTERM as i32, Some(die));
         pg_sys::BackgroundWorkerUnblockSignals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     }

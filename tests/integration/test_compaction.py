@@ -111,7 +111,7 @@ def test_index_that_grew_tenfold_is_as_good_as_one_built_at_once(db, cluster, fa
     assert complaints(cluster, log) == []
 
 
-@pytest.mark.parametrize("factory, floor", [("HNSW32", 0.95), ("IVF64,Flat", 0.90), ("IVF64,PQ96x4fs,RFlat", 0.90)])
+@pytest.mark.parametrize("factory, floor", [("HNSW32", 0.95), ("IVF64,Flat", 0.85), ("IVF64,PQ96x4fs,RFlat", 0.85)])
 def test_real_embeddings_are_found_after_growth_and_deletes(db, factory, floor):
     base, queries, _ = wordnet()
     base, queries = base[:11_000], queries[:20]

@@ -65,7 +65,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     }
     let is_own_turn = !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH);
     if is_own_turn && is_time_to(Step::Seal, index) {
-        return upkeep(index, "seal", seal::try_one(index, limit));
+        return upkeep(index, "seal", seal::try_one(index));
     }
     Ok(())
 }

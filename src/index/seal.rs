@@ -55,14 +55,11 @@ pub fn all(rel: Rel) -> Result<u64, IndexError> {
     Ok(sealed_rows)
 }
 
-/// One small segment if nobody else is at it: what an insert can do by itself.
-pub fn try_one(rel: Rel, max_bytes: u64) -> Result<(), IndexError> {
+/// One small segment if nobody else is at it: what an insert can do by itself. As large as it may be, since each waits
+/// for the disk once.
+pub fn try_one(rel: Rel) -> Result<(), IndexError> {
     if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
-        seal(
-            rel,
-            usize::try_from(max_bytes).map_or(MAX_SEALED_BYTES, |bytes| bytes.min(MAX_SEALED_BYTES)),
-            &lock,
-        )?;
+        seal(rel, MAX_SEALED_BYTES, &lock)?;
     }
     Ok(())
 }

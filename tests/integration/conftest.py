@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("failpoints", "oracle", "workload")
 
-from cluster import Cluster, pg_bindir  # noqa: E402
+from cluster import ROOT, Cluster, pg_bindir, server_account  # noqa: E402
 from data import REPOSITORY  # noqa: E402
 
 # Every cluster of this run that has not been destroyed: what a failure report shows, and what an abort must stop.
@@ -115,7 +117,26 @@ def failpoint_bindir():
     if shutil.which("cargo") is None:
         pytest.skip("failpoints need a build of their own, and there is no cargo")
     done = subprocess.run([REPOSITORY / "scripts/failpoint_server.sh"], check=True, stdout=subprocess.PIPE, text=True)
-    return pg_bindir(done.stdout.strip())
+    bindir = pg_bindir(done.stdout.strip())
+    if _server_can_run(bindir):
+        yield bindir
+        return
+    # The checkout lies where the server's account may not go, such as in root's home.
+    tree = REPOSITORY / "target/failpoints/pg"
+    with tempfile.TemporaryDirectory(prefix="vekter-failpoints-", dir=ROOT) as folder:
+        os.chmod(folder, 0o755)
+        copy = Path(folder) / "pg"
+        shutil.copytree(tree, copy, symlinks=True)
+        yield copy / bindir.relative_to(tree)
+
+
+def _server_can_run(bindir: Path) -> bool:
+    account = server_account()
+    as_account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    try:
+        return subprocess.run([bindir / "postgres", "--version"], capture_output=True, **as_account).returncode == 0
+    except OSError:
+        return False
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -63,7 +63,7 @@ pub fn run(
     // It looks at every free page, which a seal alone is not worth.
     if compaction.merges > 0 {
         let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
-        space::reclaim(rel)?;
+        space::reclaim(rel, space::Trust::FreeSpaceMap)?;
     }
     Ok(is_finished)
 }

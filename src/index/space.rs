@@ -44,7 +44,15 @@ fn stamp(rel: Rel, page: &PageLock, tag: PageTag) {
     record.commit();
 }
 
-/// Whether the free space map knows of the page already: a look there is cheaper than reading the page.
+/// Whom to believe that a page is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// The page alone. A crash can leave a page in the map that was in use again, and is garbage by now.
+    Page,
+    /// The map: cheaper than to read each free page, for those who come often.
+    FreeSpaceMap,
+}
+
 fn is_offered(rel: Rel, block: u32) -> bool {
     // SAFETY: the relation is open.
     unsafe { pg_sys::GetRecordedFreeSpace(rel.as_ptr(), block) > 0 }
@@ -62,7 +70,7 @@ pub struct Space {
 }
 
 /// Lists what the root reaches and deals with the rest. The caller holds the maintenance lock.
-pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
+pub fn reclaim(rel: Rel, trust: Trust) -> Result<Space, IndexError> {
     let horizon = xid::oldest_running();
     let end = rel.blocks();
     let unreachable = Extent::gaps(reachable_blocks(rel)?, end);
@@ -70,7 +78,7 @@ pub fn reclaim(rel: Rel) -> Result<Space, IndexError> {
     let mut space = Space::default();
     for block in unreachable.into_iter().flat_map(Extent::iter) {
         vacuum_delay_point();
-        if is_offered(rel, block) {
+        if trust == Trust::FreeSpaceMap && is_offered(rel, block) {
             space.free += 1;
             continue;
         }

@@ -94,7 +94,7 @@ fn tombstones(rel: Rel, reference: &SegmentRef) -> Result<Vec<u8>, IndexError> {
 /// After the last `delete` of a VACUUM, or without any: gives pages and cache files back.
 pub fn clean_up(rel: Rel) -> Result<space::Space, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
-    space::reclaim(rel)
+    space::reclaim(rel, space::Trust::Page)
 }
 
 /// Live rows by the manifest and the delta.

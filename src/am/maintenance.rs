@@ -21,7 +21,8 @@ use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{OpenRelation, Rel};
-use crate::pg::{self, worker, xid};
+use crate::pg::snapshot::{self, ActiveSnapshot};
+use crate::pg::{self, worker};
 
 /// How many times larger than its limit the delta is when inserts begin to seal it themselves.
 const SELF_SEALING_GROWTH: u64 = 4;
@@ -73,7 +74,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
 /// The last thing that VACUUM does with an index.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     let settings = settings();
-    upkeep(index, "seal", seal::down_to(index, settings.delta_limit_bytes).map(drop))?;
+    upkeep(index, "seal", seal::down_to(index, settings.delta_limit_bytes))?;
     if !compact::is_due(index, settings.delta_limit_bytes)? {
         return Ok(());
     }
@@ -247,7 +248,7 @@ impl Surroundings for Table {
             self.rows = OpenRelation::try_open(heap, TABLE_LOCK).map(|heap| {
                 let snapshot = ActiveSnapshot::latest();
                 // SAFETY: the index stays open while `self` lives, and the rows are dropped before the other two.
-                (unsafe { TableRows::open(heap.rel(), self.index, snapshot.0) }, snapshot, heap)
+                (unsafe { TableRows::open(heap.rel(), self.index, snapshot.as_ptr()) }, snapshot, heap)
             });
         }
         self.rows.is_some()
@@ -260,7 +261,7 @@ impl Surroundings for Table {
 
     fn leave_table(&mut self) {
         self.rows = None;
-        xid::forget_catalogue_snapshot();
+        snapshot::forget_catalogue_snapshot();
     }
 
     fn must_yield(&mut self) -> bool {
@@ -296,27 +297,5 @@ impl Surroundings for Bystander {
     fn must_yield(&mut self) -> bool {
         pg::take_interrupts();
         false
-    }
-}
-
-/// A snapshot of now, also for the functions in index expressions.
-struct ActiveSnapshot(pg_sys::Snapshot);
-
-impl ActiveSnapshot {
-    fn latest() -> Self {
-        // SAFETY: called in a transaction.
-        unsafe {
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            ActiveSnapshot(pg_sys::GetActiveSnapshot())
-        }
-    }
-}
-
-impl Drop for ActiveSnapshot {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: pushed in `latest`; what is pushed in between is popped in between.
-            unsafe { pg_sys::PopActiveSnapshot() };
-        }
     }
 }

@@ -22,7 +22,7 @@ use crate::failpoint;
 use crate::pg::invalidation;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
-use crate::pg::xid;
+use crate::pg::snapshot::ActiveSnapshot;
 
 /// Rows that are read from a segment in one go.
 const READ_ROWS: usize = 1024;
@@ -58,7 +58,8 @@ pub fn merge(
     if let Some(base) = &base {
         merge.tids.extend((0..base.segment.rows()).map(|position| base.segment.tid(position)));
     }
-    for source in sources.iter().filter(|source| !is_same(Some(source), base.as_ref())) {
+    let is_base = |source: &Arc<OpenedSegment>| base.as_ref().is_some_and(|base| Arc::ptr_eq(source, base));
+    for source in sources.iter().filter(|source| !is_base(source)) {
         merge.add_segment(source)?;
         if merge.outcome != Outcome::Done {
             return Ok(merge.outcome);
@@ -86,7 +87,7 @@ pub fn merge(
     failpoint::reach("merge.staged");
     // Copying a large segment to pages takes its time, in which others may seal: so without the maintenance lock, and
     // the horizon keeps the pages. (In a VACUUM it does not; but then this process alone looks for garbage.)
-    let horizon = xid::HeldHorizon::hold();
+    let horizon = ActiveSnapshot::latest();
     let mut merged = match staged {
         Some(staged) => vec![staged.store(rel, models, Logging::Now)?],
         None => Vec::new(),
@@ -103,10 +104,6 @@ pub fn merge(
     replace(rel, &mut manifest, &sources, merged)?;
     drop((lock, horizon));
     Ok(Outcome::Done)
-}
-
-fn is_same(one: Option<&Arc<OpenedSegment>>, other: Option<&Arc<OpenedSegment>>) -> bool {
-    matches!((one, other), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
 }
 
 // ---------------------------------------------------------------- the builder

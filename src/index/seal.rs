@@ -27,49 +27,47 @@ pub fn is_due(meta: &Meta, limit_bytes: u64) -> bool {
 }
 
 /// Seals until the delta is within `limit_bytes`, or what was in it at the start is sealed: inserts may be faster.
-/// Returns the rows that were sealed.
-pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<u64, IndexError> {
+pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     let mut meta = read_meta(rel)?;
-    let (mut sealed_rows, end) = (0, meta.delta_next_chunk);
+    let end = meta.delta_next_chunk;
     while is_due(&meta, limit_bytes) && meta.delta_head_chunk < end {
         let lock = IndexLock::acquire(rel, Purpose::Maintenance);
-        sealed_rows += seal(rel, MAX_SEALED_BYTES, &lock)?;
+        seal(rel, &lock)?;
         meta = read_meta(rel)?;
     }
-    Ok(sealed_rows)
+    Ok(())
 }
 
 /// Seals every row that is in the delta now.
-pub fn all(rel: Rel) -> Result<u64, IndexError> {
+pub fn all(rel: Rel) -> Result<(), IndexError> {
     {
         // The new page must not be taken for garbage before it is linked.
         let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
         delta::roll(rel)?;
     }
     let end = read_meta(rel)?.delta_next_chunk - 1;
-    let mut sealed_rows = 0;
     while read_meta(rel)?.delta_head_chunk < end {
         let lock = IndexLock::acquire(rel, Purpose::Maintenance);
-        sealed_rows += seal(rel, MAX_SEALED_BYTES, &lock)?;
+        seal(rel, &lock)?;
     }
-    Ok(sealed_rows)
+    Ok(())
 }
 
 /// One small segment if nobody else is at it: what an insert can do by itself. As large as it may be, since each waits
 /// for the disk once.
 pub fn try_one(rel: Rel) -> Result<(), IndexError> {
     if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
-        seal(rel, MAX_SEALED_BYTES, &lock)?;
+        seal(rel, &lock)?;
     }
     Ok(())
 }
 
-/// Seals about `max_bytes` of the oldest rows, under the maintenance lock.
-fn seal(rel: Rel, max_bytes: usize, _lock: &IndexLock) -> Result<u64, IndexError> {
+/// Makes one segment of the oldest rows, under the maintenance lock.
+fn seal(rel: Rel, _lock: &IndexLock) -> Result<(), IndexError> {
     let meta = read_meta(rel)?;
-    let frozen = delta::freeze(rel, &meta, max_bytes)?;
+    let frozen = delta::freeze(rel, &meta, MAX_SEALED_BYTES)?;
     if frozen.blocks.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     failpoint::reach("seal.frozen");
     let mut manifest = read_manifest(rel, &meta)?;
@@ -79,7 +77,7 @@ fn seal(rel: Rel, max_bytes: usize, _lock: &IndexLock) -> Result<u64, IndexError
     failpoint::reach("seal.published");
     space::retire(rel, frozen.blocks.iter().copied());
     failpoint::reach("seal.retired");
-    Ok(frozen.tids.len() as u64)
+    Ok(())
 }
 
 /// A Flat segment of these rows (by position, in the form that is indexed), stored in pages; None for no rows.

@@ -1,8 +1,8 @@
 //! Pages that nothing refers to: found, stamped with the horizon of their last readers, and given back.
 //!
 //! Whoever changes the root retires the pages that it no longer reaches, or dies before that, or dies before it changes
-//! the root and leaves new pages. `reclaim` finds them all in the same way: every page that the root does not reach is either in the making or garbage. A page
-//! carries the transaction horizon of its writing (`PageTag::full_xid`), and a writer is in a transaction that is
+//! the root and leaves new pages. `reclaim` finds them all in the same way: every page that the root does not reach is
+//! either in the making or garbage. A page carries the transaction horizon of its writing (`PageTag::full_xid`), and a writer is in a transaction that is
 //! older; so once all those transactions were over *before* the reachable pages were listed, an unlisted page is
 //! garbage. It is stamped as retired first and offered to the free space map in a later VACUUM, when no scan is left
 //! that could have been on its way to it (invariant 5).

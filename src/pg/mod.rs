@@ -15,6 +15,7 @@ pub mod owner;
 pub mod progress;
 pub mod relation;
 pub mod search_path;
+pub mod snapshot;
 pub mod spi;
 pub mod wal;
 pub mod worker;

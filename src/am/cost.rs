@@ -68,7 +68,7 @@ impl Cost {
         // SAFETY: the caller's promise; the cost settings are plain numbers.
         let (info, operator_cost, tuple_cost) =
             unsafe { (&*info, pg_sys::cpu_operator_cost, pg_sys::cpu_index_tuple_cost) };
-        if plan_hint::wanted_rows(info.indexoid).is_some() {
+        if plan_hint::is_meant(info.indexoid) {
             return Cost { startup: 0.0, total: 0.0, pages: 0.0 };
         }
         let mut random_page_cost = 0.0;

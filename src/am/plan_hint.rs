@@ -1,4 +1,4 @@
-//! How `knn()` tells the planner and the scan below it which index it means, and how many rows it wants.
+//! How `knn()` tells the planner and the scan below it which index it means, and what it asks of it.
 //!
 //! `knn()` runs an ordinary query, so that privileges, row-level security and visibility are PostgreSQL's own. While
 //! that query runs, the hint makes the named index (or, for a partitioned one, those of its partitions) cost nothing.
@@ -7,9 +7,12 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys::Oid;
 
+use crate::index::search::Request;
+
 struct Hint {
     indexes: Vec<Oid>,
-    wanted_rows: usize,
+    /// None while the query is only planned.
+    request: Option<Request>,
 }
 
 thread_local! {
@@ -17,7 +20,7 @@ thread_local! {
 }
 
 /// Runs `query` under a hint. Queries inside it may set hints of their own.
-pub fn with<R>(indexes: Vec<Oid>, wanted_rows: usize, query: impl FnOnce() -> R) -> R {
+pub fn with<R>(indexes: Vec<Oid>, request: Option<Request>, query: impl FnOnce() -> R) -> R {
     /// Takes the hint back, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
@@ -25,14 +28,19 @@ pub fn with<R>(indexes: Vec<Oid>, wanted_rows: usize, query: impl FnOnce() -> R)
             HINTS.with_borrow_mut(|hints| drop(hints.pop()));
         }
     }
-    HINTS.with_borrow_mut(|hints| hints.push(Hint { indexes, wanted_rows }));
+    HINTS.with_borrow_mut(|hints| hints.push(Hint { indexes, request }));
     let _restore = Restore;
     query()
 }
 
-/// The number of rows wanted of `index`, if it is the one that is meant.
-pub fn wanted_rows(index: Oid) -> Option<usize> {
+/// Whether `index` is the one that is meant.
+pub fn is_meant(index: Oid) -> bool {
+    HINTS.with_borrow(|hints| hints.last().is_some_and(|hint| hint.indexes.contains(&index)))
+}
+
+/// What is asked of `index`, if it is the one that is meant.
+pub fn request(index: Oid) -> Option<Request> {
     HINTS.with_borrow(|hints| {
-        hints.last().filter(|hint| hint.indexes.contains(&index)).map(|hint| hint.wanted_rows)
+        hints.last().filter(|hint| hint.indexes.contains(&index)).and_then(|hint| hint.request.clone())
     })
 }

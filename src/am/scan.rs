@@ -7,7 +7,7 @@ use super::{item_pointer, options, plan_hint};
 use crate::engine::Metric;
 use crate::guc;
 use crate::index::format::Tid;
-use crate::index::search::{Cursor, FIRST_ROUND_ROWS, Rerank};
+use crate::index::search::{Cursor, FIRST_ROUND_ROWS, Request, Rerank};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
 use crate::vector::{Vector, distance};
@@ -122,9 +122,10 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
         // SAFETY: the operator's right argument is a vector.
         Some(unsafe { Vector::from_datum(key.sk_argument) }.as_slice().to_vec())
     };
-    let rows = plan_hint::wanted_rows(index.oid()).unwrap_or(FIRST_ROUND_ROWS);
+    let request = plan_hint::request(index.oid())
+        .unwrap_or_else(|| Request { wanted_rows: FIRST_ROUND_ROWS, params: guc::search_params() });
     index.count_scan();
-    state.cursor = Some(Cursor::open(index, state.query.as_deref(), guc::search_params(), rows)?);
+    state.cursor = Some(Cursor::open(index, state.query.as_deref(), &request)?);
     Ok(())
 }
 

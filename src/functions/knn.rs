@@ -13,7 +13,8 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target::{self, Target};
 use crate::am::plan_hint;
-use crate::index::search::FIRST_ROUND_ROWS;
+use crate::guc;
+use crate::index::search::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::invalidation::{self, Change};
 use crate::pg::spi;
@@ -57,7 +58,8 @@ fn nearest(relation: pg_sys::Oid, query: &Vector, k: i32) -> Result<Vec<(i64, f6
     let wanted_rows = k as usize;
     let arguments = [crate::vector::into_datum(query.as_slice()), pg_sys::Datum::from(i64::from(k))];
     let mut rows = Vec::with_capacity(wanted_rows.min(1000));
-    plan_hint::with(prepared.target.indexes.clone(), wanted_rows.max(FIRST_ROUND_ROWS), || {
+    let request = Request { wanted_rows: wanted_rows.max(FIRST_ROUND_ROWS), params: guc::search_params() };
+    plan_hint::with(prepared.target.indexes.clone(), Some(request), || {
         prepared.plan.for_each_row(&arguments, |row| {
             if let (Some(id), Some(distance)) = (row.datum(1), row.datum(2)) {
                 // SAFETY: the query's second column is float8.
@@ -79,7 +81,7 @@ fn prepare(relation: pg_sys::Oid) -> Result<Rc<Prepared>, SqlError> {
     }
     let target = target::describe(relation)?;
     let query = query_text(&target)?;
-    let plan = plan_hint::with(target.indexes.clone(), 1, || {
+    let plan = plan_hint::with(target.indexes.clone(), None, || {
         spi::Plan::prepare(&query, &[target.vector_type, pg_sys::INT8OID])
     });
     let prepared = Rc::new(Prepared { target, plan });

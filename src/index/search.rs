@@ -34,6 +34,14 @@ const DEFAULT_K_FACTOR: f32 = 4.0;
 /// Positions that one round of a search without order takes.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
 
+/// What is asked of a search beside its query.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How many rows will probably be wanted: what the first round asks each segment for.
+    pub wanted_rows: usize,
+    pub params: SearchParams,
+}
+
 /// Exact distances from the table.
 pub trait Rerank {
     /// Operator distance of the row at `tid`; None if no version of it is visible to the search.
@@ -81,14 +89,8 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// `query`: None for a NULL query, whose distances are all NULL. `first_round_rows`: how many rows will probably be
-    /// wanted.
-    pub fn open(
-        rel: Rel,
-        query: Option<&[f32]>,
-        params: SearchParams,
-        first_round_rows: usize,
-    ) -> Result<Self, IndexError> {
+    /// `query`: None for a NULL query, whose distances are all NULL.
+    pub fn open(rel: Rel, query: Option<&[f32]>, request: &Request) -> Result<Self, IndexError> {
         // Root and delta are read together: where a page of the delta was used again meanwhile, a new root leads on.
         let (snapshot, query, delta) = retry(|| {
             let snapshot = Snapshot::open(rel)?;
@@ -103,8 +105,8 @@ impl Cursor {
             .into_iter()
             .map(|opened| SegmentScan {
                 opened,
-                params,
-                round_rows: first_round_rows.max(1),
+                params: request.params,
+                round_rows: request.wanted_rows.max(1),
                 frontier: Distance(f32::NEG_INFINITY),
                 exhausted: false,
                 next_position: 0,

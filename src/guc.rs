@@ -1,9 +1,13 @@
 //! Settings. Each can be changed at any time and holds for what starts after it; by any user, except for the cache's
 //! limit, which is the server's and not a session's affair.
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use core::ffi::{CStr, c_char, c_void};
+use std::ffi::CString;
 
-use crate::engine::SearchParams;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+
+use crate::engine::{KnownParams, SearchParams};
+use crate::pg::error::capitalised;
 
 /// Inverted lists to scan in an IVF index; 0 = chosen from the number of lists.
 static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -11,6 +15,8 @@ static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Candidates per wanted row that are ranked by exact distance where codes are lossy; 0 = automatic.
 static K_FACTOR: GucSetting<f64> = GucSetting::<f64>::new(0.0);
+/// Search parameters in FAISS's syntax; those above win over them.
+static SEARCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 /// Size of the delta beyond which it is sealed, in kB. Measured: an exact search of 2,500 rows of 384 dimensions takes
 /// under a millisecond.
@@ -49,10 +55,24 @@ pub fn register() {
         c"Values below 1 count as 1; 0 chooses by itself.",
         &K_FACTOR,
         0.0,
-        1e6,
+        f64::from(f32::MAX),
         GucContext::Userset,
         flags,
     );
+    // SAFETY: the hook is guarded.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"vekter.search",
+            c"Sets search parameters in FAISS's syntax, such as nprobe=32,efSearch=64.",
+            c"An index takes those that fit it. vekter.nprobe, vekter.ef_search and vekter.k_factor win over it.",
+            &SEARCH,
+            GucContext::Userset,
+            flags,
+            Some(check_search),
+            None,
+            None,
+        );
+    }
     GucRegistry::define_int_guc(
         c"vekter.delta_limit",
         c"Sets how much newly inserted data a faiss index searches row by row before it is sealed into a segment.",
@@ -84,18 +104,52 @@ pub fn register() {
     #[cfg(feature = "failpoints")]
     failpoints::register();
     // SAFETY: called while the library is loaded; the name is copied.
-    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"vekter".as_ptr()) };
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"vekter".as_ptr()) };
 }
 
 /// The settings as a search takes them.
 pub fn search_params() -> SearchParams {
     let positive = |value: i32| usize::try_from(value).ok().filter(|&value| value > 0);
     let k_factor = K_FACTOR.get() as f32;
-    SearchParams {
+    let named = SearchParams {
         nprobe: positive(NPROBE.get()),
         ef_search: positive(EF_SEARCH.get()),
         k_factor: (k_factor > 0.0).then_some(k_factor.max(1.0)),
+        ..SearchParams::default()
+    };
+    let listed = SEARCH.get().unwrap_or_default();
+    // The check hook has seen it.
+    let listed = SearchParams::parse(&listed.to_string_lossy(), &KnownParams::any());
+    named.or(listed.unwrap_or_default())
+}
+
+/// Whether the value of `vekter.search` can be read. Which parameters an index takes is its own affair.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_search(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes a place that holds a string or NULL.
+    let text = unsafe { text(*value) };
+    let Err(error) = SearchParams::parse(text, &KnownParams::any()) else {
+        return true;
+    };
+    let (message, detail) = (error.to_string(), error.detail().unwrap_or_default());
+    let detail = CString::new(format!("{}. {detail}", capitalised(&message))).unwrap_or_default();
+    // SAFETY: pstrdup copies into the current memory context, which outlives the report of the failed check.
+    unsafe { pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr()) };
+    false
+}
+
+/// # Safety
+/// `value` is NULL or points to a C string that lives for 'a.
+unsafe fn text<'a>(value: *const c_char) -> &'a str {
+    if value.is_null() {
+        return "";
     }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
 }
 
 pub fn delta_limit_bytes() -> u64 {
@@ -113,11 +167,12 @@ pub fn background_compaction() -> bool {
 
 #[cfg(feature = "failpoints")]
 mod failpoints {
-    use core::ffi::{CStr, c_char, c_void};
+    use core::ffi::{c_char, c_void};
     use std::ffi::CString;
 
     use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
+    use super::text;
     use crate::failpoint;
 
     static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
@@ -152,15 +207,5 @@ mod failpoints {
     unsafe extern "C-unwind" fn assign(value: *const c_char, _extra: *mut c_void) {
         // SAFETY: PostgreSQL passes a string or NULL.
         failpoint::arm(unsafe { text(value) });
-    }
-
-    /// # Safety
-    /// `value` is NULL or points to a C string that lives for 'a.
-    unsafe fn text<'a>(value: *const c_char) -> &'a str {
-        if value.is_null() {
-            return "";
-        }
-        // SAFETY: the caller's promise.
-        unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
     }
 }

@@ -18,6 +18,8 @@ mod hostile;
 mod measure;
 #[path = "engine/memory.rs"]
 mod memory;
+#[path = "engine/parameters.rs"]
+mod parameters;
 #[path = "engine/process.rs"]
 mod process;
 #[path = "engine/resume.rs"]

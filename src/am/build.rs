@@ -4,7 +4,7 @@ use core::ffi::{c_char, c_void};
 
 use pgrx::pg_sys;
 
-use super::{definition, tid_of};
+use super::{definition, search_options, tid_of};
 use crate::index::build::{self, Built, Heap, Resources, VisitRow};
 use crate::index::create_init_fork;
 use crate::index::error::IndexError;
@@ -25,6 +25,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         pgrx::error!("index \"{}\" already contains data", index.name());
     }
     let definition = definition::read(index).or_raise();
+    search_options::check(index, &definition).or_raise();
     let mut table = Table { heap, index, info };
     let built = build::build(index, &definition, &mut table, resources()).or_raise();
     super::vacuum::sweep_cache(index);
@@ -62,6 +63,7 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     let index = unsafe { Rel::new(index) };
     let definition = definition::read(index).or_raise();
     build::check_factory(&definition).or_raise();
+    search_options::check(index, &definition).or_raise();
     create_init_fork(index, &definition).or_raise();
 }
 

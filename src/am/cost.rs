@@ -7,7 +7,7 @@
 
 use pgrx::pg_sys;
 
-use super::plan_hint;
+use super::{plan_hint, search_options};
 use crate::engine::{self, SearchParams};
 use crate::guc;
 use crate::index::{self, search};
@@ -82,8 +82,11 @@ impl Cost {
         };
         let (rows, relation_pages) = (info.tuples.max(1.0), f64::from(info.pages));
         // A hypothetical index has no pages that could say what it is.
-        let factory = if info.hypothetical { engine::AUTO.into() } else { factory_of(info.indexoid) };
-        let visited_rows = visited_rows(&factory, rows, &guc::search_params());
+        let (factory, params) = match info.hypothetical {
+            true => (engine::AUTO.into(), guc::search_params()),
+            false => about(info.indexoid),
+        };
+        let visited_rows = visited_rows(&factory, rows, &params);
         // Mapped pages are mostly in memory; what is charged is the read-ahead of a cold start.
         let pages = (relation_pages * visited_rows / rows).ceil();
         let startup = visited_rows * operator_cost + pages * random_page_cost * WARM_PAGE_PART;
@@ -96,16 +99,19 @@ impl Cost {
 /// Share of a page's cost that is charged: the segments are in the operating system's cache after their first use.
 const WARM_PAGE_PART: f64 = 0.01;
 
-/// The factory string of an index, from its meta page. A damaged index is reported by whoever scans it.
-fn factory_of(index_oid: pg_sys::Oid) -> String {
+/// The factory string of an index, from its meta page, and what a search of it goes by. A damaged index is reported by
+/// whoever scans it.
+fn about(index_oid: pg_sys::Oid) -> (String, SearchParams) {
     let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     // SAFETY: the planner holds a lock on every relation of the query; closed again below.
     let relation = unsafe { pg_sys::index_open(index_oid, no_lock) };
     // SAFETY: open until the end of this function.
-    let factory = index::read_meta(unsafe { Rel::new(relation) }).map(|meta| meta.factory);
+    let index = unsafe { Rel::new(relation) };
+    let factory = index::read_meta(index).map(|meta| meta.factory);
+    let params = search_options::effective(index, SearchParams::default());
     // SAFETY: opened above.
     unsafe { pg_sys::index_close(relation, no_lock) };
-    factory.unwrap_or_default()
+    (factory.unwrap_or_default(), params)
 }
 
 /// Distances that a search of `factory` computes, roughly.

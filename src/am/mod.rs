@@ -11,6 +11,7 @@ pub mod maintenance;
 pub mod options;
 pub mod plan_hint;
 pub mod scan;
+pub mod search_options;
 pub mod table;
 pub mod vacuum;
 pub mod validate;

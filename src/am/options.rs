@@ -1,13 +1,16 @@
-//! `WITH (factory = '...')` and the operator class's support function.
+//! `WITH (factory = '...', search = '...')` and the operator class's support function.
 //!
-//! Options are read when an index is built and then copied to its meta page, which is the truth from there on.
+//! The factory is read when an index is built and then copied to its meta page, which is the truth from there on. The
+//! search parameters are read by each scan, so that ALTER INDEX changes them without a rebuild.
 
 use core::ffi::CStr;
 use std::sync::OnceLock;
 
 use pgrx::pg_sys;
 
+use super::search_options;
 use crate::engine::{self, Metric};
+use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 
 /// Support function 1 returns the metric's code (`engine::Metric`), so that an operator class is known by what it
@@ -15,14 +18,15 @@ use crate::pg::relation::Rel;
 pub const METRIC_PROCEDURE: u16 = 1;
 pub const SUPPORT_PROCEDURES: u16 = 1;
 
-/// The longest factory string; FAISS's own are far shorter.
-const MAX_FACTORY_BYTES: usize = 1000;
+/// The longest factory string or search parameters; FAISS's own are far shorter.
+const MAX_TEXT_BYTES: usize = 1000;
 
-/// Parsed options. The string lies behind the struct, at the offset: never copy it by value.
+/// Parsed options. Strings lie behind the struct, at the offsets: never copy it by value. 0: there is none.
 #[repr(C)]
 struct Options {
     varlena_header: i32,
     factory_offset: i32,
+    search_offset: i32,
 }
 
 /// Registers the options, once per process, in `_PG_init`.
@@ -39,6 +43,14 @@ pub fn register() {
                 Some(validate_factory),
                 pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
             );
+            pg_sys::add_string_reloption(
+                kind,
+                c"search".as_ptr(),
+                c"Search parameters, such as nprobe=32 or efSearch=64".as_ptr(),
+                core::ptr::null(),
+                Some(validate_search),
+                pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+            );
             kind
         }
     });
@@ -54,12 +66,30 @@ unsafe extern "C-unwind" fn validate_factory(value: *const core::ffi::c_char) {
     }
     // SAFETY: a C string by reloptions.c.
     let factory = unsafe { CStr::from_ptr(value) };
-    if factory.is_empty() || factory.to_bytes().len() > MAX_FACTORY_BYTES {
+    if factory.is_empty() || factory.to_bytes().len() > MAX_TEXT_BYTES {
         pgrx::ereport!(
             ERROR,
             pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "invalid value for option \"factory\"",
             "A factory string has between 1 and 1000 bytes."
+        );
+    }
+}
+
+/// What can be said without knowing the factory, which `amoptions` does.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn validate_search(value: *const core::ffi::c_char) {
+    if value.is_null() {
+        return;
+    }
+    // SAFETY: a C string by reloptions.c.
+    let search = unsafe { CStr::from_ptr(value) };
+    if search.to_bytes().len() > MAX_TEXT_BYTES {
+        pgrx::ereport!(
+            ERROR,
+            pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "invalid value for option \"search\"",
+            "Search parameters have at most 1000 bytes."
         );
     }
 }
@@ -70,15 +100,19 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
     let Some(&kind) = OPTION_KIND.get() else {
         return core::ptr::null_mut();
     };
-    let elements = [pg_sys::relopt_parse_elt {
-        optname: c"factory".as_ptr(),
+    let text = |name: &'static CStr, offset| pg_sys::relopt_parse_elt {
+        optname: name.as_ptr(),
         opttype: pg_sys::relopt_type::RELOPT_TYPE_STRING,
-        offset: core::mem::offset_of!(Options, factory_offset) as i32,
+        offset: offset as i32,
         #[cfg(feature = "pg18")]
         isset_offset: 0,
-    }];
+    };
+    let elements = [
+        text(c"factory", core::mem::offset_of!(Options, factory_offset)),
+        text(c"search", core::mem::offset_of!(Options, search_offset)),
+    ];
     // SAFETY: `options` comes from PostgreSQL; the elements describe `Options`.
-    unsafe {
+    let built: *mut pg_sys::bytea = unsafe {
         pg_sys::build_reloptions(
             options,
             validate,
@@ -88,21 +122,54 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
             elements.len() as i32,
         )
         .cast()
+    };
+    if validate {
+        // SAFETY: what was just built, or NULL.
+        let (factory, search) = unsafe { (factory_in(built.cast()), search_in(built.cast())) };
+        if let Some(search) = search {
+            search_options::check_text(&search, &factory, None).or_raise();
+        }
     }
+    built
 }
 
 /// The `factory` option of an index.
 pub fn factory(index: Rel) -> String {
     // SAFETY: an open relation; rd_options is null or what `amoptions` built.
-    let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>() };
-    if options.is_null() {
-        return engine::AUTO.to_string();
+    unsafe { factory_in((*index.as_ptr()).rd_options.cast()) }
+}
+
+/// The `search` option of an index.
+pub fn search(index: Rel) -> Option<String> {
+    // SAFETY: as above.
+    unsafe { search_in((*index.as_ptr()).rd_options.cast()) }
+}
+
+/// # Safety
+/// `options` is null or what `amoptions` built.
+unsafe fn factory_in(options: *const Options) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { text_at(options, |options| options.factory_offset) }.unwrap_or_else(|| engine::AUTO.to_string())
+}
+
+/// # Safety
+/// `options` is null or what `amoptions` built.
+unsafe fn search_in(options: *const Options) -> Option<String> {
+    // SAFETY: the caller's promise.
+    unsafe { text_at(options, |options| options.search_offset) }
+}
+
+/// # Safety
+/// `options` is null or what `amoptions` built.
+unsafe fn text_at(options: *const Options, offset: impl Fn(&Options) -> i32) -> Option<String> {
+    // SAFETY: the caller's promise.
+    let offset = offset(unsafe { options.as_ref() }?);
+    if offset == 0 {
+        return None;
     }
     // SAFETY: build_reloptions put a C string at the offset.
-    let factory = unsafe {
-        CStr::from_ptr(options.cast::<core::ffi::c_char>().offset((*options).factory_offset as isize))
-    };
-    factory.to_string_lossy().into_owned()
+    let text = unsafe { CStr::from_ptr(options.cast::<core::ffi::c_char>().offset(offset as isize)) };
+    Some(text.to_string_lossy().into_owned())
 }
 
 /// The metric of the operator class.

@@ -3,9 +3,8 @@
 use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
 use super::table::TableRows;
-use super::{item_pointer, options, plan_hint};
-use crate::engine::Metric;
-use crate::guc;
+use super::{item_pointer, options, plan_hint, search_options};
+use crate::engine::{Metric, SearchParams};
 use crate::index::format::Tid;
 use crate::index::search::{Cursor, FIRST_ROUND_ROWS, Request, Rerank};
 use crate::pg::error::{OrRaise, SqlError};
@@ -122,8 +121,9 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
         // SAFETY: the operator's right argument is a vector.
         Some(unsafe { Vector::from_datum(key.sk_argument) }.as_slice().to_vec())
     };
-    let request = plan_hint::request(index.oid())
-        .unwrap_or_else(|| Request { wanted_rows: FIRST_ROUND_ROWS, params: guc::search_params() });
+    let mut request = plan_hint::request(index.oid())
+        .unwrap_or_else(|| Request { wanted_rows: FIRST_ROUND_ROWS, params: SearchParams::default() });
+    request.params = search_options::effective(index, request.params);
     index.count_scan();
     state.cursor = Some(Cursor::open(index, state.query.as_deref(), &request)?);
     Ok(())

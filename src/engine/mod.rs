@@ -26,6 +26,7 @@ mod factory;
 mod ffi;
 mod metric;
 mod opened;
+mod param_names;
 mod params;
 mod recipe;
 mod rows;
@@ -36,6 +37,7 @@ pub use error::EngineError;
 pub use factory::{AUTO, resolve};
 pub use metric::Metric;
 pub use opened::{Hit, MappedBytes, OpenIndex};
+pub use param_names::{KnownParams, ParamsError};
 pub use params::SearchParams;
 pub use recipe::TrainingRows;
 #[cfg(feature = "failpoints")]

@@ -124,6 +124,7 @@ impl OpenIndex {
             nprobe: Some(self.lists().max(1)),
             ef_search: Some(usize::try_from(rows).unwrap_or(usize::MAX)),
             k_factor: Some(rows as f32),
+            ..SearchParams::default()
         }
     }
 
@@ -236,6 +237,9 @@ fn native_params(
     let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists));
     let ef_search = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH);
     let k_factor = params.k_factor.unwrap_or(SearchParams::DEFAULT_K_FACTOR);
+    if params.query_bits.is_some_and(|bits| bits > 8) {
+        return Err(EngineError::bad_parameter("qb must be at most 8"));
+    }
     if nprobe == 0 || ef_search == 0 || !(k_factor.is_finite() && k_factor >= 1.0) {
         return Err(EngineError::bad_parameter("nprobe, ef_search and k_factor must be at least 1"));
     }
@@ -246,10 +250,18 @@ fn native_params(
         nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
         ef_search: i64::try_from(ef_search.min(rows)).unwrap_or(i64::MAX),
         k_factor,
+        quantizer_ef_search: native_size(params.quantizer_ef_search),
+        max_codes: native_size(params.max_codes),
+        hamming_threshold: params.hamming_threshold.map_or(0, |bits| i32::try_from(bits).unwrap_or(i32::MAX)),
+        query_bits: i32::from(params.query_bits.unwrap_or(SearchParams::DEFAULT_QUERY_BITS)),
         dead: dead.as_ptr(),
         dead_bytes: dead.len(),
         dead_rows: i64::from(dead_rows),
     })
+}
+
+fn native_size(value: Option<usize>) -> i64 {
+    value.map_or(0, |value| i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 /// Keeps the nearest hit of each position. No FAISS index repeats one, but bytes could.

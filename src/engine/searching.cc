@@ -13,7 +13,9 @@
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFastScan.h>
 #include <faiss/IndexIVFRaBitQ.h>
+#include <faiss/IndexPQ.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRaBitQ.h>
 #include <faiss/IndexRefine.h>
@@ -25,10 +27,6 @@
 namespace vekter {
 
 namespace {
-
-// Bits of each query value that RaBitQ compares with its signs: the paper's choice (Gao and Long, 2024, section 3.3).
-// FAISS's default, floats, finds the same rows at a thirtieth of the speed.
-constexpr uint8_t RABITQ_QUERY_BITS = 4;
 
 struct Alive : faiss::IDSelector {
     const vekter_search_params& params;
@@ -85,32 +83,49 @@ struct Search {
             return ask(index, query, k, &with);
         }
         if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
-            faiss::SearchParametersHNSW coarse;
-            // A SearchParametersIVF for all, to which RaBitQ's scanner adds its own.
-            faiss::IVFRaBitQSearchParameters with;
-            with.qb = RABITQ_QUERY_BITS;
-            with.nprobe = std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted->nlist);
-            with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
-            if (dynamic_cast<const faiss::IndexHNSW*>(inverted->quantizer)) {
-                coarse.efSearch = static_cast<int>(std::max<size_t>(64, 2 * with.nprobe));
-                with.quantizer_params = &coarse;
-            }
-            return ask(index, query, k, &with);
+            return scan_lists(*inverted, query, k);
         }
         if (dynamic_cast<const faiss::IndexScalarQuantizer*>(&index) ||
             dynamic_cast<const faiss::IndexRaBitQ*>(&index)) {
             faiss::RaBitQSearchParameters with;
-            with.qb = RABITQ_QUERY_BITS;
+            with.qb = static_cast<uint8_t>(params.query_bits);
             with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
             return ask(index, query, k, &with);
         }
         // The others take no selector: ask for as many more as could be dead.
         const size_t more = std::min<size_t>(k + params.dead_rows, index.ntotal);
-        Candidates found = ask(index, query, has_dead ? more : k, nullptr);
+        faiss::SearchParametersPQ polysemous;
+        polysemous.search_type = faiss::IndexPQ::ST_polysemous;
+        polysemous.polysemous_ht = params.hamming_threshold;
+        auto* product = dynamic_cast<const faiss::IndexPQ*>(&index);
+        // Whether codes that differ from the query's in too many bits are to be left out.
+        const bool by_bits = params.hamming_threshold > 0 && product && product->pq.nbits == 8 &&
+                static_cast<size_t>(params.hamming_threshold) < 8 * product->pq.code_size &&
+                index.metric_type == faiss::METRIC_L2;
+        Candidates found = ask(index, query, has_dead ? more : k, by_bits ? &polysemous : nullptr);
         if (found.size() > k) {
             found.resize(k);
         }
         return found;
+    }
+
+    Candidates scan_lists(const faiss::IndexIVF& inverted, const float* query, size_t k) const {
+        // A SearchParametersIVF for all, to which RaBitQ's scanner adds its own.
+        faiss::IVFRaBitQSearchParameters with;
+        with.qb = static_cast<uint8_t>(params.query_bits);
+        with.nprobe = std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted.nlist);
+        with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
+        if (!dynamic_cast<const faiss::IndexIVFFastScan*>(&inverted)) {
+            with.max_codes = static_cast<size_t>(params.max_codes);
+        }
+        faiss::SearchParametersHNSW coarse;
+        if (dynamic_cast<const faiss::IndexHNSW*>(inverted.quantizer)) {
+            const size_t asked = params.quantizer_ef_search > 0 ? static_cast<size_t>(params.quantizer_ef_search)
+                                                                : std::max<size_t>(64, 2 * with.nprobe);
+            coarse.efSearch = static_cast<int>(std::min<size_t>(asked, inverted.nlist));
+            with.quantizer_params = &coarse;
+        }
+        return ask(inverted, query, k, &with);
     }
 
     // HNSW keeps dead rows in its queue of candidates but not among its results, so the queue must be as much longer.

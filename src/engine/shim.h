@@ -50,6 +50,13 @@ typedef struct {
     int64_t nprobe;
     int64_t ef_search;
     float k_factor;
+    // 0: chosen by nprobe.
+    int64_t quantizer_ef_search;
+    // 0: no limit.
+    int64_t max_codes;
+    // Of polysemous codes; 0: all are compared.
+    int32_t hamming_threshold;
+    int32_t query_bits;
     // Bitmap by position, least significant bit first, 1 = dead; rows beyond its end are alive.
     const uint8_t* dead;
     size_t dead_bytes;

@@ -12,11 +12,12 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target::{self, Target};
-use crate::am::plan_hint;
-use crate::guc;
+use crate::am::{plan_hint, search_options};
+use crate::engine::SearchParams;
 use crate::index::search::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::invalidation::{self, Change};
+use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector::Vector;
 
@@ -35,14 +36,23 @@ thread_local! {
 
 #[pg_extern]
 fn knn(
-    index: pg_sys::Oid,
-    query: Vector<'_>,
-    k: i32,
+    index: Option<pg_sys::Oid>,
+    query: Option<Vector<'_>>,
+    k: Option<i32>,
+    search: Option<&str>,
 ) -> TableIterator<'static, (name!(id, i64), name!(distance, f64))> {
-    TableIterator::new(nearest(index, &query, k).or_raise())
+    let (Some(index), Some(query), Some(k)) = (index, query, k) else {
+        return TableIterator::empty();
+    };
+    TableIterator::new(nearest(index, &query, k, search).or_raise())
 }
 
-fn nearest(relation: pg_sys::Oid, query: &Vector, k: i32) -> Result<Vec<(i64, f64)>, SqlError> {
+fn nearest(
+    relation: pg_sys::Oid,
+    query: &Vector,
+    k: i32,
+    search: Option<&str>,
+) -> Result<Vec<(i64, f64)>, SqlError> {
     if k < 1 {
         let message = format!("k must be at least 1, not {k}");
         return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
@@ -58,7 +68,11 @@ fn nearest(relation: pg_sys::Oid, query: &Vector, k: i32) -> Result<Vec<(i64, f6
     let wanted_rows = k as usize;
     let arguments = [crate::vector::into_datum(query.as_slice()), pg_sys::Datum::from(i64::from(k))];
     let mut rows = Vec::with_capacity(wanted_rows.min(1000));
-    let request = Request { wanted_rows: wanted_rows.max(FIRST_ROUND_ROWS), params: guc::search_params() };
+    let params = match search {
+        Some(text) => search_params(prepared.target.index, text)?,
+        None => SearchParams::default(),
+    };
+    let request = Request { wanted_rows: wanted_rows.max(FIRST_ROUND_ROWS), params };
     plan_hint::with(prepared.target.indexes.clone(), Some(request), || {
         prepared.plan.for_each_row(&arguments, |row| {
             if let (Some(id), Some(distance)) = (row.datum(1), row.datum(2)) {
@@ -69,6 +83,14 @@ fn nearest(relation: pg_sys::Oid, query: &Vector, k: i32) -> Result<Vec<(i64, f6
         });
     });
     Ok(rows)
+}
+
+/// What the caller asks for beside settings and the index's options.
+fn search_params(index: pg_sys::Oid, text: &str) -> Result<SearchParams, SqlError> {
+    match OpenRelation::open(index, pg_sys::AccessShareLock) {
+        Some(relation) => search_options::parse(relation.rel(), text),
+        None => Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped meanwhile")),
+    }
 }
 
 fn prepare(relation: pg_sys::Oid) -> Result<Rc<Prepared>, SqlError> {

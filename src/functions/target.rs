@@ -11,6 +11,8 @@ use crate::pg::search_path;
 pub struct Target {
     /// The index, and those of its partitions if it is partitioned.
     pub indexes: Vec<pg_sys::Oid>,
+    /// The index itself.
+    pub index: pg_sys::Oid,
     pub dims: i32,
     pub vector_type: pg_sys::Oid,
     pub table: String,
@@ -139,6 +141,7 @@ pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
             let row = client.select(DESCRIPTION, Some(1), &[oid_argument(index)])?.first();
             let text = |column: &str| row.get_by_name::<String, _>(column);
             Ok(Target {
+                index,
                 indexes: row.get_by_name::<Vec<pg_sys::Oid>, _>("indexes")?.unwrap_or_default(),
                 dims: row.get_by_name("dims")?.unwrap_or(-1),
                 vector_type: row.get_by_name("vector_type")?.unwrap_or(pg_sys::InvalidOid),

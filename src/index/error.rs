@@ -4,7 +4,7 @@ use pgrx::PgSqlErrorCode as Code;
 
 use super::format::FormatError;
 use crate::engine::EngineError;
-use crate::pg::error::SqlError;
+use crate::pg::error::{SqlError, capitalised};
 
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -156,9 +156,4 @@ fn from_engine(error: EngineError) -> SqlError {
         EngineError::Io(error) => IndexError::Cache(error).into(),
         EngineError::Failed { .. } => SqlError::new(Code::ERRCODE_INTERNAL_ERROR, message),
     }
-}
-
-fn capitalised(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }

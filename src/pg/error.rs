@@ -50,6 +50,12 @@ impl SqlError {
     }
 }
 
+/// A message as the beginning of a sentence.
+pub fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 /// Unwraps or raises.
 pub trait OrRaise<T> {
     fn or_raise(self) -> T;

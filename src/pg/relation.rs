@@ -43,6 +43,12 @@ impl Rel {
         self.class().relam == pg_sys::HEAP_TABLE_AM_OID
     }
 
+    /// Without pages of its own: its partitions have them.
+    pub fn is_partitioned(self) -> bool {
+        let kind = self.class().relkind as u8;
+        [pg_sys::RELKIND_PARTITIONED_INDEX, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind)
+    }
+
     /// Whoever owns it.
     pub fn owner(self) -> pg_sys::Oid {
         self.class().relowner

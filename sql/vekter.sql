@@ -343,7 +343,9 @@ CREATE FUNCTION vekter_create_index(
 ) RETURNS regclass
     AS 'MODULE_PATHNAME', 'vekter_create_index_wrapper' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-CREATE FUNCTION knn(index regclass, query vector, k integer DEFAULT 10, search text DEFAULT NULL)
+CREATE FUNCTION knn(
+    index regclass, query vector, k integer DEFAULT 10, search text DEFAULT NULL, filter text DEFAULT NULL
+)
     RETURNS TABLE (id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 

@@ -26,6 +26,13 @@ pub struct Target {
     pub id: Option<String>,
 }
 
+impl Target {
+    /// The table as a FROM item: an index of a plain table covers that table alone, not those that inherit from it.
+    pub fn from(&self) -> String {
+        format!("{}{}", if self.is_partitioned { "" } else { "ONLY " }, self.table)
+    }
+}
+
 const CANDIDATES: &str = r#"
 SELECT i.indexrelid, c.relname::text AS name, i.indisvalid AND i.indisready AS usable
   FROM pg_catalog.pg_index i

@@ -6,6 +6,7 @@
 
 pub mod buffer;
 pub mod catalogue;
+pub mod condition;
 pub mod error;
 pub mod exit;
 pub mod invalidation;

@@ -1,0 +1,146 @@
+//! Conditions that come as text and are to become part of a query.
+
+use std::ffi::{CStr, CString};
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
+
+use super::error::SqlError;
+
+/// What is known of a condition that may stand in a query.
+#[derive(Clone, Copy, Debug)]
+pub struct Condition {
+    /// Whether it may give another answer for the same row the next time.
+    pub is_volatile: bool,
+}
+
+/// Checks that `text` is one boolean expression over the columns of `from` (a FROM item), and nothing more, so that it
+/// can stand in parentheses in a query, with line breaks around it. Errors are PostgreSQL's, with `hint`.
+pub fn check(text: &str, from: &str, hint: String) -> Result<Condition, SqlError> {
+    let alone = c_string(format!("SELECT {text}"), &hint)?;
+    let enclosed = c_string(format!("SELECT FROM {from} WHERE (\n{text}\n)"), &hint)?;
+    // Nothing is undone where it fails, so the error goes on, with the hint.
+    PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: a valid C string, in a transaction; what is made is this memory context's.
+        let statements = unsafe { parse(&alone) };
+        if !is_one_expression(statements) {
+            let message = "filter is not one condition";
+            return Err(SqlError::new(Code::ERRCODE_SYNTAX_ERROR, message).hint(hint.clone()));
+        }
+        // SAFETY: as above; the text's own part of it is one expression, so this is one statement.
+        Ok(unsafe { analyse(&enclosed) })
+    }))
+    .catch_others(|error| Err(with_hint(error, &hint)))
+    .execute()
+}
+
+fn c_string(text: String, hint: &str) -> Result<CString, SqlError> {
+    CString::new(text).map_err(|_| {
+        SqlError::new(Code::ERRCODE_SYNTAX_ERROR, "filter holds a zero byte").hint(hint.to_string())
+    })
+}
+
+/// # Safety
+/// Called in a transaction.
+unsafe fn parse(query: &CStr) -> *mut pg_sys::List {
+    // SAFETY: a valid C string.
+    unsafe { pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT) }
+}
+
+/// Whether statements are one `SELECT expression`.
+fn is_one_expression(statements: *mut pg_sys::List) -> bool {
+    // SAFETY: the parser's list of RawStmt, whose statements are nodes.
+    unsafe {
+        let Some(statement) = only::<pg_sys::RawStmt>(statements) else {
+            return false;
+        };
+        let Some(select) = node::<pg_sys::SelectStmt>((*statement).stmt, pg_sys::NodeTag::T_SelectStmt)
+        else {
+            return false;
+        };
+        let select = &*select;
+        let lists = [
+            select.distinctClause,
+            select.fromClause,
+            select.groupClause,
+            select.windowClause,
+            select.valuesLists,
+            select.sortClause,
+            select.lockingClause,
+        ];
+        let clauses = [select.whereClause, select.havingClause, select.limitOffset, select.limitCount];
+        let Some(target) = only::<pg_sys::ResTarget>(select.targetList) else {
+            return false;
+        };
+        lists.iter().all(|list| list.is_null())
+            && clauses.iter().all(|clause| clause.is_null())
+            && select.intoClause.is_null()
+            && select.withClause.is_null()
+            && select.op == pg_sys::SetOperation::SETOP_NONE
+            && (*target).name.is_null()
+    }
+}
+
+/// # Safety
+/// `query` is one statement; called in a transaction with a snapshot.
+unsafe fn analyse(query: &CStr) -> Condition {
+    // SAFETY: the parser's list has one RawStmt, by the caller's promise; no parameters are declared.
+    unsafe {
+        let Some(statement) = only::<pg_sys::RawStmt>(parse(query)) else {
+            pgrx::error!("a filter changed the statement that it is part of");
+        };
+        let analysed = pg_sys::parse_analyze_fixedparams(
+            statement,
+            query.as_ptr(),
+            core::ptr::null(),
+            0,
+            core::ptr::null_mut(),
+        );
+        let condition = (*(*analysed).jointree).quals;
+        Condition { is_volatile: pg_sys::contain_volatile_functions(condition) }
+    }
+}
+
+/// # Safety
+/// `list` is null or a valid list of pointers to `T`.
+unsafe fn only<T>(list: *mut pg_sys::List) -> Option<*mut T> {
+    // SAFETY: the caller's promise.
+    unsafe { (!list.is_null() && (*list).length == 1).then(|| (*(*list).elements).ptr_value.cast()) }
+}
+
+/// # Safety
+/// `node` is null or a valid node; nodes with this tag are `T`.
+unsafe fn node<T>(node: *mut pg_sys::Node, tag: pg_sys::NodeTag) -> Option<*mut T> {
+    // SAFETY: the caller's promise.
+    unsafe { (!node.is_null() && (*node).type_ == tag).then(|| node.cast()) }
+}
+
+/// Errors that the text caused get the hint; others (a cancelled query, no memory) go on as they are.
+fn with_hint(error: CaughtError, hint: &str) -> SqlError {
+    let report = match &error {
+        CaughtError::PostgresError(report) => report,
+        _ => error.rethrow(),
+    };
+    let code = report.sql_error_code();
+    let classes = [
+        Code::ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION,
+        Code::ERRCODE_DATA_EXCEPTION,
+        Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+    ];
+    let is_denied = code == Code::ERRCODE_INSUFFICIENT_PRIVILEGE;
+    if is_denied || !classes.iter().any(|class| class_of(*class) == class_of(code)) {
+        error.rethrow();
+    }
+    let hint = report.hint().map_or(hint.to_string(), |own| format!("{own} {hint}"));
+    let same = SqlError::new(code, report.message()).hint(hint);
+    match report.detail() {
+        Some(detail) => same.detail(detail),
+        None => same,
+    }
+}
+
+/// PostgreSQL's `ERRCODE_TO_CATEGORY` (utils/elog.h).
+fn class_of(code: Code) -> i32 {
+    code as i32 & 0xFFF
+}

@@ -349,6 +349,26 @@ CREATE FUNCTION knn(
     RETURNS TABLE (id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 
+CREATE FUNCTION knn_like(
+    index regclass, row_id bigint, k integer DEFAULT 10, search text DEFAULT NULL, filter text DEFAULT NULL
+)
+    RETURNS TABLE (id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_like_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
+
+CREATE FUNCTION knn_within(
+    index regclass, query vector, radius double precision, max_rows integer DEFAULT NULL, search text DEFAULT NULL,
+    filter text DEFAULT NULL
+)
+    RETURNS TABLE (id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_within_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 100;
+
+CREATE FUNCTION knn_rows(
+    of anyelement, query vector, k integer DEFAULT 10, index regclass DEFAULT NULL, search text DEFAULT NULL,
+    filter text DEFAULT NULL
+)
+    RETURNS TABLE (item anyelement, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_rows_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
+
 CREATE FUNCTION vekter_index_stats(
     index regclass,
     OUT factory text, OUT metric text, OUT dimensions integer, OUT segments integer, OUT rows_indexed bigint,

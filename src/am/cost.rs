@@ -33,7 +33,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     unsafe {
         *startup = cost.startup;
         *total = cost.total;
-        *selectivity = 1.0;
+        *selectivity = cost.selectivity;
         *correlation = 0.0;
         *pages = cost.pages;
     }
@@ -43,6 +43,8 @@ struct Cost {
     startup: f64,
     total: f64,
     pages: f64,
+    /// Share of the table's rows that the scan returns, if nobody stops it.
+    selectivity: f64,
 }
 
 impl Cost {
@@ -50,7 +52,7 @@ impl Cost {
     /// `path` is a valid path.
     #[cfg(not(feature = "pg18"))]
     unsafe fn never(_path: *mut pg_sys::IndexPath) -> Self {
-        Cost { startup: f64::INFINITY, total: f64::INFINITY, pages: 0.0 }
+        Cost { startup: f64::INFINITY, total: f64::INFINITY, pages: 0.0, selectivity: 1.0 }
     }
 
     /// # Safety
@@ -59,7 +61,7 @@ impl Cost {
     unsafe fn never(path: *mut pg_sys::IndexPath) -> Self {
         // SAFETY: the caller's promise. Since 18 a disabled path loses to any other by this count, not by its cost.
         unsafe { (*path).path.disabled_nodes = 2 };
-        Cost { startup: f64::INFINITY, total: f64::INFINITY, pages: 0.0 }
+        Cost { startup: f64::INFINITY, total: f64::INFINITY, pages: 0.0, selectivity: 1.0 }
     }
 
     /// # Safety
@@ -69,7 +71,9 @@ impl Cost {
         let (info, operator_cost, tuple_cost) =
             unsafe { (&*info, pg_sys::cpu_operator_cost, pg_sys::cpu_index_tuple_cost) };
         if plan_hint::is_meant(info.indexoid) {
-            return Cost { startup: 0.0, total: 0.0, pages: 0.0 };
+            // The less it returns, the less PostgreSQL charges for rows that it would fetch and filter.
+            let selectivity = if plan_hint::is_only_way(info.indexoid) { 0.0 } else { 1.0 };
+            return Cost { startup: 0.0, total: 0.0, pages: 0.0, selectivity };
         }
         let mut random_page_cost = 0.0;
         // SAFETY: writes one cost; the other is not asked for.
@@ -92,7 +96,7 @@ impl Cost {
         let startup = visited_rows * operator_cost + pages * random_page_cost * WARM_PAGE_PART;
         // Each doubling of the result costs a search of twice the size: constant per row.
         let per_row = tuple_cost + operator_cost * visited_rows / search::FIRST_ROUND_ROWS as f64;
-        Cost { startup, total: startup + rows * per_row, pages }
+        Cost { startup, total: startup + rows * per_row, pages, selectivity: 1.0 }
     }
 }
 

@@ -5,14 +5,16 @@
 
 use std::cell::RefCell;
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{Datum, Oid};
 
 use crate::index::search::Request;
 
 struct Hint {
     indexes: Vec<Oid>,
-    /// None while the query is only planned.
-    request: Option<Request>,
+    /// The query vector, as the value that is passed to the query: it tells its scan from those of other queries over
+    /// the same index, which run inside it where a filter calls a function.
+    query: usize,
+    request: Request,
 }
 
 thread_local! {
@@ -20,7 +22,7 @@ thread_local! {
 }
 
 /// Runs `query` under a hint. Queries inside it may set hints of their own.
-pub fn with<R>(indexes: Vec<Oid>, request: Option<Request>, query: impl FnOnce() -> R) -> R {
+pub fn with<R>(indexes: Vec<Oid>, vector: Datum, request: Request, query: impl FnOnce() -> R) -> R {
     /// Takes the hint back, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
@@ -28,19 +30,34 @@ pub fn with<R>(indexes: Vec<Oid>, request: Option<Request>, query: impl FnOnce()
             HINTS.with_borrow_mut(|hints| drop(hints.pop()));
         }
     }
-    HINTS.with_borrow_mut(|hints| hints.push(Hint { indexes, request }));
+    HINTS.with_borrow_mut(|hints| hints.push(Hint { indexes, query: vector.value(), request }));
     let _restore = Restore;
     query()
 }
 
 /// Whether `index` is the one that is meant.
 pub fn is_meant(index: Oid) -> bool {
-    HINTS.with_borrow(|hints| hints.last().is_some_and(|hint| hint.indexes.contains(&index)))
+    meant(index, |_| ()).is_some()
 }
 
-/// What is asked of `index`, if it is the one that is meant.
-pub fn request(index: Oid) -> Option<Request> {
-    HINTS.with_borrow(|hints| {
-        hints.last().filter(|hint| hint.indexes.contains(&index)).and_then(|hint| hint.request.clone())
+/// Whether `index` is the one that is meant, and is asked for certain rows only: it then need not be weighed against
+/// other ways to them.
+pub fn is_only_way(index: Oid) -> bool {
+    meant(index, |hint| hint.request.candidates.is_some() || hint.request.radius.is_some()).unwrap_or(false)
+}
+
+/// What is asked of `index` by a scan for the neighbours of `vector`, if it is the one that is meant.
+pub fn request(index: Oid, vector: Datum) -> Option<Request> {
+    meant(index, |hint| {
+        let mut request = hint.request.clone();
+        if hint.query != vector.value() {
+            // All rows are to be found by a scan of another query.
+            (request.candidates, request.radius) = (None, None);
+        }
+        request
     })
+}
+
+fn meant<R>(index: Oid, read: impl FnOnce(&Hint) -> R) -> Option<R> {
+    HINTS.with_borrow(|hints| hints.last().filter(|hint| hint.indexes.contains(&index)).map(read))
 }

@@ -4,9 +4,9 @@ use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
 use super::table::TableRows;
 use super::{item_pointer, options, plan_hint, search_options};
-use crate::engine::{Metric, SearchParams};
+use crate::engine::Metric;
 use crate::index::format::Tid;
-use crate::index::search::{Cursor, FIRST_ROUND_ROWS, Request, Rerank};
+use crate::index::search::{Cursor, Rerank};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
 use crate::vector::{Vector, distance};
@@ -121,8 +121,7 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
         // SAFETY: the operator's right argument is a vector.
         Some(unsafe { Vector::from_datum(key.sk_argument) }.as_slice().to_vec())
     };
-    let mut request = plan_hint::request(index.oid())
-        .unwrap_or_else(|| Request { wanted_rows: FIRST_ROUND_ROWS, params: SearchParams::default() });
+    let mut request = plan_hint::request(index.oid(), key.sk_argument).unwrap_or_default();
     request.params = search_options::effective(index, request.params);
     index.count_scan();
     state.cursor = Some(Cursor::open(index, state.query.as_deref(), &request)?);

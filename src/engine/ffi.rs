@@ -106,6 +106,14 @@ unsafe extern "C" {
         positions: *const i64,
         values: *mut f32,
     ) -> c_int;
+    pub fn vekter_index_distances_at(
+        index: *const Index,
+        query: *const f32,
+        count: usize,
+        positions: *const i64,
+        distances: *mut f32,
+        can: *mut i32,
+    ) -> c_int;
     pub fn vekter_index_imbalance(index: *const Index, factor: *mut f64) -> c_int;
     pub fn vekter_squared_distances(
         out: *mut f32,

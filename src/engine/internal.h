@@ -47,6 +47,8 @@ bool can_decode(const Index& index);
 // Both need can_decode.
 size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t* positions, float* values);
 void rows_at(const Index& index, size_t count, const idx_t* positions, float* values);
+// False where the rows are not held by position, as floats.
+bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances);
 // 0 where there are no inverted lists, or no rows in them.
 double imbalance(const Index& index);
 

@@ -295,6 +295,16 @@ int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t*
     return guarded([&] { vekter::rows_at(*unwrap(index), count, positions, values); });
 }
 
+int vekter_index_distances_at(
+        const vekter_index* index,
+        const float* query,
+        size_t count,
+        const int64_t* positions,
+        float* distances,
+        int32_t* can) {
+    return guarded([&] { *can = vekter::distances_at(*unwrap(index), query, count, positions, distances); });
+}
+
 int vekter_index_imbalance(const vekter_index* index, double* factor) {
     return guarded([&] { *factor = vekter::imbalance(*unwrap(index)); });
 }

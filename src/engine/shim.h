@@ -123,6 +123,15 @@ int vekter_index_next_rows(
         size_t* found);
 // The rows at positions, which exist.
 int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t* positions, float* values);
+// Distances, in FAISS's terms, of a query to the rows at positions, which exist; *can = 0 and none where the index does
+// not hold its rows by position, as floats.
+int vekter_index_distances_at(
+        const vekter_index* index,
+        const float* query,
+        size_t count,
+        const int64_t* positions,
+        float* distances,
+        int32_t* can);
 // FAISS's imbalance factor of the inverted lists; 0 where there are none, or no rows in them.
 int vekter_index_imbalance(const vekter_index* index, double* factor);
 

@@ -15,6 +15,7 @@ pub struct Target {
     pub index: pg_sys::Oid,
     pub dims: i32,
     pub vector_type: pg_sys::Oid,
+    pub table_oid: pg_sys::Oid,
     pub table: String,
     pub is_partitioned: bool,
     /// The indexed column or expression.
@@ -44,6 +45,7 @@ SELECT i.indexrelid, c.relname::text AS name, i.indisvalid AND i.indisready AS u
 
 const DESCRIPTION: &str = r#"
 SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
+       t.oid AS table_oid,
        t.relkind = 'p' AS is_partitioned,
        pg_catalog.pg_get_indexdef(i.indexrelid, 1, false) AS vector,
        pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate,
@@ -152,6 +154,7 @@ pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
                 indexes: row.get_by_name::<Vec<pg_sys::Oid>, _>("indexes")?.unwrap_or_default(),
                 dims: row.get_by_name("dims")?.unwrap_or(-1),
                 vector_type: row.get_by_name("vector_type")?.unwrap_or(pg_sys::InvalidOid),
+                table_oid: row.get_by_name("table_oid")?.unwrap_or(pg_sys::InvalidOid),
                 table: text("table")?.unwrap_or_default(),
                 is_partitioned: row.get_by_name("is_partitioned")?.unwrap_or(false),
                 vector: text("vector")?.unwrap_or_default(),

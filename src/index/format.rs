@@ -427,6 +427,7 @@ pub fn overflow_next(body: &[u8]) -> u32 {
 
 /// A heap TID as one number: block << 16 | offset. Ordered as PostgreSQL orders them.
 pub type Tid = u64;
+pub const TID_OFFSET_BITS: u32 = 16;
 /// A TID in pages and segments: block (4), offset (2).
 pub const TID_BYTES: usize = 6;
 

@@ -14,8 +14,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
+use super::candidates::{Among, Candidates};
 use super::error::IndexError;
 use super::format::Tid;
 use super::opened::OpenedSegment;
@@ -31,6 +33,8 @@ const LARGEST_ROUND_PART: u64 = 8;
 /// Candidates per wanted row that are ranked by exact distance from the table where codes are lossy, unless
 /// vekter.k_factor says so. Less than where FAISS refines by itself, as each of them is a row to fetch.
 const DEFAULT_K_FACTOR: f32 = 4.0;
+/// Candidates that are ranked between two looks at the interrupt flag.
+const RANKED_AT_ONCE_ROWS: usize = 1 << 14;
 /// Positions that one round of a search without order takes.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
 
@@ -40,6 +44,22 @@ pub struct Request {
     /// How many rows will probably be wanted: what the first round asks each segment for.
     pub wanted_rows: usize,
     pub params: SearchParams,
+    /// What rows are to be found among; None: among all. Others may be found with them.
+    pub candidates: Option<Rc<Candidates>>,
+    /// Distance beyond which no row is wanted; those that are nearly as near may still come.
+    pub radius: Option<f32>,
+}
+
+impl Default for Request {
+    /// What nobody said anything about.
+    fn default() -> Self {
+        Request {
+            wanted_rows: FIRST_ROUND_ROWS,
+            params: SearchParams::default(),
+            candidates: None,
+            radius: None,
+        }
+    }
 }
 
 /// Exact distances from the table.
@@ -69,6 +89,8 @@ impl Ord for Distance {
 /// How far the search of one segment has come.
 struct SegmentScan {
     opened: Arc<OpenedSegment>,
+    /// The rows that may be found; None: all that live.
+    among: Option<Among>,
     params: SearchParams,
     /// Rows that the next round asks for.
     round_rows: usize,
@@ -79,6 +101,41 @@ struct SegmentScan {
     next_position: u64,
 }
 
+impl SegmentScan {
+    fn open(opened: Arc<OpenedSegment>, request: &Request) -> Result<Self, IndexError> {
+        let among = request.candidates.as_ref().map(|candidates| candidates.among(&opened)).transpose()?;
+        let exhausted = among.as_ref().is_some_and(|among| among.positions.is_empty());
+        let mut params = request.params;
+        if among.is_some() {
+            // The nearest of a few rows can be anywhere. To look at each of them costs less than to look for the list.
+            params.nprobe = Some(opened.segment.index.lists().max(1));
+            params.max_codes = None;
+        }
+        Ok(SegmentScan {
+            opened,
+            among,
+            params,
+            round_rows: request.wanted_rows.max(1),
+            frontier: Distance(f32::NEG_INFINITY),
+            exhausted,
+            next_position: 0,
+        })
+    }
+
+    /// Rows that can be found.
+    fn rows(&self) -> u64 {
+        self.among.as_ref().map_or(self.opened.live_rows(), |among| among.positions.len() as u64)
+    }
+
+    /// Bitmap by position of the rows that must not be found.
+    fn excluded(&mut self) -> Result<Option<&[u8]>, IndexError> {
+        match &mut self.among {
+            Some(among) => among.others(self.opened.segment.rows()).map(Some),
+            None => Ok(self.opened.dead.as_deref()),
+        }
+    }
+}
+
 pub struct Cursor {
     /// In the form that is indexed; None: every row, in no order.
     query: Option<Vec<f32>>,
@@ -86,6 +143,8 @@ pub struct Cursor {
     pending: BinaryHeap<Reverse<(Distance, Tid)>>,
     /// Everything that was ever pending.
     seen: HashSet<Tid>,
+    /// Where the cursor ends.
+    end: Distance,
 }
 
 impl Cursor {
@@ -100,22 +159,16 @@ impl Cursor {
             Ok((snapshot, query, delta))
         })?;
         failpoint::reach("search.delta_read");
-        let scans = snapshot
-            .segments
-            .into_iter()
-            .map(|opened| SegmentScan {
-                opened,
-                params: request.params,
-                round_rows: request.wanted_rows.max(1),
-                frontier: Distance(f32::NEG_INFINITY),
-                exhausted: false,
-                next_position: 0,
-            })
-            .collect();
+        let scans = snapshot.segments.into_iter().map(|opened| SegmentScan::open(opened, request));
+        let scans = scans.collect::<Result<Vec<_>, IndexError>>()?;
         let (pending, seen) = Default::default();
-        let mut cursor = Cursor { query, scans, pending, seen };
+        let end = request.radius.map_or(f32::INFINITY, |radius| rounded_up(radius, query.as_deref()));
+        let mut cursor = Cursor { query, scans, pending, seen, end: Distance(end) };
+        let mut lookup = request.candidates.as_ref().map(|candidates| candidates.lookup());
         for (distance, tid) in delta {
-            cursor.add(distance, tid)?;
+            if lookup.as_mut().is_none_or(|lookup| lookup.contains(tid)) {
+                cursor.add(distance, tid)?;
+            }
         }
         Ok(cursor)
     }
@@ -127,6 +180,9 @@ impl Cursor {
             let nearest = self.pending.peek().map(|Reverse((distance, _))| *distance);
             match (nearest, bound) {
                 (None, None) => return Ok(None),
+                (nearest, bound) if self.is_behind_end(nearest) && self.is_behind_end(bound) => {
+                    return Ok(None);
+                }
                 (Some(nearest), bound) if bound.is_none_or(|bound| nearest <= bound) => {
                     return Ok(self.pending.pop().map(|Reverse((_, tid))| tid));
                 }
@@ -134,6 +190,10 @@ impl Cursor {
                 (Some(_), None) => unreachable!("without a bound every candidate may leave"),
             }
         }
+    }
+
+    fn is_behind_end(&self, distance: Option<Distance>) -> bool {
+        distance.is_none_or(|distance| distance > self.end && self.end.0.is_finite())
     }
 
     fn add(&mut self, distance: Distance, tid: Tid) -> Result<(), IndexError> {
@@ -184,9 +244,19 @@ impl Cursor {
     }
 
     fn search_round(&mut self, at: usize, query: &[f32], rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        if self.scans[at].among.is_some() {
+            if self.rank_among(at, query)? {
+                return Ok(());
+            }
+            let index = &self.scans[at].opened.segment.index;
+            if !index.is_exhaustive() && index.lists() == 0 {
+                // A graph has no short way to a few of its rows.
+                return self.rank_all(at, rerank);
+            }
+        }
         let scan = &mut self.scans[at];
         let opened = scan.opened.clone();
-        let (index, live_rows) = (&opened.segment.index, opened.live_rows());
+        let (index, live_rows) = (&opened.segment.index, scan.rows());
         let exact = index.ranks_exactly();
         let k_factor = if exact { 1.0 } else { scan.params.k_factor.unwrap_or(DEFAULT_K_FACTOR) };
         let wanted = scan.round_rows;
@@ -195,7 +265,8 @@ impl Cursor {
         if !index.is_exhaustive() && candidates as u64 > live_rows / LARGEST_ROUND_PART {
             return self.rank_all(at, rerank);
         }
-        let hits = match index.search(query, candidates.max(1), &scan.params, opened.dead.as_deref()) {
+        let params = scan.params;
+        let hits = match index.search(query, candidates.max(1), &params, scan.excluded()?) {
             // A query so long that FAISS's sums would overflow.
             Err(EngineError::BadParameter { .. }) => return self.rank_all(at, rerank),
             Err(EngineError::Interrupted) => {
@@ -242,18 +313,57 @@ impl Cursor {
     /// Ranks every row of the segment that was not found yet by its exact distance.
     fn rank_all(&mut self, at: usize, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
         let opened = self.scans[at].opened.clone();
-        for position in (0..opened.segment.rows()).filter(|&position| !opened.is_dead(position)) {
+        self.scans[at].exhausted = true;
+        let mut rank = |cursor: &mut Self, position| {
             pgrx::check_for_interrupts!();
             let tid = opened.segment.tid(position);
-            if !self.seen.contains(&tid)
+            if !cursor.seen.contains(&tid)
                 && let Some(distance) = rerank.distance(tid)
             {
-                self.add(Distance(distance), tid)?;
+                cursor.add(Distance(distance), tid)?;
             }
+            Ok(())
+        };
+        match self.scans[at].among.take() {
+            Some(among) => among.positions.iter().try_for_each(|&position| rank(self, position)),
+            None => opened.live_positions().try_for_each(|position| rank(self, position)),
         }
-        self.scans[at].exhausted = true;
-        Ok(())
     }
+
+    /// Ranks every candidate in the segment by its exact distance, if the segment holds its rows by position.
+    fn rank_among(&mut self, at: usize, query: &[f32]) -> Result<bool, IndexError> {
+        let scan = &mut self.scans[at];
+        let opened = scan.opened.clone();
+        let Some(among) = &scan.among else {
+            return Ok(false);
+        };
+        let mut found: Vec<Reverse<(Distance, Tid)>> = Vec::new();
+        found.try_reserve_exact(among.positions.len())?;
+        for positions in among.positions.chunks(RANKED_AT_ONCE_ROWS) {
+            pgrx::check_for_interrupts!();
+            let Some(distances) = opened.segment.index.distances_at(query, positions)? else {
+                return Ok(false);
+            };
+            let tids = positions.iter().map(|&position| opened.segment.tid(position));
+            found.extend(distances.into_iter().map(Distance).zip(tids).map(Reverse));
+        }
+        scan.exhausted = true;
+        scan.among = None;
+        if !self.seen.is_empty() {
+            found.retain(|Reverse((_, tid))| !self.seen.contains(tid));
+        }
+        self.pending.try_reserve(found.len())?;
+        // A live row is in one segment once, so that nobody needs to remember these.
+        self.pending.append(&mut BinaryHeap::from(found));
+        Ok(true)
+    }
+}
+
+/// A radius that rows within it do not exceed, however FAISS's sums and the operator's are rounded. The errors grow with
+/// the products that are summed up: those of the query with itself are as good a measure as there is before the search.
+fn rounded_up(radius: f32, query: Option<&[f32]>) -> f32 {
+    let square: f32 = query.unwrap_or_default().iter().map(|value| value * value).sum();
+    radius + 1e-4 * (radius.abs() + square.max(square.sqrt()))
 }
 
 /// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::blob::{self, Logging};
@@ -77,6 +77,7 @@ pub struct Segment {
     mapping: Arc<Mapping>,
     head: SegmentHead,
     pub index: OpenIndex,
+    tids_ascend: OnceLock<bool>,
 }
 
 impl Segment {
@@ -88,7 +89,7 @@ impl Segment {
         {
             return Err(damaged(expected, "FAISS's part is not what its header says"));
         }
-        Ok(Segment { mapping, head, index })
+        Ok(Segment { mapping, head, index, tids_ascend: OnceLock::new() })
     }
 
     pub fn rows(&self) -> u64 {
@@ -103,6 +104,44 @@ impl Segment {
     /// FAISS's imbalance factor of the inverted lists in percent; 0 where there are none.
     pub fn imbalance_percent(&self) -> u32 {
         self.index.imbalance().map_or(0, |factor| (factor * 100.0) as u32)
+    }
+
+    /// The heap TIDs by position.
+    pub fn tids(&self) -> impl Iterator<Item = Tid> + '_ {
+        let at = self.head.tids_at as usize;
+        let bytes = &self.mapping.bytes()[at..at + self.head.rows as usize * TID_BYTES];
+        bytes.chunks_exact(TID_BYTES).map(tid_from_bytes)
+    }
+
+    /// Whether they ascend, as they do in a segment that was built from the table. Found out once.
+    pub fn tids_ascend(&self) -> bool {
+        *self.tids_ascend.get_or_init(|| self.tids().is_sorted())
+    }
+
+    /// The first position from `start` on whose TID is `tid` or greater; `rows` if there is none. The TIDs ascend.
+    pub fn first_from(&self, start: u64, tid: Tid) -> u64 {
+        let is_before = |position| self.tid_at(position).is_some_and(|other| other < tid);
+        // Steps that double, from where it probably is; then halves.
+        let (mut low, mut step) = (start, 1);
+        while is_before(low + step - 1) {
+            low += step;
+            step *= 2;
+        }
+        let mut high = (low + step - 1).min(self.rows());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if is_before(middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The heap TID of a position; None behind the end.
+    pub fn tid_at(&self, position: u64) -> Option<Tid> {
+        (position < self.rows()).then(|| self.tid(position))
     }
 
     /// The heap TID of a position, which is less than `rows`.

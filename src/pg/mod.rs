@@ -4,6 +4,7 @@
 //! `InterruptHoldoffCount` by then, so a late `LWLockRelease` would underflow it; the transaction's abort releases
 //! buffers and locks instead. Hence the rule: nobody catches a panic and goes on.
 
+pub mod bitmap;
 pub mod buffer;
 pub mod catalogue;
 pub mod condition;

@@ -54,6 +54,11 @@ impl Rel {
         self.class().relowner
     }
 
+    /// Rows as of the last VACUUM or ANALYZE; -1 where there was none.
+    pub fn known_rows(self) -> f32 {
+        self.class().reltuples
+    }
+
     /// In memory of this session alone.
     pub fn is_temporary(self) -> bool {
         self.class().relpersistence == pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char

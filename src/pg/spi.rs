@@ -21,16 +21,33 @@ impl Row {
         let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null) };
         (!is_null).then_some(datum)
     }
+
+    /// A column's value of a type that is passed by reference and has a header, in memory that outlives the query's:
+    /// that which was current when it began.
+    pub fn kept_datum(&self, column: i32) -> Option<pg_sys::Datum> {
+        // SAFETY: the column is of such a type, and the SPI connection is open while the callback runs.
+        self.datum(column).map(|datum| unsafe { pg_sys::SPI_datumTransfer(datum, false, -1) })
+    }
 }
 
 impl Plan {
     pub fn prepare(query: &str, argument_types: &[pg_sys::Oid]) -> Self {
+        Self::prepare_with(query, argument_types, 0)
+    }
+
+    /// As `prepare`, planned once for all values of its arguments, which reach the scans as they were passed.
+    pub fn prepare_generic(query: &str, argument_types: &[pg_sys::Oid]) -> Self {
+        Self::prepare_with(query, argument_types, pg_sys::CURSOR_OPT_GENERIC_PLAN as i32)
+    }
+
+    fn prepare_with(query: &str, argument_types: &[pg_sys::Oid], options: i32) -> Self {
         let mut types = argument_types.to_vec();
         let query = CString::new(query).unwrap_or_default();
         // SAFETY: strings and arrays outlive the calls; the saved plan outlives the SPI connection.
         unsafe {
             connect();
-            let plan = pg_sys::SPI_prepare(query.as_ptr(), types.len() as i32, types.as_mut_ptr());
+            let plan =
+                pg_sys::SPI_prepare_cursor(query.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
             if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
                 pgrx::error!("could not prepare a query over the table");
             }
@@ -39,14 +56,18 @@ impl Plan {
         }
     }
 
-    /// Runs the plan read-only, under the snapshot of the calling query.
-    pub fn for_each_row(&self, arguments: &[pg_sys::Datum], mut visit: impl FnMut(&Row)) {
-        let mut arguments = arguments.to_vec();
-        // SAFETY: the plan is alive, with as many parameters as arguments, none of them NULL; the result table stays
-        // until SPI_finish.
+    pub fn as_ptr(&self) -> pg_sys::SPIPlanPtr {
+        self.0
+    }
+
+    /// Runs the plan read-only, under the snapshot of the calling query. None is NULL.
+    pub fn for_each_row(&self, arguments: &[Option<pg_sys::Datum>], mut visit: impl FnMut(&Row)) {
+        let mut values: Vec<_> = arguments.iter().map(|value| value.unwrap_or(0.into())).collect();
+        let nulls: Vec<_> = arguments.iter().map(|value| if value.is_some() { b' ' } else { b'n' }).collect();
+        // SAFETY: the plan is alive, with as many parameters as arguments; the result table stays until SPI_finish.
         unsafe {
             connect();
-            let code = pg_sys::SPI_execute_plan(self.0, arguments.as_mut_ptr(), core::ptr::null(), true, 0);
+            let code = pg_sys::SPI_execute_plan(self.0, values.as_mut_ptr(), nulls.as_ptr().cast(), true, 0);
             if code != pg_sys::SPI_OK_SELECT as i32 {
                 pgrx::error!("could not run a query over the table");
             }
@@ -61,7 +82,7 @@ impl Plan {
 
 /// # Safety
 /// The caller ends the connection with SPI_finish; an error ends it by itself.
-unsafe fn connect() {
+pub unsafe fn connect() {
     // SAFETY: called inside a transaction.
     if unsafe { pg_sys::SPI_connect() } != pg_sys::SPI_OK_CONNECT as i32 {
         pgrx::error!("could not connect to SPI");

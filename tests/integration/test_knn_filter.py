@@ -120,6 +120,27 @@ def test_a_volatile_condition_is_asked_once_a_row(items):
     assert items.execute("SELECT last_value FROM asked").fetchone()[0] <= ROWS
 
 
+def test_a_search_inside_the_filter_is_not_confined_to_what_passes(items):
+    """The function looks for neighbours through the index that the query around it is searching among a few rows."""
+    text = to_text(QUERIES[1])
+    order = f"ORDER BY embedding <-> '{text}' LIMIT 3"
+    items.execute(f"CREATE FUNCTION inner_search(bigint) RETURNS bigint[] STABLE LANGUAGE sql AS "
+                  f"$$ SELECT array(SELECT id FROM items {order}) $$ SET enable_seqscan = off SET enable_sort = off")
+    expected = [id for id, _ in exact(items, "true", QUERIES[1])[:3]]
+    for condition in ("kind = 'k3' AND inner_search(id) = ARRAY{}::bigint[]", "kind = 'k0' AND inner_search(id) = ARRAY{}::bigint[]"):
+        condition = condition.format(expected)
+        assert_nearest(knn(items, condition), exact(items, condition.split(" AND ")[0]), 10)
+
+
+def test_a_new_table_that_was_never_analysed_is_filtered(db):
+    db.execute("CREATE TABLE fresh (id bigint PRIMARY KEY, kind integer, embedding vector(2))")
+    db.execute("CREATE INDEX ON fresh (kind)")
+    db.execute("CREATE INDEX ON fresh USING faiss (embedding)")
+    db.execute("INSERT INTO fresh SELECT i, i % 50, ARRAY[i, 0]::vector FROM generate_series(1, 2000) i")
+    got = db.execute("SELECT id FROM knn('fresh', '[1000.2, 0]', 3, filter => 'kind = 7')").fetchall()
+    assert got == [(1007,), (957,), (1057,)]
+
+
 def test_partial_index_and_filter_both_hold(items):
     items.execute("DROP INDEX built")
     items.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat') WHERE price < 500")

@@ -5,9 +5,18 @@
 //! of that expression between parentheses, analysis finds that it is a boolean over the table's columns, with neither
 //! parameters nor aggregates.
 
-use super::super::target::Target;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use crate::functions::target::Target;
+use crate::index::candidates::Candidates;
+use crate::index::error::IndexError;
+use crate::index::search::Request;
+use crate::pg::bitmap::{self, Estimate};
 use crate::pg::condition::{self, Condition};
 use crate::pg::error::SqlError;
+use crate::pg::spi;
 
 /// Checks the text and says what it is. Names in it are looked up as the caller would.
 pub fn check(filter: &str, target: &Target) -> Result<Condition, SqlError> {
@@ -21,4 +30,58 @@ pub fn check(filter: &str, target: &Target) -> Result<Condition, SqlError> {
 /// The checked text as part of a query: a comment at its end stays inside.
 pub fn enclosed(filter: &str) -> String {
     format!("(\n{filter}\n)")
+}
+
+/// Candidates that are found and ranked in the time that a search in order of distance takes for each row it comes by,
+/// fetches and filters. Measured on 115,659 embeddings of 384 dimensions with `HNSW32`: about 1 us and 20 us. As the
+/// nearest rows seldom pass as often as any others do, that search is reckoned to come by ten times as many.
+const RANKED_PER_FETCHED_ROW: f64 = 200.0;
+/// Rows that count as wanted where no number is given.
+const ROWS_WITHOUT_LIMIT: usize = 1000;
+/// What a first round asks for on the planner's word, at most.
+const MAX_FIRST_ROUND_ROWS: usize = 1000;
+
+/// How the rows that pass a filter are found before the search.
+pub struct Narrowing {
+    table: pg_sys::Oid,
+    /// The rows that pass, for the planner to say which indexes tell of them.
+    passing: spi::Plan,
+    /// The search, planned for when candidates are known.
+    search: spi::Plan,
+}
+
+impl Narrowing {
+    pub fn new(target: &Target, filter: &str, search: spi::Plan) -> Self {
+        let conditions = target.predicate.as_deref().into_iter().chain([filter]).map(enclosed);
+        let conditions: Vec<String> = conditions.collect();
+        // No column: ctid would take a privilege on the whole table.
+        let query = format!("SELECT FROM {} WHERE {}", target.from(), conditions.join(" AND "));
+        Narrowing { table: target.table_oid, passing: spi::Plan::prepare(&query, &[]), search }
+    }
+
+    /// Confines the request to the rows that pass, where that is worth it: then the plan to search with. Otherwise the
+    /// request is for as many rows as will probably be looked at.
+    pub fn apply(&self, request: &mut Request, limit: Option<usize>) -> Result<Option<&spi::Plan>, SqlError> {
+        let limit = limit.unwrap_or(ROWS_WITHOUT_LIMIT) as f64;
+        let (mut candidates, mut is_narrowed) = (Candidates::default(), false);
+        let mut outcome: Result<(), IndexError> = Ok(());
+        let wants = |estimate: &Estimate| {
+            let looked_at = limit / estimate.part();
+            is_narrowed = estimate.bitmap_rows.is_some_and(|rows| rows <= looked_at * RANKED_PER_FETCHED_ROW);
+            is_narrowed
+        };
+        let estimate = bitmap::for_each_page(&self.passing, self.table, wants, &mut |block, offsets| {
+            if outcome.is_ok() {
+                outcome = candidates.add_page(block, offsets);
+            }
+        });
+        outcome?;
+        if !is_narrowed {
+            let looked_at = (limit / estimate.part()) as usize;
+            request.wanted_rows = request.wanted_rows.max(looked_at.min(MAX_FIRST_ROUND_ROWS));
+            return Ok(None);
+        }
+        request.candidates = Some(Rc::new(candidates));
+        Ok(Some(&self.search))
+    }
 }

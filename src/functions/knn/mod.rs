@@ -1,18 +1,24 @@
-//! `knn()`: the nearest rows as ids and distances.
+//! The knn family: the nearest rows of a query, of a stored row, within a radius; as ids or as whole rows.
 //!
-//! It runs an ordinary query over the table, with a hint that makes the planner take the named index (`am::plan_hint`):
-//! privileges, row-level security and visibility are PostgreSQL's own, and the distance is the operator's.
+//! Each runs an ordinary query over the table, with a hint that makes the planner take the named index
+//! (`am::plan_hint`): privileges, row-level security and visibility are PostgreSQL's own, and the distance is the
+//! operator's.
 
 mod filter;
+mod like;
 mod query;
+mod rows;
 
 use pgrx::PgSqlErrorCode as Code;
+use pgrx::datum::AnyElement;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::pg::error::{OrRaise, SqlError};
 use crate::vector::Vector;
-use query::Question;
+use query::{Asked, Output, Question};
+
+type Found = TableIterator<'static, (name!(id, i64), name!(distance, f64))>;
 
 /// No rows where one of the first three is NULL, as of a STRICT function.
 #[pg_extern]
@@ -22,23 +28,96 @@ fn knn(
     k: Option<i32>,
     search: Option<&str>,
     filter: Option<&str>,
-) -> TableIterator<'static, (name!(id, i64), name!(distance, f64))> {
+) -> Found {
     let (Some(index), Some(query), Some(k)) = (index, query, k) else {
         return TableIterator::empty();
     };
-    TableIterator::new(nearest(index, &query, k, search, filter).or_raise())
+    let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Id) };
+    let limit = Some(check_limit("k", k).or_raise());
+    TableIterator::new(query::ids(&question, &Asked { limit, search, ..Asked::of(&query) }).or_raise())
 }
 
-fn nearest(
-    relation: pg_sys::Oid,
-    query: &Vector,
-    k: i32,
+/// The rows whose distance is `radius` at most.
+#[pg_extern]
+fn knn_within(
+    index: Option<pg_sys::Oid>,
+    query: Option<Vector<'_>>,
+    radius: Option<f64>,
+    max_rows: Option<i32>,
     search: Option<&str>,
     filter: Option<&str>,
-) -> Result<Vec<(i64, f64)>, SqlError> {
-    if k < 1 {
-        let message = format!("k must be at least 1, not {k}");
-        return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
+) -> Found {
+    let (Some(index), Some(query), Some(radius)) = (index, query, radius) else {
+        return TableIterator::empty();
+    };
+    let within = query::Bound::Radius;
+    let question = Question {
+        filter: filter.map(Into::into),
+        bound: Some(within),
+        ..Question::about(index, Output::Id)
+    };
+    if radius.is_nan() {
+        let message = "radius must be a number";
+        SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message).raise();
     }
-    query::nearest(&Question { relation, filter: filter.map(Into::into) }, query, k as usize, search)
+    let limit = max_rows.map(|rows| check_limit("max_rows", rows)).transpose().or_raise();
+    let asked = Asked { limit, search, radius: Some(radius), ..Asked::of(&query) };
+    TableIterator::new(query::ids(&question, &asked).or_raise())
+}
+
+/// The neighbours of a stored row, without itself.
+#[pg_extern]
+fn knn_like(
+    index: Option<pg_sys::Oid>,
+    id: Option<i64>,
+    k: Option<i32>,
+    search: Option<&str>,
+    filter: Option<&str>,
+) -> Found {
+    let (Some(index), Some(id), Some(k)) = (index, id, k) else {
+        return TableIterator::empty();
+    };
+    let question = Question {
+        filter: filter.map(Into::into),
+        bound: Some(query::Bound::Except),
+        ..Question::about(index, Output::Id)
+    };
+    let limit = Some(check_limit("k", k).or_raise());
+    let stored = like::stored_vector(index, id).or_raise();
+    // SAFETY: a vector's datum, in this call's memory.
+    let query = unsafe { Vector::from_datum(stored) };
+    let asked = Asked { limit, search, except: Some(id), ..Asked::of(&query) };
+    TableIterator::new(query::ids(&question, &asked).or_raise())
+}
+
+/// Whole rows of the table whose row type the first argument has.
+#[pg_extern]
+fn knn_rows(
+    _of: Option<AnyElement>,
+    query: Option<Vector<'_>>,
+    k: Option<i32>,
+    index: Option<pg_sys::Oid>,
+    search: Option<&str>,
+    filter: Option<&str>,
+    call: pg_sys::FunctionCallInfo,
+) -> TableIterator<'static, (name!(item, AnyElement), name!(distance, f64))> {
+    // SAFETY: a call's information says of which type its first argument is.
+    let row_type = unsafe { pg_sys::get_fn_expr_argtype((*call).flinfo, 0) };
+    let (Some(query), Some(k)) = (query, k) else {
+        return TableIterator::empty();
+    };
+    let index = rows::index_of(row_type, index).or_raise();
+    let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Row) };
+    let asked = Asked { limit: Some(check_limit("k", k).or_raise()), search, ..Asked::of(&query) };
+    let found = query::rows(&question, &asked).or_raise();
+    // SAFETY: rows of this type, in memory of the call that made them, which lasts until the last is returned.
+    let item = move |row| unsafe { AnyElement::from_polymorphic_datum(row, false, row_type) };
+    TableIterator::new(found.into_iter().filter_map(move |(row, distance)| Some((item(row)?, distance))))
+}
+
+fn check_limit(name: &str, rows: i32) -> Result<usize, SqlError> {
+    usize::try_from(rows).ok().filter(|&rows| rows >= 1).ok_or_else(|| {
+        let message = format!("{name} must be at least 1, not {rows}");
+        SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
+    })
 }

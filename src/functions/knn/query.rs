@@ -7,7 +7,7 @@ use std::rc::Rc;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::filter;
+use super::filter::{self, Narrowing};
 use crate::am::{plan_hint, search_options};
 use crate::engine::SearchParams;
 use crate::functions::target::{self, Target};
@@ -26,12 +26,56 @@ const MAX_PREPARED: usize = 100;
 pub struct Question {
     /// A table or an index.
     pub relation: pg_sys::Oid,
+    pub output: Output,
     pub filter: Option<Box<str>>,
+    pub bound: Option<Bound>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Output {
+    Id,
+    Row,
+}
+
+/// Which rows are left out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bound {
+    /// Those farther away.
+    Radius,
+    /// One, by its id.
+    Except,
+}
+
+impl Question {
+    pub fn about(relation: pg_sys::Oid, output: Output) -> Self {
+        Question { relation, output, filter: None, bound: None }
+    }
+}
+
+/// The values of one call.
+pub struct Asked<'a> {
+    pub query: &'a Vector<'a>,
+    /// Rows at most.
+    pub limit: Option<usize>,
+    /// Search parameters that the caller names.
+    pub search: Option<&'a str>,
+    /// Of `Bound::Radius`.
+    pub radius: Option<f64>,
+    /// Of `Bound::Except`.
+    pub except: Option<i64>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn of(query: &'a Vector<'a>) -> Self {
+        Asked { query, limit: None, search: None, radius: None, except: None }
+    }
 }
 
 struct Prepared {
     target: Rc<Target>,
     plan: spi::Plan,
+    /// For a filter that can be narrowed down.
+    narrowing: Option<Narrowing>,
 }
 
 /// What is remembered until something changes that a query's text may name.
@@ -46,36 +90,64 @@ thread_local! {
     static OUT_OF_DATE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The `k` nearest rows: ids and distances. `search`: parameters that the caller names.
-pub fn nearest(
+/// Ids and distances, nearest first.
+pub fn ids(question: &Question, asked: &Asked) -> Result<Vec<(i64, f64)>, SqlError> {
+    collect(question, asked, |row| row.datum(1).map(|id| id.value() as i64))
+}
+
+/// Rows, as datums of the table's row type in the memory that is current now, and distances, nearest first.
+pub fn rows(question: &Question, asked: &Asked) -> Result<Vec<(pg_sys::Datum, f64)>, SqlError> {
+    collect(question, asked, |row| row.kept_datum(1))
+}
+
+fn collect<T>(
     question: &Question,
-    query: &Vector,
-    k: usize,
-    search: Option<&str>,
-) -> Result<Vec<(i64, f64)>, SqlError> {
+    asked: &Asked,
+    read: impl Fn(&spi::Row) -> Option<T>,
+) -> Result<Vec<(T, f64)>, SqlError> {
     let prepared = prepare(question)?;
-    check_dims(query, prepared.target.dims)?;
-    let arguments = [crate::vector::into_datum(query.as_slice()), pg_sys::Datum::from(k as i64)];
-    let mut rows = Vec::with_capacity(k.min(1000));
-    let params = match search {
-        Some(text) => search_params(prepared.target.index, text)?,
-        None => SearchParams::default(),
+    check_dims(asked.query, prepared.target.dims)?;
+    let mut request = request(&prepared, asked)?;
+    let narrowed = match &prepared.narrowing {
+        Some(narrowing) => narrowing.apply(&mut request, asked.limit)?,
+        None => None,
     };
-    let request = Request { wanted_rows: k.max(FIRST_ROUND_ROWS), params };
-    plan_hint::with(prepared.target.indexes.clone(), Some(request), || {
-        prepared.plan.for_each_row(&arguments, |row| {
-            if let (Some(id), Some(distance)) = (row.datum(1), row.datum(2)) {
+    let plan = narrowed.unwrap_or(&prepared.plan);
+    let bound = match question.bound {
+        None => None,
+        Some(Bound::Radius) => Some(asked.radius.map(|radius| radius.to_bits().into())),
+        Some(Bound::Except) => Some(asked.except.map(Into::into)),
+    };
+    let vector = crate::vector::into_datum(asked.query.as_slice());
+    let mut arguments = vec![Some(vector), asked.limit.map(|limit| pg_sys::Datum::from(limit as i64))];
+    arguments.extend(bound);
+    let mut found = Vec::with_capacity(asked.limit.unwrap_or(0).min(1000));
+    plan_hint::with(prepared.target.indexes.clone(), vector, request, || {
+        plan.for_each_row(&arguments, |row| {
+            if let (Some(what), Some(distance)) = (read(row), row.datum(2)) {
                 // SAFETY: the query's second column is float8.
                 let distance = unsafe { f64::from_datum(distance, false) }.unwrap_or(f64::NAN);
-                rows.push((id.value() as i64, distance));
+                found.push((what, distance));
             }
         });
     });
     // An approximate index may come up late with a nearer row.
-    rows.sort_by(|(_, a): &(i64, f64), (_, b)| {
-        a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
-    });
-    Ok(rows)
+    found.sort_by(|(_, a), (_, b)| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())));
+    Ok(found)
+}
+
+fn request(prepared: &Prepared, asked: &Asked) -> Result<Request, SqlError> {
+    let params = match asked.search {
+        Some(text) => search_params(prepared.target.index, text)?,
+        None => SearchParams::default(),
+    };
+    let spared = usize::from(asked.except.is_some());
+    Ok(Request {
+        wanted_rows: asked.limit.map_or(0, |limit| limit + spared).max(FIRST_ROUND_ROWS),
+        params,
+        candidates: None,
+        radius: asked.radius.map(|radius| radius as f32),
+    })
 }
 
 /// What the caller asks for beside settings and the index's options.
@@ -106,14 +178,26 @@ fn prepare(question: &Question) -> Result<Rc<Prepared>, SqlError> {
         return Ok(prepared);
     }
     let target = describe(question.relation)?;
-    if let Some(text) = &question.filter {
-        filter::check(text, &target)?;
-    }
-    let query = query_text(&target, question.filter.as_deref())?;
-    let plan = plan_hint::with(target.indexes.clone(), None, || {
-        spi::Plan::prepare(&query, &[target.vector_type, pg_sys::INT8OID])
-    });
-    let prepared = Rc::new(Prepared { target, plan });
+    let condition = question.filter.as_deref().map(|text| filter::check(text, &target)).transpose()?;
+    let query = query_text(&target, question)?;
+    let mut types = vec![target.vector_type, pg_sys::INT8OID];
+    types.extend(question.bound.map(|bound| match bound {
+        Bound::Radius => pg_sys::FLOAT8OID,
+        Bound::Except => pg_sys::INT8OID,
+    }));
+    let generic = || spi::Plan::prepare_generic(&query, &types);
+    let narrowing = match (&question.filter, condition) {
+        (Some(text), Some(condition)) if !condition.is_volatile && !target.is_partitioned => {
+            Some(Narrowing::new(&target, text, generic()))
+        }
+        _ => None,
+    };
+    let plan = match question.bound {
+        Some(Bound::Radius) => generic(),
+        // Ways to the rows are weighed by how many are wanted.
+        _ => spi::Plan::prepare(&query, &types),
+    };
+    let prepared = Rc::new(Prepared { target, plan, narrowing });
     let surplus = KNOWN.with_borrow_mut(|known| {
         let is_full = known.prepared.len() >= MAX_PREPARED;
         let surplus = if is_full { std::mem::take(&mut known.prepared) } else { HashMap::new() };
@@ -124,7 +208,7 @@ fn prepare(question: &Question) -> Result<Rc<Prepared>, SqlError> {
     Ok(prepared)
 }
 
-fn describe(relation: pg_sys::Oid) -> Result<Rc<Target>, SqlError> {
+pub fn describe(relation: pg_sys::Oid) -> Result<Rc<Target>, SqlError> {
     if let Some(target) = KNOWN.with_borrow(|known| known.targets.get(&relation).cloned()) {
         return Ok(target);
     }
@@ -133,25 +217,44 @@ fn describe(relation: pg_sys::Oid) -> Result<Rc<Target>, SqlError> {
     Ok(target)
 }
 
-fn query_text(target: &Target, filter: Option<&str>) -> Result<String, SqlError> {
-    let id = target.id.as_deref().ok_or_else(|| {
-        let message = format!("knn() finds no integer id column for the rows of {}", target.table);
-        SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-            .detail("It returns the index's included column, or else a primary key of one integer column.")
-            .hint("Create the index with INCLUDE (id), or with vekter_create_index().")
-    })?;
-    let Target { vector, operator, .. } = target;
+/// Parameters: $1 query, $2 limit, $3 what bounds it, if anything.
+fn query_text(target: &Target, question: &Question) -> Result<String, SqlError> {
+    let Target { vector, operator, table, .. } = target;
+    let distance = format!("{vector} {operator} $1");
+    let id = match question.output {
+        Output::Id => Some(id_of(target)?),
+        Output::Row => None,
+    };
+    // A row that stands by itself would come as its columns; as a cast it stays one value.
+    let output = id.map_or_else(|| format!("({table}.*)::{table}"), |id| format!("{id}::pg_catalog.int8"));
+    let bound = question.bound.map(|bound| match (bound, id) {
+        (Bound::Except, Some(id)) => format!("{id} OPERATOR(pg_catalog.<>) $3"),
+        (Bound::Except, None) => "true".into(),
+        (Bound::Radius, _) => format!("({distance}) OPERATOR(pg_catalog.<=) $3"),
+    });
     let conditions = [
-        target.predicate.as_ref().map(|predicate| format!("({predicate})")),
-        filter.map(filter::enclosed),
-        Some(format!("{id} IS NOT NULL AND {vector} IS NOT NULL")),
+        target.predicate.as_deref().map(filter::enclosed),
+        question.filter.as_deref().map(filter::enclosed),
+        id.map(|id| format!("{id} IS NOT NULL")),
+        Some(format!("{vector} IS NOT NULL")),
+        bound,
     ];
     let conditions: Vec<String> = conditions.into_iter().flatten().collect();
     Ok(format!(
-        "SELECT {id}::pg_catalog.int8, {vector} {operator} $1 FROM {} WHERE {} ORDER BY {vector} {operator} $1 LIMIT $2",
+        "SELECT {output}, {distance} FROM {} WHERE {} ORDER BY {distance} LIMIT $2",
         target.from(),
         conditions.join(" AND ")
     ))
+}
+
+/// The integer column that identifies a row.
+pub fn id_of(target: &Target) -> Result<&str, SqlError> {
+    target.id.as_deref().ok_or_else(|| {
+        let message = format!("knn() finds no integer id column for the rows of {}", target.table);
+        SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            .detail("It returns the index's included column, or else a primary key of one integer column.")
+            .hint("Create the index with INCLUDE (id), or with vekter_create_index(), or use knn_rows().")
+    })
 }
 
 /// Marks every prepared query as out of date: something changed that its text may name.

@@ -21,6 +21,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "integration"))
 import build  # noqa: E402
 import dataset  # noqa: E402
 import delta  # noqa: E402
+import filter  # noqa: A004, E402
 import growth  # noqa: E402
 import inserts  # noqa: E402
 import latency  # noqa: E402
@@ -30,7 +31,8 @@ from report import Report  # noqa: E402
 from scale import FULL, QUICK  # noqa: E402
 from server import Server  # noqa: E402
 
-PARTS = {"build": build, "inserts": inserts, "latency": latency, "vacuum": vacuum, "growth": growth, "delta": delta}
+PARTS = {"build": build, "inserts": inserts, "latency": latency, "vacuum": vacuum, "growth": growth, "delta": delta,
+         "filter": filter}
 
 
 def main() -> None:

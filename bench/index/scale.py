@@ -34,6 +34,7 @@ class Scale:
     vacuum_rounds: int
     delta_rows: tuple[int, ...]
     delta_searches: int
+    filter_queries: int
 
 
 FULL = Scale(
@@ -43,7 +44,8 @@ FULL = Scale(
     insert_rows_durable=500,
     latency_rows=50_000, latency_s=4, steady_rows_per_s=500,
     vacuum_rows=100_000, vacuum_rounds=1,
-    delta_rows=(512, 1_280, 2_560, 5_120), delta_searches=1_000)
+    delta_rows=(512, 1_280, 2_560, 5_120), delta_searches=1_000,
+    filter_queries=100)
 QUICK = Scale(
     rows=4_300, queries=20, dimensions_made=96, rounds=1,
     build_rounds=1, search_s=1,
@@ -51,4 +53,5 @@ QUICK = Scale(
     insert_rows_durable=50,
     latency_rows=500, latency_s=1, steady_rows_per_s=500,
     vacuum_rows=500, vacuum_rounds=1,
-    delta_rows=(50, 100), delta_searches=20)
+    delta_rows=(50, 100), delta_searches=20,
+    filter_queries=5)

@@ -29,8 +29,12 @@ impl<'a> PageView<'a> {
 
     /// What was written between header and hole.
     pub fn body(&self) -> &'a [u8] {
-        let lower = u16::from_le_bytes([self.0[PD_LOWER], self.0[PD_LOWER + 1]]) as usize;
-        self.0.get(PAGE_HEADER_BYTES..lower.min(TAG_AT)).unwrap_or(&[])
+        self.0.get(PAGE_HEADER_BYTES..self.lower()).unwrap_or(&[])
+    }
+
+    /// Where the hole begins; on a damaged page, at most where it ends.
+    fn lower(&self) -> usize {
+        usize::from(u16::from_le_bytes([self.0[PD_LOWER], self.0[PD_LOWER + 1]])).min(TAG_AT)
     }
 
     /// Of a heap page: which line pointers are taken, by offset, the first being 1 (ItemIdIsUsed, storage/itemid.h).
@@ -48,19 +52,31 @@ impl<'a> PageView<'a> {
     }
 }
 
-/// A page that may be written: a buffer's own bytes, or the copy that a WAL record works on.
-pub struct PageMut<'a>(&'a mut [u8]);
+/// Where the parts of a page lie, for those who write them.
+pub(super) struct PageBytes;
 
-impl<'a> PageMut<'a> {
+impl PageBytes {
+    pub const LOWER_AT: usize = PD_LOWER;
+    pub const BODY_AT: usize = PAGE_HEADER_BYTES;
+    pub const TAG_AT: usize = TAG_AT;
+
+    /// pd_lower of a page whose body has so many bytes; all behind it counts as a hole and is not logged.
+    pub fn lower(body_bytes: usize) -> u16 {
+        let lower = PAGE_HEADER_BYTES + body_bytes;
+        assert!(lower <= TAG_AT, "a page body overflows");
+        lower as u16
+    }
+}
+
+/// A buffer's own bytes, to be written.
+pub(super) struct PageMut<'a>(&'a mut [u8]);
+
+impl PageMut<'_> {
     /// # Safety
     /// `page` points to a page that nobody else reads or writes for 'a.
-    pub(super) unsafe fn new(page: pg_sys::Page) -> Self {
+    pub unsafe fn new(page: pg_sys::Page) -> Self {
         // SAFETY: pages are BLCKSZ long; exclusiveness is the caller's promise.
         PageMut(unsafe { core::slice::from_raw_parts_mut(page.cast::<u8>(), PAGE_BYTES) })
-    }
-
-    pub fn view(&self) -> PageView<'_> {
-        PageView(self.0)
     }
 
     /// Makes it an empty page of this format.
@@ -68,41 +84,32 @@ impl<'a> PageMut<'a> {
         let page = self.0.as_mut_ptr().cast::<core::ffi::c_char>();
         // SAFETY: the slice is a whole page.
         unsafe { pg_sys::PageInit(page, PAGE_BYTES, TAG_BYTES) };
-        self.set_tag(tag);
-    }
-
-    pub fn set_tag(&mut self, tag: PageTag) {
         self.0[TAG_AT..].copy_from_slice(&tag.to_bytes());
     }
 
-    /// Replaces the body. pd_lower follows, since all behind it counts as a hole and is not logged.
-    pub fn set_body(&mut self, parts: &[&[u8]]) {
-        let mut at = PAGE_HEADER_BYTES;
-        for part in parts {
-            self.0[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
+    /// Fills an empty page.
+    pub fn set_body(&mut self, body: &[u8]) {
+        let lower = PageBytes::lower(body.len());
+        self.0[PAGE_HEADER_BYTES..usize::from(lower)].copy_from_slice(body);
+        self.0[PD_LOWER..PD_LOWER + 2].copy_from_slice(&lower.to_le_bytes());
+    }
+
+    /// Overwrites bytes at these offsets, and zeroes what a shorter body leaves behind.
+    pub fn apply<'a>(&mut self, fragments: impl Iterator<Item = (usize, &'a [u8])>) {
+        let old_lower = PageView(self.0).lower();
+        for (at, bytes) in fragments {
+            self.0[at..at + bytes.len()].copy_from_slice(bytes);
         }
-        self.set_lower(at);
-    }
-
-    /// Overwrites body bytes from `at`, which lie inside it.
-    pub fn patch_body(&mut self, at: usize, bytes: &[u8]) {
-        self.0[PAGE_HEADER_BYTES + at..PAGE_HEADER_BYTES + at + bytes.len()].copy_from_slice(bytes);
-    }
-
-    /// Appends to the body.
-    pub fn extend_body(&mut self, parts: &[&[u8]]) {
-        let mut at = PAGE_HEADER_BYTES + self.view().body().len();
-        for part in parts {
-            self.0[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
+        let lower = PageView(self.0).lower();
+        if lower < old_lower {
+            self.0[lower..old_lower].fill(0);
         }
-        self.set_lower(at);
     }
 
-    fn set_lower(&mut self, at: usize) {
-        assert!(at <= TAG_AT, "a page body overflows");
-        self.0[PD_LOWER..PD_LOWER + 2].copy_from_slice(&(at as u16).to_le_bytes());
+    /// PostgreSQL's `PageSetLSN`: the high half comes first.
+    pub fn set_lsn(&mut self, lsn: pg_sys::XLogRecPtr) {
+        self.0[0..4].copy_from_slice(&((lsn >> 32) as u32).to_le_bytes());
+        self.0[4..8].copy_from_slice(&(lsn as u32).to_le_bytes());
     }
 }
 
@@ -208,7 +215,7 @@ impl PageLock {
         unsafe {
             let mut page = PageMut::new(pg_sys::BufferGetPage(self.buffer));
             page.init(tag);
-            page.set_body(parts);
+            page.set_body(&parts.concat());
             pg_sys::MarkBufferDirty(self.buffer);
         }
     }

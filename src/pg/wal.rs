@@ -1,55 +1,206 @@
-//! Changes to pages that are logged: generic WAL records of at most four pages, all or nothing.
+//! Changes to pages that are logged: records of PostgreSQL's generic WAL, of at most four pages, all or nothing.
+//!
+//! PostgreSQL's own writer of such records (access/transam/generic_xlog.c) lets one change copies of pages and finds out
+//! what was changed by comparing all 8 kB of each. Those who call here know what they change. So the record is made of
+//! just that, in the same form, and any server replays it with nothing installed (`generic_redo`): for each page a list
+//! of fragments (offset 2, length 2, bytes), or its image. Replay zeroes the hole between pd_lower and pd_upper; here it
+//! is zero from the page's first day on, and stays so.
 
 use pgrx::pg_sys;
 
-use super::buffer::{PageLock, PageMut};
+use super::buffer::{PageBytes, PageLock, PageMut};
 use super::relation::Rel;
 use crate::index::format::PageTag;
 
-/// One WAL record in the making. Pages are edited as copies; `commit` applies and logs them together, and a record
+/// PostgreSQL's `MAX_GENERIC_XLOG_PAGES` (access/generic_xlog.h): replay has room for no more.
+const MAX_PAGES: usize = 4;
+
+/// One WAL record in the making. Nothing changes before `commit`, which applies and logs everything together; a record
 /// that is dropped changes nothing. Relations that need no WAL go the same way, unlogged.
 pub struct WalRecord {
-    state: *mut pg_sys::GenericXLogState,
+    rel: Rel,
+    pages: Vec<Change>,
+}
+
+struct Change {
+    buffer: pg_sys::Buffer,
+    what: What,
+}
+
+enum What {
+    Edit(Fragments),
+    Create { tag: PageTag, body: Vec<u8> },
 }
 
 impl WalRecord {
     pub fn start(rel: Rel) -> Self {
-        // SAFETY: the relation is open.
-        let state = unsafe { pg_sys::GenericXLogStart(rel.as_ptr()) };
-        WalRecord { state }
+        WalRecord { rel, pages: Vec::with_capacity(MAX_PAGES) }
     }
 
-    /// Edits an existing page; `lock` is exclusive and outlives the record's commit.
-    pub fn edit<R>(&mut self, lock: &PageLock, change: impl FnOnce(&mut PageMut) -> R) -> R {
-        change(&mut self.register(lock, 0))
+    /// Edits an existing page; `lock` is exclusive and outlives the record's commit. Once for each page of a record.
+    pub fn edit<R>(&mut self, lock: &PageLock, change: impl FnOnce(&mut PageEdit) -> R) -> R {
+        let mut edit = PageEdit { page: lock, fragments: Fragments::default() };
+        let result = change(&mut edit);
+        let fragments = edit.fragments;
+        self.push(lock, What::Edit(fragments));
+        result
     }
 
     /// Gives a page new content, logged as a whole.
     pub fn create(&mut self, lock: &PageLock, tag: PageTag, parts: &[&[u8]]) {
-        let mut page = self.register(lock, pg_sys::GENERIC_XLOG_FULL_IMAGE);
-        page.init(tag);
-        page.set_body(parts);
+        self.push(lock, What::Create { tag, body: parts.concat() });
     }
 
-    fn register<'a>(&mut self, lock: &'a PageLock, flags: u32) -> PageMut<'a> {
-        // SAFETY: the buffer is exclusively locked; the copy belongs to this record alone.
-        unsafe { PageMut::new(pg_sys::GenericXLogRegisterBuffer(self.state, lock.buffer(), flags as i32)) }
+    fn push(&mut self, lock: &PageLock, what: What) {
+        let buffer = lock.buffer();
+        assert!(self.pages.len() < MAX_PAGES, "a WAL record has too many pages");
+        assert!(self.pages.iter().all(|page| page.buffer != buffer), "a WAL record names a page twice");
+        self.pages.push(Change { buffer, what });
     }
 
-    /// Applies the edits and logs them as one record.
+    /// Applies the changes and logs them as one record.
     pub fn commit(self) {
-        // SAFETY: started and not finished; the registered buffers are still locked.
-        unsafe { pg_sys::GenericXLogFinish(self.state) };
-        core::mem::forget(self);
+        let is_logged = self.rel.needs_wal();
+        // SAFETY: the steps are those that access/transam/README prescribes ("Write-Ahead Log Coding"): every buffer is
+        // exclusively locked by the caller and marked dirty before it is registered; and from the first change on, an
+        // error is a crash, so that no page is ever changed without its record. Nothing in between waits or allocates
+        // from PostgreSQL, and the fragments stay where they are until the record is inserted.
+        unsafe {
+            if is_logged {
+                pg_sys::XLogBeginInsert();
+            }
+            pg_sys::CritSectionCount += 1;
+            for (block_id, change) in self.pages.iter().enumerate() {
+                change.apply();
+                pg_sys::MarkBufferDirty(change.buffer);
+                if is_logged {
+                    change.register(block_id as u8);
+                }
+            }
+            if is_logged {
+                let lsn = pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as pg_sys::RmgrId, 0);
+                for change in &self.pages {
+                    change.page().set_lsn(lsn);
+                }
+            }
+            pg_sys::CritSectionCount -= 1;
+        }
     }
 }
 
-impl Drop for WalRecord {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: started and not finished.
-            unsafe { pg_sys::GenericXLogAbort(self.state) };
+impl Change {
+    /// # Safety
+    /// The buffer is exclusively locked, and nobody else looks at the value.
+    unsafe fn page(&self) -> PageMut<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { PageMut::new(pg_sys::BufferGetPage(self.buffer)) }
+    }
+
+    /// # Safety
+    /// As `page`.
+    unsafe fn apply(&self) {
+        // SAFETY: the caller's promise.
+        let mut page = unsafe { self.page() };
+        match &self.what {
+            What::Edit(fragments) => page.apply(fragments.iter()),
+            What::Create { tag, body } => {
+                page.init(*tag);
+                page.set_body(body);
+            }
         }
+    }
+
+    /// # Safety
+    /// A record was begun, the buffer is exclusively locked and dirty, and the value stays until the record is inserted.
+    unsafe fn register(&self, block_id: u8) {
+        let standard = pg_sys::REGBUF_STANDARD as u8;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match &self.what {
+                What::Edit(Fragments(bytes)) => {
+                    pg_sys::XLogRegisterBuffer(block_id, self.buffer, standard);
+                    pg_sys::XLogRegisterBufData(block_id, bytes.as_ptr().cast_mut().cast(), bytes.len() as _);
+                }
+                What::Create { .. } => {
+                    let image = standard | pg_sys::REGBUF_FORCE_IMAGE as u8;
+                    pg_sys::XLogRegisterBuffer(block_id, self.buffer, image);
+                }
+            }
+        }
+    }
+}
+
+/// What changes on a page, in the form that generic WAL has it.
+#[derive(Default)]
+struct Fragments(Vec<u8>);
+
+/// Bytes of a fragment before its content: offset and length.
+const FRAGMENT_HEAD_BYTES: usize = 4;
+
+impl Fragments {
+    fn push(&mut self, at: usize, parts: &[&[u8]]) {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        self.0.reserve(FRAGMENT_HEAD_BYTES + bytes);
+        self.0.extend_from_slice(&(at as u16).to_ne_bytes());
+        self.0.extend_from_slice(&(bytes as u16).to_ne_bytes());
+        parts.iter().for_each(|part| self.0.extend_from_slice(part));
+    }
+
+    /// Offset in the page, and bytes.
+    fn iter(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let mut rest = self.0.as_slice();
+        std::iter::from_fn(move || {
+            let (head, behind) = rest.split_at_checked(FRAGMENT_HEAD_BYTES)?;
+            let [at, bytes] = [0, 2].map(|at| usize::from(u16::from_ne_bytes([head[at], head[at + 1]])));
+            let (content, behind) = behind.split_at(bytes);
+            rest = behind;
+            Some((at, content))
+        })
+    }
+}
+
+/// A page that a record is to change. What is asked of it about the page is answered as of before.
+pub struct PageEdit<'a> {
+    page: &'a PageLock,
+    fragments: Fragments,
+}
+
+impl PageEdit<'_> {
+    pub fn set_tag(&mut self, tag: PageTag) {
+        self.fragments.push(PageBytes::TAG_AT, &[&tag.to_bytes()]);
+    }
+
+    /// Replaces the body. Only what differs from the old one is logged, from the first such byte to the last.
+    pub fn set_body(&mut self, parts: &[&[u8]]) {
+        let (old, new) = (self.page.view().body(), parts.concat());
+        let start = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
+        let mut end = new.len();
+        if old.len() == new.len() {
+            end -=
+                old[start..].iter().rev().zip(new.iter().rev()).take_while(|(old, new)| old == new).count();
+        } else {
+            self.set_body_bytes(new.len());
+        }
+        if start < end {
+            self.fragments.push(PageBytes::BODY_AT + start, &[&new[start..end]]);
+        }
+    }
+
+    /// Overwrites body bytes from `at`, which lie inside it.
+    pub fn patch_body(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.page.view().body().len(), "a patch is beyond its page's body");
+        self.fragments.push(PageBytes::BODY_AT + at, &[bytes]);
+    }
+
+    /// Appends to the body.
+    pub fn extend_body(&mut self, parts: &[&[u8]]) {
+        let old_bytes = self.page.view().body().len();
+        self.set_body_bytes(old_bytes + parts.iter().map(|part| part.len()).sum::<usize>());
+        self.fragments.push(PageBytes::BODY_AT + old_bytes, parts);
+    }
+
+    fn set_body_bytes(&mut self, bytes: usize) {
+        self.fragments.push(PageBytes::LOWER_AT, &[&PageBytes::lower(bytes).to_le_bytes()]);
     }
 }
 

@@ -1,9 +1,9 @@
 //! INSERT, UPDATE and COPY: one more row in the delta.
 
-use pgrx::pg_sys;
+use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::{maintenance, tid_of};
-use crate::index;
+use crate::index::Inserter;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 use crate::vector::Vector;
@@ -18,14 +18,16 @@ pub unsafe extern "C-unwind" fn aminsert(
     _heap: pg_sys::Relation,
     _check_unique: pg_sys::IndexUniqueCheck::Type,
     _index_unchanged: bool,
-    _info: *mut pg_sys::IndexInfo,
+    info: *mut pg_sys::IndexInfo,
 ) -> bool {
     // SAFETY: the arrays have an element for each column of the index, at least one.
     let (datum, is_null) = unsafe { (*values, *nulls) };
     if !is_null {
         // SAFETY: PostgreSQL keeps the relation open and locked, the pointer valid, and the datum is a vector.
         let (index, tid, vector) = unsafe { (Rel::new(index), tid_of(tid), Vector::from_datum(datum)) };
-        let growth = index::insert(index, tid, vector.as_slice()).or_raise();
+        // SAFETY: PostgreSQL passes one of these for all rows of a statement.
+        let inserter = unsafe { inserter(index, &mut *info) };
+        let growth = inserter.insert(index, tid, vector.as_slice()).or_raise();
         drop(vector);
         if let Some(delta_bytes) = growth {
             maintenance::after_growth(index, delta_bytes).or_raise();
@@ -33,4 +35,14 @@ pub unsafe extern "C-unwind" fn aminsert(
     }
     // The result counts for unique indexes only.
     false
+}
+
+/// Kept from one row of a statement to the next. It owns memory alone (invariant 9).
+fn inserter(index: Rel, info: &mut pg_sys::IndexInfo) -> &mut Inserter {
+    if info.ii_AmCache.is_null() {
+        let mut context = PgMemoryContexts::For(info.ii_Context);
+        info.ii_AmCache = context.leak_and_drop_on_delete(Inserter::open(index).or_raise()).cast();
+    }
+    // SAFETY: set above, now or for an earlier row, and dropped with the statement's memory. One row comes after the other.
+    unsafe { &mut *info.ii_AmCache.cast::<Inserter>() }
 }

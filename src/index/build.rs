@@ -104,8 +104,9 @@ pub fn build(
     failpoint::reach("build.root_written");
     wal::log_relation(rel);
     failpoint::reach("build.logged");
+    let mut tail = delta::Tail::of(&read_meta(rel)?);
     for (tid, row) in &added.strays {
-        delta::append(rel, read_meta(rel)?, *tid, row)?;
+        delta::append(rel, &mut tail, *tid, row)?;
     }
     failpoint::reach("build.finished");
     let index_rows = (added.tids.len() + added.strays.len()) as f64;

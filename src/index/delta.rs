@@ -53,10 +53,10 @@ impl Entry<'_> {
     }
 }
 
-/// Appends a row in the form that is indexed (`Metric::prepare`). `meta`: as just read. One WAL record makes it
-/// visible; the overflow pages of a long row are logged before it. Returns the bytes that the delta has grown to if it
-/// took a new page.
-pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
+/// Appends a row in the form that is indexed (`Metric::prepare`). `tail`: where the last row went, or where the root
+/// said that the chain ends; it moves on. One WAL record makes the row visible; the overflow pages of a long one are
+/// logged before it. Returns the bytes that the delta has grown to if it took a new page.
+pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
     let layout = DeltaLayout::new(row.len());
     let bytes = bytes_of(row);
     let (head, rest) = bytes.split_at(4 * layout.head_elements);
@@ -67,44 +67,54 @@ pub fn append(rel: Rel, mut meta: Meta, tid: Tid, row: &[f32]) -> Result<Option<
 
     for _ in 0..APPEND_ATTEMPTS {
         pgrx::check_for_interrupts!();
-        let tail = PageLock::exclusive(rel, meta.delta_tail);
-        if let Some(head) = tail_head(&tail.view(), &meta) {
+        let page = PageLock::exclusive(rel, tail.block);
+        if let Some(head) = tail_head(&page.view(), tail.index_id) {
             if entry.fits(&head) {
                 let mut record = WalRecord::start(rel);
-                add_entry(&mut record, &tail, head, &entry);
+                record.edit(&page, |page| {
+                    page.patch_body(0, &entry.counted(head).to_bytes());
+                    page.extend_body(&[&entry.tid, entry.head]);
+                });
                 failpoint::reach("insert.before_append");
                 record.commit();
                 failpoint::reach("insert.appended");
                 return Ok(None);
             }
-            drop(tail);
-            if let Some(bytes) = append_page(rel, Some(&entry))? {
+            drop(page);
+            if let Some((block, bytes)) = append_page(rel, Some(&entry))? {
+                tail.block = block;
                 return Ok(Some(bytes));
             }
         } else {
-            drop(tail);
+            drop(page);
         }
         // Another backend has appended a page.
-        meta = read_meta(rel)?;
+        tail.block = read_meta(rel)?.delta_tail;
     }
-    Err(IndexError::Damaged(format!("block {} is not the last delta page", meta.delta_tail)))
+    Err(IndexError::Damaged(format!("block {} is not the last delta page", tail.block)))
 }
 
-/// The chain's last page may have changed since the meta page was read.
-fn tail_head(view: &PageView, meta: &Meta) -> Option<DeltaHead> {
+/// The page that is thought to be the chain's last, of the index with this id. Only the page itself tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Tail {
+    index_id: u128,
+    block: u32,
+}
+
+impl Tail {
+    pub fn of(meta: &Meta) -> Self {
+        Tail { index_id: meta.index_id, block: meta.delta_tail }
+    }
+}
+
+/// The head of a page that is the chain's last; None if it is not, or not any more.
+fn tail_head(view: &PageView, index_id: u128) -> Option<DeltaHead> {
     let tag = view.tag()?;
-    if tag.owner != meta.index_id || tag.kind != PageKind::Delta {
+    if tag.owner != index_id || tag.kind != PageKind::Delta {
         return None;
     }
     let head = DeltaHead::from_bytes(view.body());
     (head.next_block == NO_BLOCK).then_some(head)
-}
-
-fn add_entry(record: &mut WalRecord, page: &PageLock, head: DeltaHead, entry: &Entry) {
-    record.edit(page, |page| {
-        page.patch_body(0, &entry.counted(head).to_bytes());
-        page.extend_body(&[&entry.tid, entry.head]);
-    });
 }
 
 /// Ends the last page, so that every row so far is in front of it and can be sealed.
@@ -113,14 +123,15 @@ pub fn roll(rel: Rel) -> Result<(), IndexError> {
 }
 
 /// Links a new last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
-/// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the delta's bytes.
-fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u64>, IndexError> {
+/// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the page and the
+/// delta's bytes.
+fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<(u32, u64)>, IndexError> {
     let fresh = PageLock::allocate(rel);
     failpoint::reach("insert.page_allocated");
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(meta_page.view().body())?;
     let tail = PageLock::exclusive(rel, meta.delta_tail);
-    let head = tail_head(&tail.view(), &meta)
+    let head = tail_head(&tail.view(), meta.index_id)
         .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
     if entry.map_or(head.entries == 0, |entry| entry.fits(&head)) {
         let block = fresh.block();
@@ -147,7 +158,7 @@ fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<u64>, IndexErro
     failpoint::reach("insert.before_link");
     record.commit();
     failpoint::reach("insert.linked");
-    Ok(Some(meta.delta_bytes()))
+    Ok(Some((meta.delta_tail, meta.delta_bytes())))
 }
 
 /// Writes what of a row does not fit its delta page, last page first, so that each knows its successor. Returns the
@@ -444,7 +455,10 @@ fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> bool {
 // ---------------------------------------------------------------- elements and bytes
 
 fn bytes_of(row: &[f32]) -> Vec<u8> {
-    row.iter().flat_map(|element| element.to_le_bytes()).collect()
+    let mut bytes = vec![0; size_of_val(row)];
+    let (slots, _) = bytes.as_chunks_mut();
+    slots.iter_mut().zip(row).for_each(|(slot, element)| *slot = element.to_le_bytes());
+    bytes
 }
 
 fn push_elements(row: &mut Vec<f32>, bytes: &[u8]) {

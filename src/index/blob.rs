@@ -5,7 +5,7 @@ use std::io::Write;
 use super::error::IndexError;
 use super::format::{BODY_BYTES, BlobRef, Extent, PageKind, PageTag};
 use crate::failpoint;
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::{Allocator, PageLock};
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
@@ -29,17 +29,17 @@ pub fn random_id() -> Result<u128, IndexError> {
 /// Writes `bytes` as blob `id`. A crash before the root points to it leaves orphans that VACUUM finds.
 pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobRef, IndexError> {
     let mut blocks = Vec::with_capacity(bytes.len().div_ceil(BODY_BYTES));
-    let mut crc = 0;
+    let (mut crc, mut pages) = (0, Allocator::new(rel));
     for (chunk, part) in bytes.chunks(BODY_BYTES).enumerate() {
         pgrx::check_for_interrupts!();
         crc = crc32c::crc32c_append(crc, part);
         let tag = PageTag { owner: id, full_xid: xid::next(), chunk: chunk as u32, kind: PageKind::Blob };
-        blocks.push(write_page(rel, tag, part, logging));
+        blocks.push(write_page(rel, &mut pages, tag, part, logging));
     }
     Ok(BlobRef { id, bytes: bytes.len() as u64, crc32c: crc, extents: Extent::cover(&blocks) })
 }
 
-fn write_page(rel: Rel, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
+fn write_page(rel: Rel, pages: &mut Allocator, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
     match logging {
         Logging::WithRelation => {
             let mut page = PageLock::extend(rel, pgrx::pg_sys::ForkNumber::MAIN_FORKNUM);
@@ -47,7 +47,7 @@ fn write_page(rel: Rel, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
             page.block()
         }
         Logging::Now => {
-            let page = PageLock::allocate(rel);
+            let page = pages.allocate();
             failpoint::reach("blob.page_allocated");
             let mut record = WalRecord::start(rel);
             record.create(&page, tag, &[part]);

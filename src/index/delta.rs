@@ -12,8 +12,8 @@
 use super::error::IndexError;
 use super::format::{
     DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK,
-    OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head, overflow_next,
-    tid_from_bytes, tid_to_bytes,
+    OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PAGE_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head,
+    overflow_next, tid_from_bytes, tid_to_bytes,
 };
 use super::{blob, read_meta};
 use crate::failpoint;
@@ -307,7 +307,9 @@ pub struct Frozen {
 /// append to it. The caller holds the maintenance lock, so that nothing in front of that page changes.
 pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
     let rest = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
-    let mut frozen = Frozen { tids: Vec::new(), rows: Vec::new(), blocks: Vec::new(), rest };
+    let most_bytes = max_bytes.min(meta.delta_bytes() as usize) + PAGE_BYTES;
+    let rows = Vec::with_capacity(most_bytes / size_of::<f32>());
+    let mut frozen = Frozen { tids: Vec::new(), rows, blocks: Vec::new(), rest };
     let mut walker = Walker::new(rel, meta);
     while size_of_val(frozen.rows.as_slice()) < max_bytes
         && let Some(page) = walker.next_page()?

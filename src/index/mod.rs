@@ -22,6 +22,7 @@ mod merge;
 mod native;
 pub mod opened;
 pub mod plan;
+mod recycle;
 mod rows;
 pub mod seal;
 pub mod search;

@@ -8,7 +8,7 @@ use super::blob::{self, Logging};
 use super::error::IndexError;
 use super::format::{Meta, SegmentRef, Tid};
 use super::segment::Models;
-use super::{delta, metric_of, publish, read_manifest, read_meta, segment, space};
+use super::{delta, metric_of, publish, read_manifest, read_meta, recycle, segment, space};
 use crate::engine::Builder;
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
@@ -65,6 +65,7 @@ pub fn try_one(rel: Rel) -> Result<(), IndexError> {
 /// Makes one segment of the oldest rows, under the maintenance lock.
 fn seal(rel: Rel, _lock: &IndexLock) -> Result<(), IndexError> {
     let meta = read_meta(rel)?;
+    recycle::offer(rel, meta.index_id);
     let frozen = delta::freeze(rel, &meta, MAX_SEALED_BYTES)?;
     if frozen.blocks.is_empty() {
         return Ok(());
@@ -76,6 +77,7 @@ fn seal(rel: Rel, _lock: &IndexLock) -> Result<(), IndexError> {
     publish(rel, &manifest, Some(frozen.rest))?;
     failpoint::reach("seal.published");
     space::retire(rel, frozen.blocks.iter().copied());
+    recycle::remember(meta.index_id, frozen.blocks);
     failpoint::reach("seal.retired");
     Ok(())
 }

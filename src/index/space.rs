@@ -24,6 +24,19 @@ pub fn offer(rel: Rel, block: u32) {
     unsafe { pg_sys::RecordFreeIndexPage(rel.as_ptr(), block) };
 }
 
+/// Tells the free space map of free pages, so that they are found at once.
+pub fn offer_all(rel: Rel, blocks: impl Iterator<Item = u32>) {
+    let (mut first, mut end) = (u32::MAX, 0);
+    for block in blocks {
+        offer(rel, block);
+        (first, end) = (first.min(block), end.max(block + 1));
+    }
+    if first < end {
+        // SAFETY: the relation is open. The map's upper pages follow, by which it is searched.
+        unsafe { pg_sys::FreeSpaceMapVacuumRange(rel.as_ptr(), first, end) };
+    }
+}
+
 /// Stamps pages that the root no longer reaches, so that the next `reclaim` can give them back. Their content stays for
 /// searches that are on their way to them.
 pub fn retire(rel: Rel, blocks: impl Iterator<Item = u32>) {

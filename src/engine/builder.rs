@@ -44,6 +44,11 @@ impl Builder {
         if no_inner_product {
             return Err(EngineError::refused(format!("\"{factory}\" has no inner product in FAISS")));
         }
+        if recipe.inner_product_only() && metric == Metric::L2 {
+            return Err(EngineError::refused(format!(
+                "\"{factory}\" has no Euclidean distance in FAISS without norms: append _Nrq2x4 or _Nlsq2x4"
+            )));
+        }
         let text =
             CString::new(factory).map_err(|_| EngineError::refused("factory string contains a NUL"))?;
         let width = i32::try_from(dims).map_err(|_| EngineError::refused("too many dimensions"))?;
@@ -155,7 +160,14 @@ impl Builder {
             return Ok(());
         }
         // SAFETY: the handle is a live index that nothing else uses, and `rows` holds `count` rows of its dimension.
-        let code = unsafe { ffi::vekter_index_train(self.index.as_mut(), count as i64, rows.as_ptr()) };
+        let code = unsafe {
+            ffi::vekter_index_train(
+                self.index.as_mut(),
+                count as i64,
+                rows.as_ptr(),
+                self.recipe.codec_training_rows() as i64,
+            )
+        };
         EngineError::from_code(code, |reason| EngineError::UntrainableSample { reason })
     }
 

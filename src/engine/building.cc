@@ -89,6 +89,37 @@ void add_to_lists(faiss::IndexIVF& inverted, idx_t rows, const float* values) {
     malloc_trim(0);
 }
 
+void train(Index* index, idx_t rows, const float* values, idx_t additive_rows);
+
+// IndexPreTransform::train.
+void train_transformed(faiss::IndexPreTransform& transformed, idx_t rows, const float* values, idx_t additive_rows) {
+    std::unique_ptr<const float[]> images;
+    for (auto* step : transformed.chain) {
+        if (!step->is_trained) {
+            step->train(rows, values);
+        }
+        images.reset(step->apply(rows, values));
+        values = images.get();
+    }
+    train(transformed.index, rows, values, additive_rows);
+    transformed.is_trained = true;
+}
+
+// Index::train, where additive quantisers learn from no more rows than were counted on.
+void train(Index* index, idx_t rows, const float* values, idx_t additive_rows) {
+    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
+        train_transformed(*transformed, rows, values, additive_rows);
+    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
+        train(refined->base_index, rows, values, additive_rows);
+        refined->refine_index->train(rows, values);
+        refined->is_trained = true;
+    } else if (additive_quantizer(*index)) {
+        train_additive(index, rows, values, additive_rows);
+    } else {
+        index->train(rows, values);
+    }
+}
+
 // See Recipe::max_norm in recipe.rs.
 float largest_value(const Index* index) {
     const faiss::ScalarQuantizer* sq = nullptr;
@@ -128,7 +159,9 @@ void tune_for_building(Index* index) {
         tune_for_building(graph->storage);
     } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
         inverted->cp.min_points_per_centroid = 1;
-        if (auto* product = dynamic_cast<faiss::IndexIVFPQ*>(index)) {
+        if (auto* additive = additive_quantizer(*index)) {
+            tune_additive(*additive);
+        } else if (auto* product = dynamic_cast<faiss::IndexIVFPQ*>(index)) {
             product->pq.cp.min_points_per_centroid = 1;
             product->do_polysemous_training = false;
         } else if (auto* fast = dynamic_cast<faiss::IndexIVFPQFastScan*>(index)) {
@@ -139,12 +172,14 @@ void tune_for_building(Index* index) {
         product->do_polysemous_training = false;
     } else if (auto* fast = dynamic_cast<faiss::IndexPQFastScan*>(index)) {
         fast->pq.cp.min_points_per_centroid = 1;
+    } else if (auto* additive = additive_quantizer(*index)) {
+        tune_additive(*additive);
     }
 }
 
-void train_quietly(Index* index, idx_t rows, const float* values) {
+void train_quietly(Index* index, idx_t rows, const float* values, idx_t additive_rows) {
     QuietOpq quiet(index);
-    index->train(rows, values);
+    train(index, rows, values, additive_rows);
 }
 
 void reserve_rows(Index* index, size_t rows) {

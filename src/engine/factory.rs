@@ -7,16 +7,20 @@
 //! ```text
 //! factory   = {transform ","} core ["," refine]
 //! transform = PCA[W][R]n | ITQ[n] | OPQm[_n] | RR[n] | L2norm | Padn
-//! core      = code | HNSW[m][("," | "_") (Flat | sq | pq)] | IVFn[k|M][_HNSW[m]] "," (Flat | sq | pq | fs | RaBitQ)
-//! code      = Flat | sq | pq | fs[_32|_64] | LSH[n][r][t] | RaBitQ
+//! core      = code | HNSW[m][("," | "_") (Flat | sq | pq)]
+//!           | IVFn[k|M][_HNSW[m]] "," (Flat | sq | pq | fs | RaBitQ | additive)
+//! code      = Flat | sq | pq | fs[_32|_64] | LSH[n][r][t] | RaBitQ | additive
 //! sq        = SQ4 | SQ6 | SQ8 | SQfp16 | SQbf16 | SQ8_direct | SQ8_direct_signed
 //! pq        = PQm[xn][np]
 //! fs        = PQmx4fs[_32]
 //! refine    = RFlat | Refine((Flat | sq | pq))
 //! ```
+//!
+//! What `additive` is, additive.rs tells.
 
 use super::EngineError;
 use super::MAX_DIMS;
+use super::additive::Additive;
 use super::recipe::{Codec, Recipe, Structure, Transform, TransformKind};
 use std::borrow::Cow;
 
@@ -161,6 +165,9 @@ fn parse_core(text: &str, dims: usize) -> Parsed<(Structure, Codec)> {
     if text == "RaBitQ" {
         return Ok((Structure::Scan, Codec::RaBitQ));
     }
+    if let Some(additive) = Additive::parse(text, dims, false)? {
+        return Ok((Structure::Scan, Codec::Additive(additive)));
+    }
     if scan.eat("LSH") {
         let bits = scan.number().unwrap_or(dims);
         let (rotated, thresholds) = (scan.eat("r"), scan.eat("t"));
@@ -229,7 +236,10 @@ fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure
     let codec = match parse_plain_code(code, dims)? {
         Some(codec) => Some(codec),
         None if code == "RaBitQ" => Some(Codec::RaBitQ),
-        None => parse_fast_scan(code, dims, true)?,
+        None => match parse_fast_scan(code, dims, true)? {
+            Some(codec) => Some(codec),
+            None => Additive::parse(code, dims, true)?.map(Codec::Additive),
+        },
     };
     match codec {
         Some(codec) => Ok((Structure::Lists { lists, coarse_links }, codec)),
@@ -318,14 +328,29 @@ fn reason_against(text: &str) -> String {
     } else if text.starts_with('B') {
         "binary indexes do not hold float vectors"
     } else if starts(&["NSG"]) {
-        "FAISS builds NSG graphs over all rows at once and cannot add to them; use HNSW"
-    } else if starts(&["RQ", "LSQ", "PRQ", "PLSQ", "RCQ", "LSCQ"]) {
-        "additive quantisers train for minutes without a point where they can be cancelled; use PQ"
-    } else if starts(&["IMI", "Residual", "ZnLattice", "MinMax"])
-        || text.contains("_NSG")
-        || text.contains('(')
-    {
-        "this index family is not supported"
+        "FAISS builds NSG graphs over all rows in one pass that cannot be cancelled, and copies them into each process \
+         that searches; use HNSW"
+    } else if text.contains("_NSG") {
+        "NSG graphs over centroids are built in a pass that cannot be cancelled; use IVFn_HNSW"
+    } else if starts(&["RCQ", "LSCQ"]) {
+        "it is a coarse quantiser, which holds no rows; use RQ or LSQ"
+    } else if starts(&["IMI"]) {
+        "most of the 2^(2b) lists of an inverted multi-index are empty, and each takes memory in every process that \
+         searches; use IVFn_HNSW"
+    } else if starts(&["Residual"]) {
+        "FAISS cannot search two-level codes by themselves; use IVFn,PQm"
+    } else if starts(&["ZnLattice"]) {
+        "the tables of lattice codes have no bound that is known before they are built; use PQ or RaBitQ"
+    } else if starts(&["MinMax"]) {
+        "FAISS cannot search codes with a range for each row; use SQ8"
+    } else if text == "FlatDedup" {
+        "FAISS copies the table of equal rows into each process that searches; use Flat"
+    } else if starts(&["ITQ", "PCA"]) && text.contains(",SH") {
+        "spectral hash codes in inverted lists are not supported; RaBitQ keeps a bit for each dimension as well"
+    } else if starts(&["PQ"]) && text.contains('+') {
+        "FAISS copies the refining codes into each process that searches; use PQ with RFlat or Refine(...)"
+    } else if text.contains('(') {
+        "an index in parentheses is understood in Refine(...) only; for a coarse quantiser use IVFn_HNSWm"
     } else {
         "it is not a FAISS index family that is known here"
     };
@@ -333,10 +358,10 @@ fn reason_against(text: &str) -> String {
 }
 
 /// What is left of a text that is being read.
-struct Scan<'a>(&'a str);
+pub(super) struct Scan<'a>(pub(super) &'a str);
 
 impl Scan<'_> {
-    fn eat(&mut self, prefix: &str) -> bool {
+    pub(super) fn eat(&mut self, prefix: &str) -> bool {
         match self.0.strip_prefix(prefix) {
             Some(rest) => {
                 self.0 = rest;
@@ -347,7 +372,7 @@ impl Scan<'_> {
     }
 
     /// Decimal digits; what has more than nine is as good as the largest number, which no limit lets through.
-    fn number(&mut self) -> Option<usize> {
+    pub(super) fn number(&mut self) -> Option<usize> {
         let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = self.0.split_at(digits);
         self.0 = rest;
@@ -399,6 +424,7 @@ mod tests {
         assert!(reason("IDMap2,Flat", 64).contains("id maps"));
         assert!(reason("BIVF16", 64).contains("binary"));
         assert!(reason("NSG32", 64).contains("HNSW"));
+        assert!(reason("LSQ64x8", 64).contains("PLSQ"));
         assert!(reason("Flut", 64).contains("Flut"));
         assert!(reason("Fl\0at", 64).contains("\\0"));
         assert!(reason(&"Flat,".repeat(300), 64).contains("1000 bytes"));

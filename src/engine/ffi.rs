@@ -75,7 +75,12 @@ unsafe extern "C" {
     pub fn vekter_index_free(index: *mut Index);
     pub fn vekter_index_describe(index: *const Index, description: *mut Description);
     pub fn vekter_index_reserve(index: *mut Index, rows: i64) -> c_int;
-    pub fn vekter_index_train(index: *mut Index, rows: i64, values: *const f32) -> c_int;
+    pub fn vekter_index_train(
+        index: *mut Index,
+        rows: i64,
+        values: *const f32,
+        additive_rows: i64,
+    ) -> c_int;
     pub fn vekter_index_add(index: *mut Index, rows: i64, values: *const f32) -> c_int;
     pub fn vekter_index_write(
         index: *const Index,

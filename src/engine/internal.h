@@ -9,7 +9,13 @@
 #include <vector>
 
 #include <faiss/Index.h>
+#include <faiss/IndexIVF.h>
 #include <faiss/invlists/InvertedLists.h>
+
+namespace faiss {
+struct AdditiveQuantizer;
+struct IndexIVFAdditiveQuantizerFastScan;
+} // namespace faiss
 
 namespace vekter {
 
@@ -25,15 +31,38 @@ void require(bool condition, const char* what);
 // Rows and queries come bounded, but a transform that learnt from odd rows may make anything of them.
 void require_bounded(const float* values, size_t count, float limit);
 
+// additive.cc
+// That of an index of additive codes; null for any other.
+faiss::AdditiveQuantizer* additive_quantizer(const Index& index);
+void tune_additive(faiss::AdditiveQuantizer& quantizer);
+// Of the rows, at most `encoder_rows` train the quantiser itself.
+void train_additive(Index* index, idx_t rows, const float* values, idx_t encoder_rows);
+void check_additive(const faiss::AdditiveQuantizer& quantizer, size_t dims);
+// The same for codes of `parts` times 4 bits, the norm's among them.
+void check_packed_additive(const faiss::AdditiveQuantizer& quantizer, size_t dims, faiss::MetricType metric, size_t parts);
+bool are_additive_alike(const faiss::AdditiveQuantizer& like, const faiss::AdditiveQuantizer& read);
+// Copies what lies in a map.
+void own_norms(faiss::AdditiveQuantizer& quantizer);
+// Drops what only encoding needs.
+void keep_only_decoding(faiss::AdditiveQuantizer& quantizer);
+void search_packed_sums(
+        const faiss::IndexIVFAdditiveQuantizerFastScan& index,
+        const float* query,
+        size_t k,
+        float* distances,
+        idx_t* positions,
+        const faiss::IVFSearchParameters& with);
+
 // building.cc
 void tune_for_building(Index* index);
-void train_quietly(Index* index, idx_t rows, const float* values);
+void train_quietly(Index* index, idx_t rows, const float* values, idx_t additive_rows);
 void reserve_rows(Index* index, size_t rows);
 void add_rows(Index* index, idx_t rows, const float* values);
 
 // reading.cc
 void register_mapped_lists();
-std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length);
+// To be searched, unless it is to be added to.
+std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length, bool adds);
 // A fast-scan list's codes where they lie, aligned or not; nothing to release.
 const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list);
 

@@ -20,6 +20,7 @@
 //! * E8. The bytes that are opened were checked by their owner (checksum). The engine checks that the parts of an
 //!   index fit each other, so that bytes of another index are an error; it cannot check each link of a graph.
 
+mod additive;
 mod builder;
 mod error;
 mod factory;

@@ -12,9 +12,13 @@
 #include <new>
 #include <typeinfo>
 
+#include <faiss/IndexAdditiveQuantizer.h>
+#include <faiss/IndexAdditiveQuantizerFastScan.h>
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFAdditiveQuantizer.h>
+#include <faiss/IndexIVFAdditiveQuantizerFastScan.h>
 #include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexIVFPQFastScan.h>
@@ -107,14 +111,35 @@ struct MappedBlockLists : faiss::BlockInvertedLists {
 struct MapReader : faiss::ZeroCopyIOReader {
     static constexpr char BLOCKS[] = "ilbl", MAPPED_BLOCKS[] = "ilvb";
 
+    // Numbers of 8 bytes that were read one after the other, the last at the end.
+    std::vector<size_t> numbers;
+
     using ZeroCopyIOReader::ZeroCopyIOReader;
 
     size_t operator()(void* target, size_t size, size_t count) override {
+        check_codebooks(size, count);
         const size_t read = ZeroCopyIOReader::operator()(target, size, count);
+        if (size == sizeof(size_t) && count == 1 && read == 1) {
+            numbers.push_back(0);
+            std::memcpy(&numbers.back(), target, sizeof(size_t));
+        } else {
+            numbers.clear();
+        }
         if (size == 4 && count == 1 && read == 1 && std::memcmp(target, BLOCKS, 4) == 0) {
             std::memcpy(target, MAPPED_BLOCKS, 4);
         }
         return read;
+    }
+
+    // Of an additive quantiser FAISS reads the dimension, the number M of codebooks, and a vector of their bits, of which
+    // it then walks M elements, however many there are. A vector of one looks like one more number.
+    void check_codebooks(size_t size, size_t count) const {
+        const size_t before = numbers.size();
+        const bool is_vector = size == sizeof(size_t) && count != 1 && before >= 3 && numbers[before - 1] == count;
+        const bool was_vector = size == 1 && count == 1 && before >= 4 && numbers[before - 2] == 1;
+        FAISS_THROW_IF_NOT_MSG(
+                (!is_vector || numbers[before - 2] == count) && (!was_vector || numbers[before - 3] == 1),
+                "additive quantiser with another number of codebooks");
     }
 
     size_t rest() const {
@@ -283,10 +308,46 @@ void check_rabitq(const faiss::RaBitQuantizer& quantizer, const Index& index, si
 }
 
 // Fast-scan kernels: blocks of 32 or 64 codes of two 4-bit parts a byte, and no kernel but the default.
-void check_fast_scan(const faiss::ProductQuantizer& pq, size_t dims, int implem, size_t block, size_t even_parts) {
-    check_quantizer(pq, dims);
-    require(pq.nbits == 4 && implem == 0 && (block == 32 || block == 64) && even_parts == (pq.M + 1) / 2 * 2,
+template <class FastScan>
+void check_fast_scan(const FastScan& fast) {
+    require(fast.nbits == 4 && fast.ksub == 16 && fast.implem == 0 && fast.qbs == 0 && (fast.bbs == 32 || fast.bbs == 64) &&
+                    fast.M2 == (fast.M + 1) / 2 * 2,
             "fast-scan codes of an impossible form");
+    if (auto* additive = additive_quantizer(fast)) {
+        check_packed_additive(*additive, fast.d, fast.metric_type, fast.M);
+    }
+}
+
+void check_packed_lists(const faiss::IndexIVFFastScan& fast) {
+    check_fast_scan(fast);
+    if (auto* product = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&fast)) {
+        check_quantizer(product->pq, fast.d);
+        require(product->pq.M == fast.M && !fast.by_residual, "fast-scan codes of an impossible form");
+    } else {
+        require(additive_quantizer(fast), "an index type that is not supported");
+    }
+    auto* blocks = dynamic_cast<const MappedBlockLists*>(fast.invlists);
+    require(fast.qbs2 == 0 && fast.bbs == 32 && blocks && blocks->n_per_block == static_cast<size_t>(fast.bbs) &&
+                    blocks->block_size == fast.bbs * fast.M2 / 2,
+            "fast-scan lists of another form");
+    for (const auto& list : blocks->lists) {
+        const size_t filled = (list.rows + blocks->n_per_block - 1) / blocks->n_per_block;
+        require(list.code_bytes >= filled * blocks->block_size, "inverted lists without their codes");
+    }
+}
+
+void check_packed_codes(const faiss::IndexFastScan& fast) {
+    check_fast_scan(fast);
+    if (auto* product = dynamic_cast<const faiss::IndexPQFastScan*>(&fast)) {
+        check_quantizer(product->pq, fast.d);
+        require(product->pq.M == fast.M, "fast-scan codes of an impossible form");
+    } else {
+        require(additive_quantizer(fast), "an index type that is not supported");
+    }
+    const size_t rows = fast.ntotal;
+    require(fast.ntotal2 >= rows && fast.ntotal2 % fast.bbs == 0 &&
+                    fast.ntotal2 - rows < static_cast<size_t>(fast.bbs) && fast.codes.size() >= fast.ntotal2 * fast.M2 / 2,
+            "codes do not fit the row count");
 }
 
 void check_lists(const faiss::IndexIVF& index) {
@@ -295,18 +356,12 @@ void check_lists(const faiss::IndexIVF& index) {
     if (auto* product = dynamic_cast<const faiss::IndexIVFPQ*>(&index)) {
         check_quantizer(product->pq, dims);
         code_size = product->pq.code_size;
-    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&index)) {
-        check_fast_scan(fast->pq, dims, fast->implem, fast->bbs, fast->M2);
-        require(!fast->by_residual && fast->qbs2 == 0 && fast->bbs == 32, "fast-scan codes of an impossible form");
-        auto* blocks = dynamic_cast<const MappedBlockLists*>(index.invlists);
-        require(blocks && blocks->n_per_block == static_cast<size_t>(fast->bbs) &&
-                        blocks->block_size == fast->bbs * fast->M2 / 2,
-                "fast-scan lists of another form");
-        for (const auto& list : blocks->lists) {
-            const size_t filled = (list.rows + blocks->n_per_block - 1) / blocks->n_per_block;
-            require(list.code_bytes >= filled * blocks->block_size, "inverted lists without their codes");
-        }
+    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(&index)) {
+        check_packed_lists(*fast);
         return;
+    } else if (auto* additive = additive_quantizer(index)) {
+        check_additive(*additive, dims);
+        code_size = additive->code_size;
     } else if (auto* scalar = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&index)) {
         check_scalar_quantizer(scalar->sq, dims);
         code_size = scalar->sq.code_size;
@@ -326,12 +381,8 @@ void check_codes(const Index& index) {
     const size_t dims = index.d;
     const size_t rows = index.ntotal;
     size_t code_size = 0;
-    if (auto* fast = dynamic_cast<const faiss::IndexPQFastScan*>(&index)) {
-        check_fast_scan(fast->pq, dims, fast->implem, fast->bbs, fast->M2);
-        require(fast->qbs == 0 && fast->ntotal2 >= rows && fast->ntotal2 % fast->bbs == 0 &&
-                        fast->ntotal2 - rows < static_cast<size_t>(fast->bbs) &&
-                        fast->codes.size() >= fast->ntotal2 * fast->M2 / 2,
-                "codes do not fit the row count");
+    if (auto* fast = dynamic_cast<const faiss::IndexFastScan*>(&index)) {
+        check_packed_codes(*fast);
         return;
     }
     if (dynamic_cast<const faiss::IndexFlat*>(&index)) {
@@ -357,6 +408,9 @@ void check_codes(const Index& index) {
         check_rabitq(rabitq->rabitq, index, rabitq->code_size, rabitq->qb);
         require(rabitq->center.size() == dims, "RaBitQ codes without their centre");
         code_size = rabitq->code_size;
+    } else if (auto* additive = additive_quantizer(index)) {
+        check_additive(*additive, dims);
+        code_size = additive->code_size;
     }
     auto* flat = dynamic_cast<const faiss::IndexFlatCodes*>(&index);
     require(flat && code_size > 0, "an index type that is not supported");
@@ -410,6 +464,16 @@ void check_proportions(const Index* index) {
     }
 }
 
+void forget_encoding(Index* index) {
+    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
+        forget_encoding(transformed->index);
+    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
+        forget_encoding(refined->base_index);
+    } else if (auto* additive = additive_quantizer(*index)) {
+        keep_only_decoding(*additive);
+    }
+}
+
 } // namespace
 
 void register_mapped_lists() {
@@ -422,11 +486,14 @@ const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list) {
     return mapped ? mapped->lists[list].codes : lists.get_codes(list);
 }
 
-std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length) {
+std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length, bool adds) {
     MapReader reader(bytes, length);
     std::unique_ptr<Index> opened(faiss::read_index(&reader, mapped_io_flags()));
     require(reader.rp_ == length, "bytes do not end where the index does");
     check_proportions(opened.get());
+    if (!adds) {
+        forget_encoding(opened.get());
+    }
     return opened;
 }
 

@@ -1,5 +1,7 @@
 //! What a factory string asks for, as the engine understands it, and what that costs to build.
 
+use super::additive::Additive;
+
 /// The most rows that are ever asked for as a training sample: more than that improves no quantiser noticeably
 /// and a million rows of 16,000 dimensions are already 64 GB.
 const MAX_SAMPLE_ROWS: usize = 1 << 20;
@@ -72,9 +74,20 @@ pub(super) enum Codec {
         thresholds: bool,
     },
     RaBitQ,
+    /// `RQ`, `LSQ`, `PRQ`, `PLSQ`.
+    Additive(Additive),
 }
 
 impl Codec {
+    /// Whether codes are laid out in blocks, for SIMD.
+    fn is_packed(self) -> bool {
+        match self {
+            Self::FastScan { .. } => true,
+            Self::Additive(additive) => additive.is_packed,
+            _ => false,
+        }
+    }
+
     fn bytes(self, dims: usize) -> u64 {
         let bytes = match self {
             Self::Flat => 4 * dims,
@@ -85,6 +98,7 @@ impl Codec {
             Self::Signs { bits, .. } => bits.div_ceil(8),
             // Signs and two correction factors (faiss/impl/RaBitQuantizer.cpp).
             Self::RaBitQ => dims.div_ceil(8) + 8,
+            Self::Additive(additive) => return additive.code_bytes(),
         };
         bytes as u64
     }
@@ -95,6 +109,7 @@ impl Codec {
             Self::Product { bits, .. } => (3 * 4 * dims) << bits,
             Self::FastScan { .. } => (3 * 4 * dims) << 4,
             Self::Signs { bits, rotated: true, .. } => 3 * 4 * dims * bits,
+            Self::Additive(additive) => return additive.model_bytes(dims),
             _ => 16 * dims,
         };
         bytes as u64
@@ -103,6 +118,7 @@ impl Codec {
     /// Tables through which FAISS encodes: for each row and part, the distances to all centroids.
     fn table_bytes(self, dims: usize) -> u64 {
         match self {
+            Self::Additive(additive) => additive.encoding_bytes(dims, additive.batch_rows().min(BATCH_ROWS)),
             Self::Product { parts, bits } if dims / parts >= TABLE_MIN_WIDTH => {
                 (TABLE_ROWS * 4 * parts as u64) << bits
             }
@@ -123,6 +139,7 @@ impl Codec {
             // faiss/IndexScalarQuantizer.cpp
             Self::Scalar { .. } | Self::Half => (100_000, 0),
             Self::RaBitQ => (usize::MAX, 0),
+            Self::Additive(additive) => return additive.training_bytes(dims, rows),
         };
         let copies = if rows > most { 2 } else { 1 };
         (rows.min(most) * 4 * (copies * dims + part)) as u64
@@ -139,6 +156,7 @@ impl Codec {
             Self::Product { bits, .. } => TrainingRows { min: 1 << bits, wanted: ROWS_PER_CENTROID << bits },
             Self::FastScan { .. } => TrainingRows { min: 16, wanted: ROWS_PER_CENTROID << 4 },
             Self::Signs { .. } | Self::RaBitQ => TrainingRows { min: 1, wanted: 1 << 14 },
+            Self::Additive(additive) => additive.training_rows(),
         }
     }
 }
@@ -230,10 +248,21 @@ impl Recipe {
     /// Whether FAISS builds this for Euclidean distance only (`IndexHNSWPQ` has no metric to choose, `IndexLSH`
     /// refuses another; faiss/index_factory.cpp).
     pub(super) fn l2_only(&self) -> bool {
-        matches!(
-            (self.structure, self.codec),
-            (_, Codec::Signs { .. }) | (Structure::Graph { .. }, Codec::Product { .. })
-        )
+        match (self.structure, self.codec) {
+            (_, Codec::Signs { .. }) | (Structure::Graph { .. }, Codec::Product { .. }) => true,
+            (_, Codec::Additive(additive)) => additive.l2_only(),
+            _ => false,
+        }
+    }
+
+    /// Whether FAISS builds this for inner products only.
+    pub(super) fn inner_product_only(&self) -> bool {
+        matches!(self.codec, Codec::Additive(additive) if additive.inner_product_only())
+    }
+
+    /// Training rows that the codec looks at, of those that lists or transforms want.
+    pub(super) fn codec_training_rows(&self) -> usize {
+        self.codec.training_rows().wanted
     }
 
     /// The Euclidean norm up to which rows can be indexed.
@@ -268,7 +297,11 @@ impl Recipe {
 
     /// Rows in one call of FAISS's `add`, at most.
     pub(super) fn batch_rows(&self) -> usize {
-        (BATCH_VALUES / self.dims).clamp(1, BATCH_ROWS)
+        let most = match self.codec {
+            Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
+            _ => BATCH_ROWS,
+        };
+        (BATCH_VALUES / self.dims).clamp(1, most)
     }
 
     /// Bytes of each row in the serialised index.
@@ -286,7 +319,7 @@ impl Recipe {
     /// Bytes that each row occupies while the index is built.
     pub(super) fn bytes_per_row(&self) -> u64 {
         let code = self.codec.bytes(self.inner_dims());
-        let is_packed = matches!(self.codec, Codec::FastScan { .. });
+        let is_packed = self.codec.is_packed();
         let growing = match self.structure {
             // FAISS has no way to reserve these: they double.
             Structure::Scan if is_packed => code,

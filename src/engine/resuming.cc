@@ -3,6 +3,7 @@
 #include "internal.h"
 
 #include <cstring>
+#include <typeinfo>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexFlatCodes.h>
@@ -20,6 +21,7 @@
 #include <faiss/IndexRefine.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/VectorTransform.h>
+#include <faiss/impl/AdditiveQuantizer.h>
 #include <faiss/invlists/BlockInvertedLists.h>
 #include <faiss/invlists/InvertedLists.h>
 
@@ -41,6 +43,10 @@ const T& same_type(const T*, const Index& read) {
 
 void check_quantizers_alike(const faiss::ProductQuantizer& like, const faiss::ProductQuantizer& read) {
     require(like.M == read.M && like.nbits == read.nbits, OTHER_FACTORY);
+}
+
+void check_additive_alike(const Index& like, const faiss::AdditiveQuantizer& quantizer, const Index& read) {
+    require(typeid(like) == typeid(read) && are_additive_alike(quantizer, *additive_quantizer(read)), OTHER_FACTORY);
 }
 
 void check_transforms_alike(const faiss::VectorTransform* like, const faiss::VectorTransform* read) {
@@ -66,7 +72,10 @@ void check_alike(const Index& like, const Index& read);
 void check_lists_alike(const faiss::IndexIVF& like, const faiss::IndexIVF& read) {
     require(like.nlist == read.nlist, OTHER_FACTORY);
     check_alike(*like.quantizer, *read.quantizer);
-    if (auto* product = dynamic_cast<const faiss::IndexIVFPQ*>(&like)) {
+    if (auto* additive = additive_quantizer(like)) {
+        check_additive_alike(like, *additive, read);
+        require(like.by_residual == read.by_residual, OTHER_FACTORY);
+    } else if (auto* product = dynamic_cast<const faiss::IndexIVFPQ*>(&like)) {
         check_quantizers_alike(product->pq, same_type(product, read).pq);
         require(product->by_residual == read.by_residual, OTHER_FACTORY);
     } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&like)) {
@@ -83,7 +92,9 @@ void check_lists_alike(const faiss::IndexIVF& like, const faiss::IndexIVF& read)
 }
 
 void check_codes_alike(const Index& like, const Index& read) {
-    if (auto* fast = dynamic_cast<const faiss::IndexPQFastScan*>(&like)) {
+    if (auto* additive = additive_quantizer(like)) {
+        check_additive_alike(like, *additive, read);
+    } else if (auto* fast = dynamic_cast<const faiss::IndexPQFastScan*>(&like)) {
         check_quantizers_alike(fast->pq, same_type(fast, read).pq);
         require(fast->bbs == same_type(fast, read).bbs, OTHER_FACTORY);
     } else if (auto* product = dynamic_cast<const faiss::IndexPQ*>(&like)) {
@@ -148,9 +159,13 @@ void own(faiss::MaybeOwnedVector<T>& vector, bool keeps) {
     vector = faiss::MaybeOwnedVector<T>(std::move(owned));
 }
 
-void own_packed_lists(faiss::IndexIVFPQFastScan& fast, bool keeps) {
+void own_packed_lists(faiss::IndexIVFFastScan& fast, bool keeps) {
     // FAISS leaves this pointer empty when it reads.
-    fast.fine_quantizer = &fast.pq;
+    if (auto* product = dynamic_cast<faiss::IndexIVFPQFastScan*>(&fast)) {
+        fast.fine_quantizer = &product->pq;
+    } else {
+        fast.fine_quantizer = additive_quantizer(fast);
+    }
     auto lists = std::make_unique<faiss::BlockInvertedLists>(fast.nlist, fast.get_CodePacker());
     for (size_t list = 0; keeps && list < fast.nlist; list++) {
         const size_t rows = fast.invlists->list_size(list);
@@ -164,7 +179,7 @@ void own_packed_lists(faiss::IndexIVFPQFastScan& fast, bool keeps) {
 }
 
 void own_lists(faiss::IndexIVF& inverted, bool keeps) {
-    if (auto* fast = dynamic_cast<faiss::IndexIVFPQFastScan*>(&inverted)) {
+    if (auto* fast = dynamic_cast<faiss::IndexIVFFastScan*>(&inverted)) {
         own_packed_lists(*fast, keeps);
         return;
     }
@@ -204,13 +219,16 @@ void own_rows(Index* index, bool keeps) {
     } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
         own_rows(inverted->quantizer, true);
         own_lists(*inverted, keeps);
-    } else if (auto* fast = dynamic_cast<faiss::IndexPQFastScan*>(index)) {
+    } else if (auto* fast = dynamic_cast<faiss::IndexFastScan*>(index)) {
         if (!keeps) {
             fast->codes.resize(0);
             fast->ntotal2 = 0;
         }
     } else if (auto* codes = dynamic_cast<faiss::IndexFlatCodes*>(index)) {
         own(codes->codes, keeps);
+    }
+    if (auto* additive = additive_quantizer(*index)) {
+        own_norms(*additive);
     }
     if (!keeps) {
         index->ntotal = 0;
@@ -220,7 +238,7 @@ void own_rows(Index* index, bool keeps) {
 } // namespace
 
 std::unique_ptr<Index> resume(const Index& like, const uint8_t* bytes, size_t length, bool keeps_rows) {
-    std::unique_ptr<Index> index = open_mapped(bytes, length);
+    std::unique_ptr<Index> index = open_mapped(bytes, length, true);
     check_alike(like, *index);
     own_rows(index.get(), keeps_rows);
     tune_for_building(index.get());

@@ -17,6 +17,7 @@
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
+#include <faiss/impl/AdditiveQuantizer.h>
 #include <faiss/impl/ProductQuantizer.h>
 #include <faiss/utils/distances.h>
 #include <faiss/utils/prefetch.h>
@@ -84,37 +85,55 @@ bool is_reversible(const faiss::VectorTransform* step) {
 }
 
 // One row of fast-scan codes, of `parts` (even) parts, as pq4_pack_codes of faiss/impl/pq4_fast_scan.cpp lays them out:
-// blocks of rows, in them pairs of parts, in them groups of 32 rows, 16 bytes for each part.
+// blocks of rows, in them pairs of parts, in them groups of 32 rows, 16 bytes for each part. Becomes two parts a byte.
 // FAISS's own pq4_get_packed_element knows no second group in a block, and IndexIVFFastScan::sa_decode lacks its
 // quantiser in an index that was read.
-void decode_packed(
-        const faiss::ProductQuantizer& pq,
-        const uint8_t* codes,
-        size_t block,
-        size_t parts,
-        size_t row,
-        float* values) {
+void unpack(const uint8_t* codes, size_t block, size_t parts, size_t row, uint8_t* code) {
     const size_t in_block = row % block, in_group = in_block % 32, in_half = in_group % 16;
     const uint8_t* group = codes + row / block * (block * parts / 2) + in_block / 32 * 32;
     const size_t byte = in_half < 8 ? 2 * in_half : 2 * in_half - 15;
-    for (size_t part = 0; part < pq.M; part++) {
+    const auto part_of = [&](size_t part) {
         const uint8_t pair = group[part / 2 * block + part % 2 * 16 + byte];
-        const uint8_t code = in_group < 16 ? pair & 15 : pair >> 4;
-        std::memcpy(values + part * pq.dsub, pq.get_centroids(part, code), pq.dsub * sizeof(float));
+        return in_group < 16 ? pair & 15 : pair >> 4;
+    };
+    for (size_t part = 0; part < parts; part += 2) {
+        code[part / 2] = static_cast<uint8_t>(part_of(part) | part_of(part + 1) << 4);
+    }
+}
+
+// Rows `first` to `first + count` of fast-scan codes, without the centroids that residuals are of.
+template <class FastScan, class ProductFastScan>
+void decode_packed(const FastScan& fast, const uint8_t* codes, size_t first, size_t count, float* values) {
+    auto* product = dynamic_cast<const ProductFastScan*>(&fast);
+    std::vector<uint8_t> code(fast.M2 / 2);
+    for (size_t i = 0; i < count; i++) {
+        unpack(codes, fast.bbs, fast.M2, first + i, code.data());
+        if (product) {
+            product->pq.decode(code.data(), values + i * fast.d);
+        } else {
+            additive_quantizer(fast)->decode(code.data(), values + i * fast.d, 1);
+        }
+    }
+}
+
+void add_centroid(const faiss::IndexIVF& inverted, size_t list, size_t count, float* values) {
+    std::vector<float> centroid(inverted.d);
+    inverted.quantizer->reconstruct(static_cast<idx_t>(list), centroid.data());
+    for (size_t i = 0; i < count; i++) {
+        faiss::fvec_add(inverted.d, values + i * inverted.d, centroid.data(), values + i * inverted.d);
     }
 }
 
 // Rows `first` to `first + count` of an inverted list, or of the whole index where it has none.
 void decode(const Index& codes, size_t list, size_t first, size_t count, float* values) {
     const size_t dims = codes.d;
-    if (auto* fast = dynamic_cast<const faiss::IndexPQFastScan*>(&codes)) {
-        for (size_t i = 0; i < count; i++) {
-            decode_packed(fast->pq, fast->codes.get(), fast->bbs, fast->M2, first + i, values + i * dims);
-        }
-    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&codes)) {
-        const uint8_t* packed = packed_codes(*fast->invlists, list);
-        for (size_t i = 0; i < count; i++) {
-            decode_packed(fast->pq, packed, fast->bbs, fast->M2, first + i, values + i * dims);
+    if (auto* fast = dynamic_cast<const faiss::IndexFastScan*>(&codes)) {
+        decode_packed<faiss::IndexFastScan, faiss::IndexPQFastScan>(*fast, fast->codes.get(), first, count, values);
+    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(&codes)) {
+        decode_packed<faiss::IndexIVFFastScan, faiss::IndexIVFPQFastScan>(
+                *fast, packed_codes(*fast->invlists, list), first, count, values);
+        if (fast->by_residual) {
+            add_centroid(*fast, list, count, values);
         }
     } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&codes)) {
         for (size_t i = 0; i < count; i++) {

@@ -10,9 +10,12 @@
 #include <cmath>
 #include <limits>
 
+#include <faiss/IndexAdditiveQuantizer.h>
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFAdditiveQuantizer.h>
+#include <faiss/IndexIVFAdditiveQuantizerFastScan.h>
 #include <faiss/IndexIVFFastScan.h>
 #include <faiss/IndexIVFRaBitQ.h>
 #include <faiss/IndexPQ.h>
@@ -85,6 +88,9 @@ struct Search {
         if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
             return scan_lists(*inverted, query, k);
         }
+        if (auto* additive = dynamic_cast<const faiss::IndexAdditiveQuantizer*>(&index)) {
+            return scan_codes(*additive, query, k);
+        }
         if (dynamic_cast<const faiss::IndexScalarQuantizer*>(&index) ||
             dynamic_cast<const faiss::IndexRaBitQ*>(&index)) {
             faiss::RaBitQSearchParameters with;
@@ -92,8 +98,6 @@ struct Search {
             with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
             return ask(index, query, k, &with);
         }
-        // The others take no selector: ask for as many more as could be dead.
-        const size_t more = std::min<size_t>(k + params.dead_rows, index.ntotal);
         faiss::SearchParametersPQ polysemous;
         polysemous.search_type = faiss::IndexPQ::ST_polysemous;
         polysemous.polysemous_ht = params.hamming_threshold;
@@ -102,7 +106,13 @@ struct Search {
         const bool by_bits = params.hamming_threshold > 0 && product && product->pq.nbits == 8 &&
                 static_cast<size_t>(params.hamming_threshold) < 8 * product->pq.code_size &&
                 index.metric_type == faiss::METRIC_L2;
-        Candidates found = ask(index, query, has_dead ? more : k, by_bits ? &polysemous : nullptr);
+        return ask_for_more(index, query, k, by_bits ? &polysemous : nullptr);
+    }
+
+    // Some of FAISS's indexes take no selector: ask for as many more as could be dead.
+    Candidates ask_for_more(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
+        const size_t more = std::min<size_t>(k + params.dead_rows, index.ntotal);
+        Candidates found = ask(index, query, has_dead ? more : k, with);
         if (found.size() > k) {
             found.resize(k);
         }
@@ -114,7 +124,8 @@ struct Search {
         faiss::IVFRaBitQSearchParameters with;
         with.qb = static_cast<uint8_t>(params.query_bits);
         with.nprobe = std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted.nlist);
-        with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
+        const bool selects = !dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(&inverted);
+        with.sel = has_dead && selects ? const_cast<Alive*>(&alive) : nullptr;
         if (!dynamic_cast<const faiss::IndexIVFFastScan*>(&inverted)) {
             with.max_codes = static_cast<size_t>(params.max_codes);
         }
@@ -125,7 +136,7 @@ struct Search {
             coarse.efSearch = static_cast<int>(std::min<size_t>(asked, inverted.nlist));
             with.quantizer_params = &coarse;
         }
-        return ask(inverted, query, k, &with);
+        return selects ? ask(inverted, query, k, &with) : ask_for_more(inverted, query, k, &with);
     }
 
     // HNSW keeps dead rows in its queue of candidates but not among its results, so the queue must be as much longer.
@@ -140,7 +151,12 @@ struct Search {
     Candidates ask(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
         std::vector<float> distances(k);
         std::vector<idx_t> positions(k, -1);
-        index.search(1, query, static_cast<idx_t>(k), distances.data(), positions.data(), with);
+        if (auto* sums = dynamic_cast<const faiss::IndexIVFAdditiveQuantizerFastScan*>(&index)) {
+            const auto& lists = dynamic_cast<const faiss::IVFSearchParameters&>(*with);
+            search_packed_sums(*sums, query, k, distances.data(), positions.data(), lists);
+        } else {
+            index.search(1, query, static_cast<idx_t>(k), distances.data(), positions.data(), with);
+        }
         Candidates found;
         found.reserve(k);
         for (size_t i = 0; i < k; i++) {
@@ -159,23 +175,44 @@ struct Search {
     // IndexFlat::search cannot be interrupted within one query, and drops rows at infinite distance.
     Candidates scan(const faiss::IndexFlat& flat, const float* query, size_t k) const {
         const size_t dims = flat.d;
-        const size_t rows = flat.ntotal;
         // About 1 MiB between two looks at the interrupt flag.
         const size_t block = std::max<size_t>(16, (size_t{1} << 18) / dims);
+        return scan_blocks(flat, k, block, [&](size_t start, size_t count, float* distances) {
+            const float* values = flat.get_xb() + start * dims;
+            if (flat.metric_type == faiss::METRIC_INNER_PRODUCT) {
+                faiss::fvec_inner_products_ny(distances, query, values, dims, count);
+            } else {
+                faiss::fvec_L2sqr_ny(distances, query, values, dims, count);
+            }
+        });
+    }
+
+    // IndexAdditiveQuantizer::search neither, though it may decode every row; and it takes no selector.
+    Candidates scan_codes(const faiss::IndexFlatCodes& codes, const float* query, size_t k) const {
+        std::unique_ptr<faiss::FlatCodesDistanceComputer> distance(codes.get_FlatCodesDistanceComputer());
+        distance->set_query(query);
+        return scan_blocks(codes, k, 1024, [&](size_t start, size_t count, float* distances) {
+            for (size_t i = 0; i < count; i++) {
+                if (keeps(static_cast<idx_t>(start + i))) {
+                    distances[i] = distance->distance_to_code(codes.codes.data() + (start + i) * codes.code_size);
+                }
+            }
+        });
+    }
+
+    // The k nearest of all rows, whose distances `measure` stores for a block of them at a time.
+    template <class Measure>
+    Candidates scan_blocks(const Index& index, size_t k, size_t block, Measure&& measure) const {
+        const size_t rows = index.ntotal;
         std::vector<float> distances(std::min(block, rows));
         Candidates heap;
         heap.reserve(k);
         for (size_t start = 0; start < rows; start += block) {
             throw_if_interrupted();
             const size_t count = std::min(block, rows - start);
-            const float* values = flat.get_xb() + start * dims;
-            if (flat.metric_type == faiss::METRIC_INNER_PRODUCT) {
-                faiss::fvec_inner_products_ny(distances.data(), query, values, dims, count);
-            } else {
-                faiss::fvec_L2sqr_ny(distances.data(), query, values, dims, count);
-            }
+            measure(start, count, distances.data());
             for (size_t i = 0; i < count; i++) {
-                const Candidate candidate{key_of(flat, distances[i]), static_cast<idx_t>(start + i)};
+                const Candidate candidate{key_of(index, distances[i]), static_cast<idx_t>(start + i)};
                 if (heap.size() == k && !(candidate < heap.front())) {
                     continue;
                 }

@@ -201,7 +201,7 @@ int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_i
 
 int vekter_index_open(const uint8_t* bytes, size_t length, vekter_index** index) {
     return guarded([&] {
-        *index = wrap(vekter::open_mapped(bytes, length));
+        *index = wrap(vekter::open_mapped(bytes, length, false));
     });
 }
 
@@ -233,10 +233,10 @@ int vekter_index_reserve(vekter_index* index, int64_t rows) {
     return guarded([&] { vekter::reserve_rows(unwrap(index), static_cast<size_t>(rows)); });
 }
 
-int vekter_index_train(vekter_index* index, int64_t rows, const float* values) {
+int vekter_index_train(vekter_index* index, int64_t rows, const float* values, int64_t additive_rows) {
     return guarded([&] {
         vekter::throw_if_interrupted();
-        vekter::train_quietly(unwrap(index), rows, values);
+        vekter::train_quietly(unwrap(index), rows, values, additive_rows);
         // What training freed stays with the allocator otherwise, beside the rows that come now.
         malloc_trim(0);
     });

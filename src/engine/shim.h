@@ -97,7 +97,8 @@ void vekter_index_free(vekter_index* index);
 void vekter_index_describe(const vekter_index* index, vekter_description* description);
 // Makes room for `rows` rows in all, so that adding does not grow arrays by copying them.
 int vekter_index_reserve(vekter_index* index, int64_t rows);
-int vekter_index_train(vekter_index* index, int64_t rows, const float* values);
+// An additive quantiser learns from at most `additive_rows` of them.
+int vekter_index_train(vekter_index* index, int64_t rows, const float* values, int64_t additive_rows);
 int vekter_index_add(vekter_index* index, int64_t rows, const float* values);
 // FAISS's serialised form, in pieces; a non-zero return of `sink` stops it.
 int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context);

@@ -27,6 +27,9 @@ fn is_cancelled(work: impl FnOnce() -> Result<(), EngineError> + Send) {
     .unwrap_err();
     assert_eq!(*panic.downcast::<&str>().unwrap(), "cancelled by the user");
     assert!(outcome.load(Ordering::Relaxed), "the work did not end by an interrupt");
+    if std::env::var_os("VEKTER_SHOW").is_some() {
+        println!("cancelled after {:?}", start.elapsed());
+    }
     assert!(start.elapsed() < SOON, "the work went on for {:?}", start.elapsed());
 }
 
@@ -35,9 +38,22 @@ fn training_ends_soon_after_a_cancel() {
     let _alone = CANCELLING.write();
     initialise(|| false);
     let rows = clustered(60_000, 256, 1);
-    for factory in ["IVF16384,Flat", "PQ128x10", "OPQ64,PQ64", "IVF8192_HNSW32,PQ64x4fs"] {
+    for factory in ["IVF16384,Flat", "PQ128x10", "OPQ64,PQ64", "IVF8192_HNSW32,PQ64x4fs", "RQ32x8", "LSQ8x8", "PLSQ4x8x8"] {
         let mut builder = Builder::new(factory, 256, Metric::L2).unwrap();
         is_cancelled(|| builder.train(&rows));
+    }
+}
+
+#[test]
+fn encoding_by_additive_quantisers_ends_soon_after_a_cancel() {
+    let _alone = CANCELLING.write();
+    initialise(|| false);
+    let rows = clustered(100_000, 256, 1);
+    // The first encodes by products between its codebooks, the second has too many centroids for that.
+    for factory in ["RQ12x8_Nfloat", "RQ2x12", "LSQ4x8_Nrq2x4"] {
+        let mut builder = Builder::new(factory, 256, Metric::L2).unwrap();
+        builder.train(&rows[..builder.training_rows().min * 256]).unwrap();
+        is_cancelled(|| builder.add(&rows));
     }
 }
 

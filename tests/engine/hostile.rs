@@ -53,6 +53,15 @@ const WHOLE: &[&str] = &[
     "NSG0,Flat",
     "RQ1000x8",
     "LSQ64x8",
+    "RQ1x12",
+    "RQ4096x1",
+    "RQ8x8_999999999x8",
+    "LSQ1x1_Nfloat",
+    "PRQ0x4x8",
+    "PLSQ1x99999999999x8",
+    "RQ2x4fs",
+    "IVF4,RQ1x4fsr_Nrq2x4",
+    "PRQ16000x256x8",
     "PRQ4x4x8",
     "RCQ1x30",
     "IMI2x30,PQ8",
@@ -148,6 +157,8 @@ fn made_up(random: &mut Random) -> String {
         "OPQ2_4,IVF16_HNSW8,PQ2x6",
         "HNSW32_PQ16np",
         "PCAW2,IVF4k,SQ8,Refine(SQfp16)",
+        "IVF4,RQ2x4fsr_Nrq2x4",
+        "PLSQ1x2x3_Nqint8",
     ];
     if random.below(3) > 0 {
         let mut bytes = good[random.below(good.len())].as_bytes().to_vec();

@@ -123,6 +123,10 @@ fn a_build_takes_no_more_memory_than_was_estimated() {
         "PQ64x4fs",
         "OPQ16,IVF64,PQ16x4",
         "PCA64,SQ8",
+        "RQ4x8_Nfloat",
+        "LSQ4x6_Nqint8",
+        "PRQ4x2x8",
+        "IVF64,PLSQ2x4x4fsr_Nrq2x4",
     ] {
         // Each alone: what one build frees, the next would take without growing the process.
         let test = "memory::a_build_takes_no_more_memory_than_was_estimated";

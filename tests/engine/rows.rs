@@ -80,7 +80,7 @@ fn an_index_that_stores_rows_gives_them_back_bit_by_bit() {
 #[test]
 fn transforms_and_lossy_codes_do_not_claim_to_store_rows() {
     for family in FAMILIES.iter().filter(|family| !family.factory.ends_with(",RFlat")) {
-        let lossy = ["PQ", "SQ", "LSH", "RaBitQ", "PCA", "RR", "L2norm", "OPQ", "ITQ", "Pad"];
+        let lossy = ["PQ", "SQ", "RQ", "LSH", "RaBitQ", "PCA", "RR", "L2norm", "OPQ", "ITQ", "Pad"];
         let is_lossy = lossy.iter().any(|part| family.factory.contains(part));
         each_metric(family, |_, opened, _, _| {
             assert_eq!(opened.stores_rows(), !is_lossy || family.exact, "{}", family.factory);

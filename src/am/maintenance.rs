@@ -112,11 +112,44 @@ fn upkeep(index: Rel, what: &str, outcome: Result<(), IndexError>) -> Result<(),
     }
 }
 
-/// `vekter_compact()`: one segment without dead rows. The index is locked in `INDEX_LOCK`.
-pub fn compact_everything(index: Rel) -> Result<(), SqlError> {
-    let lock = IndexLock::acquire(index, Purpose::Compaction);
-    let mut table = Table::under(index, false);
-    if !as_owner(index, || compact::run(index, Effort::Everything, settings(), &mut table, &lock))? {
+/// An index that `vekter_compact()` has locked against all who compact or change it.
+pub struct IndexToCompact {
+    // In this order they are dropped.
+    _unchanged: OpenRelation,
+    lock: IndexLock,
+    index: OpenRelation,
+}
+
+impl IndexToCompact {
+    /// Waits only for those who never wait for the caller's snapshot: other compaction, under a lock that holds up nobody
+    /// else. REINDEX CONCURRENTLY and its like, who hold `INDEX_LOCK` and wait for snapshots, would never get on.
+    pub fn lock(index: pg_sys::Oid) -> Result<Self, SqlError> {
+        let Some(index) = OpenRelation::open(index, pg_sys::AccessShareLock) else {
+            return Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"));
+        };
+        let lock = IndexLock::acquire(index.rel(), Purpose::Compaction);
+        let start = Instant::now();
+        loop {
+            if let Some(unchanged) = OpenRelation::try_open(index.rel().oid(), INDEX_LOCK) {
+                return Ok(IndexToCompact { _unchanged: unchanged, lock, index });
+            }
+            // A worker that has just started holds it until it finds the compaction lock taken.
+            if start.elapsed() > LINGER {
+                let message = format!("could not lock index \"{}\" for compaction", index.rel().name());
+                return Err(SqlError::new(Code::ERRCODE_LOCK_NOT_AVAILABLE, message)
+                    .detail("Another session rebuilds or changes the index, as REINDEX CONCURRENTLY does.")
+                    .hint("Call vekter_compact() again when that session has finished."));
+            }
+            worker::nap(LOOK);
+        }
+    }
+}
+
+/// `vekter_compact()`: one segment without dead rows.
+pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -> Result<(), SqlError> {
+    let index = index.rel();
+    let mut table = Table::under(index, None);
+    if !as_owner(index, || compact::run(index, Effort::Everything, settings(), &mut table, lock))? {
         let message = format!("index \"{}\" was not merged into one segment", index.name());
         SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .detail("There are rows that neither the index nor the table could give.")
@@ -192,7 +225,7 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     let index = open.rel();
     let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
-    let mut table = Table::under(index, true);
+    let mut table = Table::under(index, Some(&lock));
     if !as_owner(index, || compact::run(index, Effort::Tiers, settings(), &mut table, &lock))? {
         return Ok(false);
     }
@@ -222,21 +255,22 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
 // ---------------------------------------------------------------- surroundings
 
 /// The table under an index that is compacted.
-struct Table {
+struct Table<'a> {
     index: Rel,
-    yields: bool,
+    /// Gives way to who waits for the index or for this lock; None: to nobody.
+    yields: Option<&'a IndexLock>,
     looked: Instant,
     // In this order they are dropped.
     rows: Option<(TableRows, ActiveSnapshot, OpenRelation)>,
 }
 
-impl Table {
-    fn under(index: Rel, yields: bool) -> Self {
+impl<'a> Table<'a> {
+    fn under(index: Rel, yields: Option<&'a IndexLock>) -> Self {
         Table { index, yields, looked: Instant::now(), rows: None }
     }
 }
 
-impl Surroundings for Table {
+impl Surroundings for Table<'_> {
     fn knows_table(&self) -> bool {
         true
     }
@@ -272,7 +306,7 @@ impl Surroundings for Table {
         self.looked = Instant::now();
         self.leave_table();
         pg::take_interrupts();
-        self.yields && lock::has_waiters(self.index)
+        self.yields.is_some_and(|lock| lock::has_waiters(self.index) || lock.has_waiters())
     }
 }
 

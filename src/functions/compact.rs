@@ -1,12 +1,11 @@
 //! `vekter_compact()`: an index becomes one segment without dead rows.
 
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target;
 use crate::am::maintenance;
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::OpenRelation;
 
 #[pg_extern]
 fn vekter_compact(index: pg_sys::Oid) {
@@ -21,8 +20,6 @@ fn vekter_compact(index: pg_sys::Oid) {
 fn compact(relation: pg_sys::Oid) -> Result<(), SqlError> {
     let index = target::find_plain_index(relation)?;
     target::check_owner(index)?;
-    let Some(index) = OpenRelation::open(index, maintenance::INDEX_LOCK) else {
-        return Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"));
-    };
-    maintenance::compact_everything(index.rel())
+    let index = maintenance::IndexToCompact::lock(index)?;
+    maintenance::compact_everything(&index)
 }

@@ -40,11 +40,31 @@ impl IndexLock {
         // Made only then: dropping one releases a lock.
         is_ours.then(|| IndexLock { rel, purpose })
     }
+
+    /// Whether anybody waits for it.
+    pub fn has_waiters(&self) -> bool {
+        // SAFETY: set at session start.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        // PostgreSQL's `SET_LOCKTAG_TUPLE` (storage/lock.h) of the pseudo tuple.
+        let tag = pg_sys::LOCKTAG {
+            locktag_field1: database.to_u32(),
+            locktag_field2: self.rel.oid().to_u32(),
+            locktag_field3: self.purpose as u32,
+            locktag_field4: PSEUDO_OFFSET,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_TUPLE as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        };
+        // SAFETY: the lock is held by this process, and never on the fast path, which is for relations.
+        unsafe { pg_sys::LockHasWaiters(&tag, MODE, false) }
+    }
 }
+
+/// Where the pseudo tuples are in their blocks.
+const PSEUDO_OFFSET: u16 = 1;
 
 fn pseudo_tuple(purpose: Purpose) -> pg_sys::ItemPointerData {
     let block = pg_sys::BlockIdData { bi_hi: 0, bi_lo: purpose as u16 };
-    pg_sys::ItemPointerData { ip_blkid: block, ip_posid: 1 }
+    pg_sys::ItemPointerData { ip_blkid: block, ip_posid: PSEUDO_OFFSET }
 }
 
 /// # Safety

@@ -1,6 +1,7 @@
 """Compaction: however an index has grown and shrunk, it stays small, whole, and as good as one built at once."""
 
 import re
+import threading
 
 import psycopg
 import pytest
@@ -433,6 +434,39 @@ def test_compact_in_a_transaction_is_not_undone_by_its_rollback(db):
     assert all_ids(db) == list(range(3_000))
     db.execute("VACUUM (INDEX_CLEANUP ON) items")
     assert stats(db, "rows_indexed") == 3_000
+
+
+def test_compact_does_not_stand_in_the_way_of_reindex_concurrently(db, cluster, database):
+    # REINDEX CONCURRENTLY holds the index and waits for the snapshots of others, so whoever waits for the index with a
+    # snapshot, as each call of a function has one, would keep both from ever getting on.
+    make(db, rows=FIRST)
+    with cluster.connect(database, autocommit=False) as old, cluster.connect(database) as rebuilding:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM items")
+        reindex = threading.Thread(target=lambda: rebuilding.execute("REINDEX INDEX CONCURRENTLY built"))
+        reindex.start()
+        wait_until(lambda: db.execute("SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+                                      [rebuilding.info.backend_pid]).rowcount, "REINDEX to wait")
+        with pytest.raises(psycopg.errors.LockNotAvailable, match='could not lock index "built"') as raised:
+            compact(db)
+        assert "vekter_compact() again" in raised.value.diag.message_hint
+        old.commit()
+        reindex.join()
+    assert db.execute("SELECT count(*) FILTER (WHERE indisvalid), count(*) FROM pg_index "
+                      "WHERE indrelid = 'items'::regclass").fetchone() == (1, 1)
+    compact(db)
+    assert stats(db) == (1, 0, 0, FIRST)
+    assert all_ids(db) == table_ids(db)
+
+
+def test_compact_takes_over_from_a_worker(db, cluster, database):
+    make(db, "HNSW32", rows=FIRST)
+    fill(db, FIRST, FIRST + LATER, piece=5_000)
+    wait_until(lambda: workers(db), "a worker to start")
+    compact(db)
+    assert stats(db, "segments, dead_rows, rows_indexed") == (1, 0, FIRST + LATER)
+    wait_for_rest(db)
+    assert not complaints(cluster)
 
 
 def test_compact_beside_inserts_vacuum_and_another_compact(db, cluster, database):

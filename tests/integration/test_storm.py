@@ -32,16 +32,11 @@ class Storm:
     `done` counts what was done. `ALLOWED`: errors that are right answers to what the others do.
     """
 
-    # A statement that calls vekter_compact() has a snapshot, and waits for a build's lock on the index; a concurrent
-    # build waits for snapshots that are older than its end.
-    _DEADLOCK = (psycopg.errors.DeadlockDetected,)
     ALLOWED = {
-        # `second` was dropped before the statement or while it waited for the lock, or is still being built.
+        # `second` was dropped before the statement or while it waited for the lock, or is still being built; or a
+        # concurrent rebuild has the index, which vekter_compact() does not wait for.
         "compact": (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedObject,
-                    psycopg.errors.ObjectNotInPrerequisiteState, *_DEADLOCK),
-        "reindex CONCURRENTLY": _DEADLOCK,
-        "create CONCURRENTLY": _DEADLOCK,
-        "drop CONCURRENTLY": _DEADLOCK,
+                    psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.LockNotAvailable),
     }
 
     def __init__(self, cluster, seconds):

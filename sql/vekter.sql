@@ -323,6 +323,9 @@ CREATE FUNCTION vekter_metric_ip() RETURNS integer
 CREATE FUNCTION vekter_metric_cosine() RETURNS integer
     AS 'MODULE_PATHNAME', 'vekter_metric_cosine_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION vekter_metric_l1() RETURNS integer
+    AS 'MODULE_PATHNAME', 'vekter_metric_l1_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE OPERATOR CLASS vector_l2_ops DEFAULT FOR TYPE vector USING faiss AS
     OPERATOR 1 <-> (vector, vector) FOR ORDER BY float_ops,
     FUNCTION 1 vekter_metric_l2();
@@ -334,6 +337,10 @@ CREATE OPERATOR CLASS vector_ip_ops FOR TYPE vector USING faiss AS
 CREATE OPERATOR CLASS vector_cosine_ops FOR TYPE vector USING faiss AS
     OPERATOR 1 <=> (vector, vector) FOR ORDER BY float_ops,
     FUNCTION 1 vekter_metric_cosine();
+
+CREATE OPERATOR CLASS vector_l1_ops FOR TYPE vector USING faiss AS
+    OPERATOR 1 <+> (vector, vector) FOR ORDER BY float_ops,
+    FUNCTION 1 vekter_metric_l1();
 
 -- Functions --------------------------------------------------------------------------------------------------
 

@@ -26,3 +26,5 @@ mod process;
 mod resume;
 #[path = "engine/rows.rs"]
 mod rows;
+#[path = "engine/strings.rs"]
+mod strings;

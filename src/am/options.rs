@@ -182,7 +182,7 @@ pub fn metric(index: Rel) -> Option<Metric> {
     u8::try_from(code.value() as i32).ok().and_then(Metric::from_code)
 }
 
-/// Support function 1 of the three operator classes.
+/// Support function 1 of the four operator classes.
 #[pgrx::pg_extern]
 fn vekter_metric_l2() -> i32 {
     i32::from(Metric::L2.code())
@@ -196,4 +196,9 @@ fn vekter_metric_ip() -> i32 {
 #[pgrx::pg_extern]
 fn vekter_metric_cosine() -> i32 {
     i32::from(Metric::Cosine.code())
+}
+
+#[pgrx::pg_extern]
+fn vekter_metric_l1() -> i32 {
+    i32::from(Metric::L1.code())
 }

@@ -161,5 +161,6 @@ fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f32 {
         Metric::L2 => distance::euclidean(query, row) as f32,
         Metric::InnerProduct => -distance::dot(query, row),
         Metric::Cosine => distance::cosine(query, row) as f32,
+        Metric::L1 => distance::taxicab(query, row),
     }
 }

@@ -112,7 +112,10 @@ impl Additive {
     fn check_limits(self, text: &str, dims: usize) -> Result<(), EngineError> {
         let refuse = |why: String| refused(text, why).map(|_| ());
         let (most, why) = if self.searches_locally {
-            (MAX_SEARCHED_CENTROIDS, "its training inverts matrices of that size, which cannot be interrupted")
+            (
+                MAX_SEARCHED_CENTROIDS,
+                "its training inverts matrices of that size, which cannot be interrupted",
+            )
         } else {
             (MAX_RESIDUAL_CENTROIDS, "each process that searches holds a copy of them")
         };
@@ -133,7 +136,9 @@ impl Additive {
             return refuse("its codes are longer than the rows themselves; use Flat".into());
         }
         if self.is_packed && !matches!(self.norm, Norm::Absent | Norm::Pair) {
-            return refuse("fast scan takes norms as _Nlsq2x4 or _Nrq2x4 (or _Nnone, for inner product)".into());
+            return refuse(
+                "fast scan takes norms as _Nlsq2x4 or _Nrq2x4 (or _Nnone, for inner product)".into(),
+            );
         }
         Ok(())
     }
@@ -178,38 +183,47 @@ impl Additive {
 
     /// Bytes while `rows` rows are encoded by one call.
     pub(super) fn encoding_bytes(self, dims: usize, rows: usize) -> u64 {
+        (self.bytes_around(dims, rows) + self.bytes_within(dims, rows)) as u64
+    }
+
+    /// Residuals and centroids of lists, or one part of the rows, and what their codes stand for; unpacked codes.
+    fn bytes_around(self, dims: usize, rows: usize) -> usize {
+        rows * (3 * 4 * dims + 8 * self.codebooks * self.parts)
+    }
+
+    /// What encodes some rows at a time.
+    fn bytes_within(self, dims: usize, rows: usize) -> usize {
         let width = dims / self.parts;
-        // Residuals and centroids of lists, one part, unpacked codes, and what they stand for.
-        let around = rows * (4 * 4 * dims + 8 * self.codebooks * self.parts);
-        let within = if self.searches_locally {
-            ENCODED_ROWS * (8 * self.centroids + 8 * width)
-        } else {
-            let beams = (BEAM_BYTES / (8 * BEAM * width + 12 * BEAM * BEAM)).clamp(1, rows.max(1));
-            let widest = 1 << self.most_bits;
-            beams * (4 * BEAM * (3 * width + widest + 3 * self.codebooks) + 4 * self.centroids)
-        };
-        (around + within) as u64
+        if self.searches_locally {
+            return ENCODED_ROWS * (8 * self.centroids + 8 * width);
+        }
+        let beams = (BEAM_BYTES / (8 * BEAM * width + 12 * BEAM * BEAM)).clamp(1, rows.max(1));
+        let widest = 1 << self.most_bits;
+        beams * (4 * BEAM * (3 * width + widest + 3 * self.codebooks) + 4 * self.centroids)
     }
 
     /// Bytes while it trains on `rows` rows, beside the caller's copy of them and the models.
     pub(super) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let sample = rows.min(self.training_rows().wanted);
         let width = dims / self.parts;
-        // The sample, its residuals, one part of them, and what the codes stand for.
-        let around = sample * (4 * 4 * dims + 8 * self.codebooks * self.parts);
-        let within = if self.searches_locally {
+        let learning = if self.searches_locally {
             // The matrix, LAPACK's copy of it, and sums for the codebooks, in double precision.
             2 * 8 * self.centroids * (self.centroids + width) + 4 * self.codebooks * sample
         } else {
+            // Beams, those of the next codebook or what k-means looks at, and their codes.
             let clustered = (BEAM * sample).min(ROWS_PER_CENTROID << self.most_bits);
-            4 * width * (2 * BEAM * sample + clustered) + 8 * BEAM * sample * (self.codebooks + 2)
+            4 * width * (BEAM * sample + clustered.max(BEAM * sample))
+                + 8 * BEAM * sample * (self.codebooks + 2)
         };
         let tables = if self.is_packed { sample * 2 * 64 * (self.codebooks * self.parts + 2) } else { 0 };
-        (around + within + tables) as u64 + self.encoding_bytes(dims, sample)
+        (self.bytes_around(dims, sample) + learning.max(tables) + self.bytes_within(dims, sample)) as u64
     }
 
     pub(super) fn training_rows(self) -> TrainingRows {
-        TrainingRows { min: 1 << self.most_bits.max(4), wanted: (64 << self.most_bits).clamp(1 << 13, 1 << 15) }
+        TrainingRows {
+            min: 1 << self.most_bits.max(4),
+            wanted: (64 << self.most_bits).clamp(1 << 13, 1 << 15),
+        }
     }
 
     /// Rows in one call of FAISS's `add`, at most.
@@ -239,9 +253,10 @@ fn check_numbers(
         let why = format!("{dims} dimensions cannot be divided into {parts} equal parts");
         return refused(text, why).map(|_| ());
     }
-    if groups.iter().any(|&(count, bits)| {
-        !(1..=MAX_CODEBOOKS).contains(&count) || !(1..=MAX_BITS).contains(&bits)
-    }) {
+    if groups
+        .iter()
+        .any(|&(count, bits)| !(1..=MAX_CODEBOOKS).contains(&count) || !(1..=MAX_BITS).contains(&bits))
+    {
         let why = format!("codebooks are 1 to {MAX_CODEBOOKS}, of 1 to {MAX_BITS} bits each");
         return refused(text, why).map(|_| ());
     }
@@ -286,7 +301,9 @@ mod tests {
         assert!(reason("RQ8x4fs_Nfloat").contains("_Nrq2x4"));
         assert!(reason("RQ8x8_Ncqint8").contains("_Nqint8"));
         assert!(reason("PRQ384x256x4fs_Nrq2x4").contains("2048 in all"));
-        for odd in ["RQ", "RQ8", "RQ8x", "RQ8x8x8", "PRQ8x8", "LSQ4x8_4x8", "RQ8x8fs", "RQ8x4fsr", "RQ8x4_Nfoo"] {
+        for odd in
+            ["RQ", "RQ8", "RQ8x", "RQ8x8x8", "PRQ8x8", "LSQ4x8_4x8", "RQ8x8fs", "RQ8x4fsr", "RQ8x4_Nfoo"]
+        {
             assert!(reason(odd).contains("cannot be read"), "{odd}: {}", reason(odd));
         }
     }

@@ -44,6 +44,11 @@ impl Builder {
         if no_inner_product {
             return Err(EngineError::refused(format!("\"{factory}\" has no inner product in FAISS")));
         }
+        if metric == Metric::L1 && !recipe.has_taxicab_distance() {
+            return Err(EngineError::refused(format!(
+                "\"{factory}\" has no taxicab distance in FAISS, which has it for floats only: use Flat, HNSWm or IVFn,Flat"
+            )));
+        }
         if recipe.inner_product_only() && metric == Metric::L2 {
             return Err(EngineError::refused(format!(
                 "\"{factory}\" has no Euclidean distance in FAISS without norms: append _Nrq2x4 or _Nlsq2x4"

@@ -12,7 +12,7 @@
 //! code      = Flat | sq | pq | fs[_32|_64] | LSH[n][r][t] | RaBitQ | additive
 //! sq        = SQ4 | SQ6 | SQ8 | SQfp16 | SQbf16 | SQ8_direct | SQ8_direct_signed
 //! pq        = PQm[xn][np]
-//! fs        = PQmx4fs[_32]
+//! fs        = PQmx4fs[r][_32]
 //! refine    = RFlat | Refine((Flat | sq | pq))
 //! ```
 //!
@@ -292,12 +292,7 @@ fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Cod
     if !scan.eat("x4fs") {
         return Ok(None);
     }
-    if scan.eat("r") {
-        // IndexIVFPQFastScan::compute_LUT sizes its tables by the index's nprobe, not the search's.
-        return refuse(format!(
-            "\"{text}\": fast scan of residuals answers wrongly in FAISS 1.12; leave out the r"
-        ));
-    }
+    let _ = in_lists && scan.eat("r");
     // Blocks of 32 codes are FAISS's default; other sizes go through kernels that are seldom used.
     let block = scan.eat("_32") || (!in_lists && scan.eat("_64"));
     if !scan.is_done() {

@@ -11,6 +11,7 @@ pub const SINK_STOPPED: c_int = 4;
 
 pub const INNER_PRODUCT: i32 = 0;
 pub const L2: i32 = 1;
+pub const L1: i32 = 2;
 
 /// A `faiss::Index`.
 #[repr(C)]
@@ -75,12 +76,7 @@ unsafe extern "C" {
     pub fn vekter_index_free(index: *mut Index);
     pub fn vekter_index_describe(index: *const Index, description: *mut Description);
     pub fn vekter_index_reserve(index: *mut Index, rows: i64) -> c_int;
-    pub fn vekter_index_train(
-        index: *mut Index,
-        rows: i64,
-        values: *const f32,
-        additive_rows: i64,
-    ) -> c_int;
+    pub fn vekter_index_train(index: *mut Index, rows: i64, values: *const f32, additive_rows: i64) -> c_int;
     pub fn vekter_index_add(index: *mut Index, rows: i64, values: *const f32) -> c_int;
     pub fn vekter_index_write(
         index: *const Index,
@@ -121,6 +117,13 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn vekter_index_imbalance(index: *const Index, factor: *mut f64) -> c_int;
     pub fn vekter_squared_distances(
+        out: *mut f32,
+        query: *const f32,
+        values: *const f32,
+        dims: usize,
+        rows: usize,
+    );
+    pub fn vekter_taxicab_distances(
         out: *mut f32,
         query: *const f32,
         values: *const f32,

@@ -91,6 +91,7 @@ struct Candidate {
         return key < other.key || (key == other.key && position < other.position);
     }
 };
+void taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
 std::vector<Candidate> nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params);
 
 } // namespace vekter

@@ -1,4 +1,4 @@
-//! The three metrics: what their operators return, and how FAISS's values become that.
+//! The four metrics: what their operators return, and how FAISS's values become that.
 //!
 //! FAISS's L2 is squared and its inner product is a similarity; this file is the only place that knows it.
 
@@ -15,10 +15,12 @@ pub enum Metric {
     /// `<=>`, one minus the cosine of the angle. Indexed as the inner product of rows divided by their norms, or,
     /// where FAISS has an index type for L2 only, as their Euclidean distance, which orders them alike.
     Cosine = 3,
+    /// `<+>`, taxicab distance.
+    L1 = 4,
 }
 
 impl Metric {
-    pub const ALL: [Self; 3] = [Self::L2, Self::InnerProduct, Self::Cosine];
+    pub const ALL: [Self; 4] = [Self::L2, Self::InnerProduct, Self::Cosine, Self::L1];
 
     /// The metric of a code on disk.
     pub fn from_code(code: u8) -> Option<Self> {
@@ -30,12 +32,13 @@ impl Metric {
         self as u8
     }
 
-    /// The name that users give: `l2`, `ip` or `cosine`.
+    /// The name that users give: `l2`, `ip`, `cosine` or `l1`.
     pub fn name(self) -> &'static str {
         match self {
             Self::L2 => "l2",
             Self::InnerProduct => "ip",
             Self::Cosine => "cosine",
+            Self::L1 => "l1",
         }
     }
 
@@ -45,6 +48,7 @@ impl Metric {
             Self::L2 => "<->",
             Self::InnerProduct => "<#>",
             Self::Cosine => "<=>",
+            Self::L1 => "<+>",
         }
     }
 
@@ -93,6 +97,18 @@ impl Metric {
                     )
                 }
             }
+            Self::L1 => {
+                // SAFETY: as above.
+                unsafe {
+                    ffi::vekter_taxicab_distances(
+                        values.as_mut_ptr(),
+                        query.as_ptr(),
+                        rows.as_ptr(),
+                        dims,
+                        count,
+                    )
+                }
+            }
             Self::InnerProduct | Self::Cosine => {
                 // SAFETY: as above.
                 unsafe {
@@ -116,6 +132,7 @@ impl Metric {
     pub(super) fn stored_as(self, l2_only: bool) -> i32 {
         match (self, l2_only) {
             (Self::L2, _) | (Self::Cosine, true) => ffi::L2,
+            (Self::L1, _) => ffi::L1,
             _ => ffi::INNER_PRODUCT,
         }
     }
@@ -126,6 +143,7 @@ impl Metric {
             Self::L2 => stored == ffi::L2,
             Self::InnerProduct => stored == ffi::INNER_PRODUCT,
             Self::Cosine => stored == ffi::L2 || stored == ffi::INNER_PRODUCT,
+            Self::L1 => stored == ffi::L1,
         }
     }
 
@@ -134,6 +152,7 @@ impl Metric {
         match (self, stored) {
             // Estimates of lossy codes can fall below zero.
             (Self::L2, _) => value.max(0.0).sqrt(),
+            (Self::L1, _) => value,
             (Self::InnerProduct, _) => -value,
             // Of unit vectors |a - b|^2 = 2 - 2 <a, b>.
             (Self::Cosine, ffi::L2) => value / 2.0,
@@ -149,13 +168,13 @@ mod tests {
 
     #[test]
     fn codes_and_names_never_change() {
-        let known = [(1, "l2", "<->"), (2, "ip", "<#>"), (3, "cosine", "<=>")];
+        let known = [(1, "l2", "<->"), (2, "ip", "<#>"), (3, "cosine", "<=>"), (4, "l1", "<+>")];
         for (metric, (code, name, operator)) in Metric::ALL.into_iter().zip(known) {
             assert_eq!((metric.code(), metric.name(), metric.operator()), (code, name, operator));
             assert_eq!(Metric::from_code(code), Some(metric));
         }
         assert_eq!(Metric::from_code(0), None);
-        assert_eq!(Metric::from_code(4), None);
+        assert_eq!(Metric::from_code(5), None);
     }
 
     #[test]
@@ -172,6 +191,7 @@ mod tests {
         expect(Metric::L2, [0.0, 2.0, 2f32.sqrt()]);
         expect(Metric::InnerProduct, [-1.0, 1.0, 0.0]);
         expect(Metric::Cosine, [0.0, 2.0, 1.0]);
+        expect(Metric::L1, [0.0, 2.8, 1.6]);
     }
 
     #[test]

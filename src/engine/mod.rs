@@ -16,7 +16,8 @@
 //! * E6. A search uses the calling thread and no other.
 //! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means, graph
 //!   building and exact scans, and the engine does between batches and between inverted lists. Not within LAPACK's
-//!   decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions) nor within one search of a graph.
+//!   decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048 centroids) nor within one
+//!   search of a graph.
 //! * E8. The bytes that are opened were checked by their owner (checksum). The engine checks that the parts of an
 //!   index fit each other, so that bytes of another index are an error; it cannot check each link of a graph.
 

@@ -322,7 +322,7 @@ void check_packed_lists(const faiss::IndexIVFFastScan& fast) {
     check_fast_scan(fast);
     if (auto* product = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&fast)) {
         check_quantizer(product->pq, fast.d);
-        require(product->pq.M == fast.M && !fast.by_residual, "fast-scan codes of an impossible form");
+        require(product->pq.M == fast.M, "fast-scan codes of an impossible form");
     } else {
         require(additive_quantizer(fast), "an index type that is not supported");
     }
@@ -419,11 +419,19 @@ void check_codes(const Index& index) {
             "codes do not fit the row count");
 }
 
+// As Recipe::has_taxicab_distance of recipe.rs.
+bool knows_taxicab_distance(const Index& index) {
+    return dynamic_cast<const faiss::IndexFlat*>(&index) || dynamic_cast<const faiss::IndexIVFFlat*>(&index) ||
+            dynamic_cast<const faiss::IndexHNSW*>(&index) || dynamic_cast<const faiss::IndexPreTransform*>(&index) ||
+            dynamic_cast<const faiss::IndexRefine*>(&index);
+}
+
 // Refuses index types that the engine does not build, and proportions that would let FAISS read out of bounds.
 void check_proportions(const Index* index) {
     require(index != nullptr, "part of an index is missing");
     require(index->d >= 1 && index->d <= (1 << 16) && index->ntotal >= 0, "impossible dimension or row count");
-    require(index->metric_type == faiss::METRIC_L2 || index->metric_type == faiss::METRIC_INNER_PRODUCT,
+    require(index->metric_type == faiss::METRIC_L2 || index->metric_type == faiss::METRIC_INNER_PRODUCT ||
+                    (index->metric_type == faiss::METRIC_L1 && knows_taxicab_distance(*index)),
             "unknown metric");
     require(index->is_trained, "index was not trained");
     if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(index)) {

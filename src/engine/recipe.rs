@@ -260,6 +260,13 @@ impl Recipe {
         matches!(self.codec, Codec::Additive(additive) if additive.inner_product_only())
     }
 
+    /// Whether FAISS has taxicab distance for this: only among floats, and a graph over centroids is of their Euclidean
+    /// distances (`Level1Quantizer::train_q1`, faiss/IndexIVF.cpp).
+    pub(super) fn has_taxicab_distance(&self) -> bool {
+        let is_flat = self.codec == Codec::Flat && matches!(self.refine, None | Some(Codec::Flat));
+        is_flat && !matches!(self.structure, Structure::Lists { coarse_links: Some(_), .. })
+    }
+
     /// Training rows that the codec looks at, of those that lists or transforms want.
     pub(super) fn codec_training_rows(&self) -> usize {
         self.codec.training_rows().wanted

@@ -80,7 +80,7 @@ void check_lists_alike(const faiss::IndexIVF& like, const faiss::IndexIVF& read)
         require(product->by_residual == read.by_residual, OTHER_FACTORY);
     } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&like)) {
         check_quantizers_alike(fast->pq, same_type(fast, read).pq);
-        require(fast->bbs == same_type(fast, read).bbs, OTHER_FACTORY);
+        require(fast->bbs == same_type(fast, read).bbs && fast->by_residual == read.by_residual, OTHER_FACTORY);
     } else if (auto* scalar = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&like)) {
         require(scalar->sq.qtype == same_type(scalar, read).sq.qtype && scalar->by_residual == read.by_residual,
                 OTHER_FACTORY);

@@ -17,6 +17,7 @@
 #include <faiss/IndexIVFAdditiveQuantizer.h>
 #include <faiss/IndexIVFAdditiveQuantizerFastScan.h>
 #include <faiss/IndexIVFFastScan.h>
+#include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexIVFRaBitQ.h>
 #include <faiss/IndexPQ.h>
 #include <faiss/IndexPreTransform.h>
@@ -136,6 +137,10 @@ struct Search {
             coarse.efSearch = static_cast<int>(std::min<size_t>(asked, inverted.nlist));
             with.quantizer_params = &coarse;
         }
+        if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&inverted); fast && fast->nprobe != with.nprobe) {
+            // IndexIVFPQFastScan::compute_LUT of residuals fills tables for the index's nprobe, not the search's.
+            const_cast<faiss::IndexIVFPQFastScan*>(fast)->nprobe = with.nprobe;
+        }
         return selects ? ask(inverted, query, k, &with) : ask_for_more(inverted, query, k, &with);
     }
 
@@ -181,6 +186,8 @@ struct Search {
             const float* values = flat.get_xb() + start * dims;
             if (flat.metric_type == faiss::METRIC_INNER_PRODUCT) {
                 faiss::fvec_inner_products_ny(distances, query, values, dims, count);
+            } else if (flat.metric_type == faiss::METRIC_L1) {
+                taxicab_distances(distances, query, values, dims, count);
             } else {
                 faiss::fvec_L2sqr_ny(distances, query, values, dims, count);
             }
@@ -252,6 +259,12 @@ struct Search {
 };
 
 } // namespace
+
+void taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    for (size_t i = 0; i < rows; i++) {
+        out[i] = faiss::fvec_L1(query, values + i * dims, dims);
+    }
+}
 
 Candidates nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params) {
     return Search(params).nearest(index, query, k);

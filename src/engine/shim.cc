@@ -190,7 +190,7 @@ int vekter_restore_signals(const void* previous) {
 
 int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_index** index) {
     return guarded([&] {
-        const auto type = metric == VEKTER_L2 ? faiss::METRIC_L2 : faiss::METRIC_INNER_PRODUCT;
+        const auto type = static_cast<faiss::MetricType>(metric);
         std::unique_ptr<Index> built(faiss::index_factory(dims, factory, type));
         vekter::require(built && built->d == dims, "the factory string made an index of another dimension");
         vekter::require(built->metric_type == type, "this index type has no such metric");
@@ -224,7 +224,7 @@ void vekter_index_describe(const vekter_index* index, vekter_description* descri
     describe(*subject, *description);
     description->rows = subject->ntotal;
     description->dims = subject->d;
-    description->metric = subject->metric_type == faiss::METRIC_L2 ? VEKTER_L2 : VEKTER_INNER_PRODUCT;
+    description->metric = subject->metric_type;
     description->is_trained = subject->is_trained;
     description->stores_rows = vekter::stores_rows(*subject);
 }
@@ -311,6 +311,10 @@ int vekter_index_imbalance(const vekter_index* index, double* factor) {
 
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
     faiss::fvec_L2sqr_ny(out, query, values, dims, rows);
+}
+
+void vekter_taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    vekter::taxicab_distances(out, query, values, dims, rows);
 }
 
 void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows) {

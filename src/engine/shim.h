@@ -26,8 +26,8 @@ enum vekter_code {
 // A faiss::Index.
 typedef struct vekter_index vekter_index;
 
-// faiss::MetricType, for the two that are used.
-enum vekter_metric { VEKTER_INNER_PRODUCT = 0, VEKTER_L2 = 1 };
+// faiss::MetricType, for those that are used.
+enum vekter_metric { VEKTER_INNER_PRODUCT = 0, VEKTER_L2 = 1, VEKTER_L1 = 2 };
 
 typedef struct {
     int64_t rows;
@@ -136,8 +136,9 @@ int vekter_index_distances_at(
 // FAISS's imbalance factor of the inverted lists; 0 where there are none, or no rows in them.
 int vekter_index_imbalance(const vekter_index* index, double* factor);
 
-// Squared Euclidean distances and inner products of one query and `rows` rows.
+// Squared Euclidean distances, taxicab distances and inner products of one query and `rows` rows.
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
+void vekter_taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
 void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows);
 
 #ifdef __cplusplus

@@ -114,10 +114,10 @@ impl Request {
 
     /// The operator class for it.
     fn check_vector_column(&self) -> Result<String, SqlError> {
-        if ![Metric::L2, Metric::InnerProduct, Metric::Cosine].iter().any(|one| one.name() == self.metric) {
+        if !Metric::ALL.iter().any(|one| one.name() == self.metric) {
             let message = format!("unknown metric \"{}\"", self.metric);
             return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
-                .hint("Valid metrics are l2, ip and cosine."));
+                .hint("Valid metrics are l2, ip, cosine and l1."));
         }
         let name = &self.vector_column;
         let column = self.column(name)?;

@@ -38,7 +38,15 @@ fn training_ends_soon_after_a_cancel() {
     let _alone = CANCELLING.write();
     initialise(|| false);
     let rows = clustered(60_000, 256, 1);
-    for factory in ["IVF16384,Flat", "PQ128x10", "OPQ64,PQ64", "IVF8192_HNSW32,PQ64x4fs", "RQ32x8", "LSQ8x8", "PLSQ4x8x8"] {
+    for factory in [
+        "IVF16384,Flat",
+        "PQ128x10",
+        "OPQ64,PQ64",
+        "IVF8192_HNSW32,PQ64x4fs",
+        "RQ32x8",
+        "LSQ4x8",
+        "PLSQ4x4x8",
+    ] {
         let mut builder = Builder::new(factory, 256, Metric::L2).unwrap();
         is_cancelled(|| builder.train(&rows));
     }

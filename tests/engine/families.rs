@@ -46,6 +46,7 @@ pub const FAMILIES: &[Family] = &[
     lossy("IVF64,PQ16", 0.8),
     lossy("IVF64,PQ16np", 0.8),
     lossy("IVF64,PQ16x4fs", 0.6),
+    lossy("IVF64,PQ16x4fsr", 0.8),
     lossy("IVF64,PQ8x6", 0.6),
     lossy("IVF64,SQ8", 0.99),
     lossy("IVF64,SQ4", 0.8),
@@ -129,6 +130,12 @@ fn build_family(family: &Family) -> Vec<Built> {
             }
             Err(EngineError::Refused { reason }) => {
                 let fits = match metric {
+                    Metric::L1 => {
+                        assert!(
+                            reason.contains("taxicab") && !family.exact | family.factory.contains(['P', 'S'])
+                        );
+                        continue;
+                    }
                     Metric::InnerProduct => ["LSH", "HNSW32_PQ", "x4fs_N", "x4fs_32_N", "x4fsr_N"],
                     Metric::L2 => ["PRQ4x4x4fs", "", "", "", ""],
                     Metric::Cosine => panic!("{} is refused: {reason}", family.factory),
@@ -193,13 +200,33 @@ fn recall_keeps_its_promise_at_the_widest_search() {
                 let hits = opened.search(query, wanted, &opened.max_useful(), None).unwrap();
                 recall(&hits, &exact(metric, query, rows, None), K)
             });
-            // Centring and whitening keep distances, not inner products.
-            let floor = if metric == Metric::InnerProduct && !family.exact { 0.0 } else { family.floor };
+            // Centring and whitening keep distances, not inner products, and no matrix keeps taxicab distances.
+            let bends = match metric {
+                Metric::InnerProduct => true,
+                Metric::L1 => ["PCA", "RR", "L2norm"].iter().any(|step| family.factory.starts_with(step)),
+                Metric::L2 | Metric::Cosine => false,
+            };
+            let floor = if bends && !family.exact { 0.0 } else { family.floor };
             if std::env::var_os("VEKTER_SHOW").is_some() {
                 println!("{:32} {:7} {reached:.3}", family.factory, metric.name());
             }
             assert!(reached >= floor, "{} under {metric:?}: {reached} < {floor}", family.factory);
         });
+    }
+}
+
+#[test]
+fn floats_have_taxicab_distance_and_codes_do_not() {
+    let reason = |factory| Builder::new(factory, DIMS, Metric::L1).map(|_| ()).unwrap_err().to_string();
+    for factory in
+        ["Flat", "HNSW32", "HNSW32,Flat", "IVF64,Flat", "IVF64,Flat,RFlat", "Pad96,Flat", "PCA32,IVF64,Flat"]
+    {
+        assert!(Builder::new(factory, DIMS, Metric::L1).is_ok(), "{factory}");
+    }
+    for factory in
+        ["IVF64_HNSW32,Flat", "SQ8", "HNSW32,SQ8", "PQ16", "IVF64,PQ16x4fs,RFlat", "LSH", "RaBitQ", "RQ4x8"]
+    {
+        assert!(reason(factory).contains("use Flat, HNSWm or IVFn,Flat"), "{factory}: {}", reason(factory));
     }
 }
 
@@ -372,7 +399,7 @@ fn values_at_the_edge_of_float_break_nothing() {
     let mixed: Vec<f32> = rows.iter().map(|value| value.clamp(-1e10, 1e10)).collect();
     for family in FAMILIES.iter().filter(|family| !family.factory.starts_with("OPQ16,")) {
         // Cosine divides by the norm first.
-        for metric in [Metric::L2, Metric::InnerProduct] {
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::L1] {
             for values in [&rows, &long, &mixed] {
                 let rows = prepared(metric, values.clone(), DIMS);
                 let builder = match build(family.factory, metric, &rows, DIMS) {

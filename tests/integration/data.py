@@ -25,8 +25,10 @@ def clustered(rows: int, dimensions: int, *, seed: int, clusters: int = 100, spr
 
 
 def distances(base: np.ndarray, queries: np.ndarray, metric: str) -> np.ndarray:
-    """(queries, rows) float64, as the operators give them: l2 `<->`, ip `<#>` (negative), cosine `<=>`."""
+    """(queries, rows) float64, as the operators give them: l2 `<->`, ip `<#>` (negative), cosine `<=>`, l1 `<+>`."""
     base, queries = base.astype(np.float64), queries.astype(np.float64)
+    if metric == "l1":
+        return np.stack([np.abs(base - query).sum(1) for query in queries])
     products = queries @ base.T
     if metric == "ip":
         return -products

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from data import to_text
 
-OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>"}
+OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>", "l1": "<+>"}
 
 # float32 sums taken in another order differ in the last digits; nothing else may.
 RELATIVE_TOLERANCE = 1e-5

@@ -156,7 +156,8 @@ def test_create_table_like_including_indexes(items):
 def test_every_operator_class_validates(db):
     rows = db.execute("SELECT opcname, amvalidate(c.oid) FROM pg_opclass c JOIN pg_am a ON a.oid = opcmethod "
                       "WHERE amname = 'faiss' ORDER BY 1").fetchall()
-    assert rows == [("vector_cosine_ops", True), ("vector_ip_ops", True), ("vector_l2_ops", True)]
+    assert rows == [("vector_cosine_ops", True), ("vector_ip_ops", True), ("vector_l1_ops", True),
+                    ("vector_l2_ops", True)]
 
 
 def test_only_vector_l2_ops_is_the_default(db):

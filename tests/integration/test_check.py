@@ -48,7 +48,7 @@ def test_sound_index_is_clean_in_each_state_of_its_life(db, factory, heap):
     assert check(db, heap=heap) == []
 
 
-@pytest.mark.parametrize("operator_class", ("vector_l2_ops", "vector_ip_ops", "vector_cosine_ops"))
+@pytest.mark.parametrize("operator_class", ("vector_l2_ops", "vector_ip_ops", "vector_cosine_ops", "vector_l1_ops"))
 def test_rows_without_an_indexed_form_are_not_missed(db, operator_class):
     make(db, operator_class=operator_class)
     db.execute(f"INSERT INTO items VALUES (-1, NULL), (-2, '{to_text([0] * DIMENSIONS)}')")

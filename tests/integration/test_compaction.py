@@ -25,7 +25,8 @@ GROWN = [("Flat", "l2"), ("HNSW32", "l2"), ("HNSW32", "cosine"), ("HNSW16,SQ8", 
          ("IVF64,Flat", "l2"), ("IVF64,Flat", "ip"), ("IVF64,SQ8", "cosine"), ("IVF64,PQ8x4fs", "l2"),
          ("IVF64,PQ8x4fs,RFlat", "l2"), ("IVF64,PQ8x4fs,RFlat", "cosine"), ("IVF64,RaBitQ", "l2"),
          ("PCA16,IVF64,Flat", "l2"), ("OPQ8_16,IVF64,PQ8x4fs", "l2"), ("LSH", "l2"),
-         ("PQ8", "cosine"), ("auto", "l2")]
+         ("PQ8", "cosine"), ("RQ8x4_Nqint8", "l2"), ("IVF64,PRQ4x2x4fsr_Nrq2x4", "cosine"), ("HNSW32", "l1"),
+         ("IVF64,Flat", "l1"), ("auto", "l1"), ("auto", "l2")]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def test_returns_the_index_whose_id_column_is_included(items):
     assert items.execute(f"SELECT count(*) FROM knn('{index}', '{QUERY}', 7)").fetchone() == (7,)
 
 
-@pytest.mark.parametrize("metric, operator", [("l2", "<->"), ("ip", "<#>"), ("cosine", "<=>")])
+@pytest.mark.parametrize("metric, operator", [("l2", "<->"), ("ip", "<#>"), ("cosine", "<=>"), ("l1", "<+>")])
 def test_metric_chooses_the_operator_class(items, metric, operator):
     items.execute("SELECT vekter_create_index('items', 'id', 'embedding', metric => %s, name => 'built')", [metric])
     assert f"vector_{metric}_ops" in items.execute("SELECT pg_get_indexdef('built'::regclass)").fetchone()[0] \

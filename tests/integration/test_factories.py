@@ -8,7 +8,7 @@ from oracle import (OPERATORS, assert_nearest, assert_same_answer, indexes_used,
                     settings, with_index, without_index)
 
 ROWS, DIMENSIONS, QUERIES = 20_000, 64, 20
-METRICS = ("l2", "ip", "cosine")
+METRICS = ("l2", "ip", "cosine", "l1")
 
 # Settings under which the index must give the exact answer: every list is probed, every candidate is re-ranked.
 ALL_CANDIDATES = {"vekter.nprobe": 64, "vekter.k_factor": ROWS // 10}
@@ -21,6 +21,8 @@ EXACT = {
     "IVF64,PQ16x4fs,RFlat": ALL_CANDIDATES,
     "PQ16": ALL_CANDIDATES,
     "LSH": ALL_CANDIDATES,
+    "PRQ2x2x6_Nqint8": ALL_CANDIDATES,
+    "IVF64,RQ8x4fsr_Nrq2x4": ALL_CANDIDATES,
 }
 
 # recall@10 that each string must reach under the default settings, whatever the metric.
@@ -43,6 +45,11 @@ FLOORS = {
     "OPQ4_32,IVF64,PQ8": 0.88,
     "PCA32,IVF64,Flat": 0.95,
     "RR32,PQ16x4fs": 0.68,
+    "RQ4x8_Nqint8": 0.80,
+    "LSQ4x6_Nfloat": 0.70,
+    "IVF64,PQ16x4fsr": 0.80,
+    "IVF64,PRQ4x2x6_Nqint8": 0.80,
+    "IVF64,RQ12x4fsr_Nrq2x4": 0.80,
 }
 
 
@@ -83,8 +90,10 @@ def cases(factories):
 
 
 def fits(factory, metric):
-    """FAISS's LSH compares signs: it has no inner product."""
-    return not (factory == "LSH" and metric == "ip")
+    """FAISS's LSH compares signs: it has no inner product. Codes have no taxicab distance."""
+    if metric == "l1":
+        return factory in ("auto", "Flat", "HNSW16", "HNSW32") or factory.endswith(",Flat") and "HNSW" not in factory
+    return not (metric == "ip" and (factory == "LSH" or "x4fsr_N" in factory))
 
 
 @pytest.mark.parametrize("indexed", cases(EXACT), indirect=True)
@@ -163,6 +172,10 @@ def test_metric_that_the_factory_does_not_have_is_refused_before_any_work(db):
     db.execute("CREATE TABLE items (id bigint, embedding vector(8))")
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="inner product"):
         db.execute("CREATE INDEX ON items USING faiss (embedding vector_ip_ops) WITH (factory = 'LSH')")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="taxicab"):
+        db.execute("CREATE INDEX ON items USING faiss (embedding vector_l1_ops) WITH (factory = 'IVF16,SQ8')")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="_Nrq2x4"):
+        db.execute("CREATE INDEX ON items USING faiss (embedding) WITH (factory = 'RQ4x4fs')")
 
 
 def test_accepted_string_reads_the_rows(db):

@@ -8,7 +8,7 @@ from oracle import assert_nearest, nearest_sql, with_index, without_index
 from workload import Workload
 
 
-@pytest.mark.parametrize("seed, metric", [(1, "l2"), (2, "l2"), (3, "cosine"), (4, "ip")])
+@pytest.mark.parametrize("seed, metric", [(1, "l2"), (2, "l2"), (3, "cosine"), (4, "ip"), (7, "l1")])
 def test_random_workload_equals_the_sequential_scan_at_every_search(db, seed, metric):
     load = Workload(db, seed, dimensions=8, metric=metric)
     load.create()

@@ -234,7 +234,7 @@ NULLS = {i for i in range(1, 101) if i % 10 == 0}
 ZEROS = {i for i in range(1, 101) if i % 11 == 0} - NULLS
 
 
-@pytest.mark.parametrize("metric, missing", [("l2", NULLS), ("ip", NULLS), ("cosine", NULLS | ZEROS)])
+@pytest.mark.parametrize("metric, missing", [("l2", NULLS), ("ip", NULLS), ("cosine", NULLS | ZEROS), ("l1", NULLS)])
 def test_null_rows_and_cosine_zero_vectors_are_not_indexed(with_nulls, metric, missing):
     db = with_nulls
     db.execute(f"CREATE INDEX built ON items USING faiss (embedding vector_{metric}_ops)")

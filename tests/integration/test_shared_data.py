@@ -45,3 +45,17 @@ def test_every_row_finds_itself(glosses):
     hits = sum(conn.execute(f"SELECT distance FROM knn('glosses', '{text}', 1)").fetchone()[0] < 1e-3
                for _, text in rows)
     assert hits >= 0.95 * len(rows)
+
+
+def test_lists_of_product_codes_take_less_than_15_megabytes(glosses):
+    """Codes of 96 bytes and 8 of position each, and the 512 centroids: the rows themselves would be 178 MB."""
+    conn, queries, neighbours = glosses
+    conn.execute("DROP INDEX IF EXISTS small")
+    conn.execute("CREATE INDEX small ON glosses USING faiss (embedding) INCLUDE (id) WITH (factory = 'IVF512,PQ96')")
+    try:
+        assert conn.execute("SELECT pg_relation_size('small')").fetchone()[0] < 15_000_000
+        found = [[id for id, in conn.execute(f"SELECT id FROM knn('small', '{to_text(q)}', 10)")]
+                 for q in queries[:QUERIES]]
+        assert recall(found, neighbours[:QUERIES, :10]) >= 0.90
+    finally:
+        conn.execute("DROP INDEX small")

@@ -21,7 +21,7 @@ BENCH_VENV := .venv-bench
 # Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
 BENCH ?=
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint bench bench-vector
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint bench bench-factories bench-vector
 .PHONY: clean help
 
 build: ## compile the extension (release mode) into target/release
@@ -86,6 +86,9 @@ $(BENCH_VENV)/installed: bench/requirements.txt
 	python3 -m venv --clear $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@touch $@
+
+bench-factories: ## measure the index types and rewrite the table of docs/factories.md (VEKTER_DATA=shared embeddings)
+	cargo test --release --locked --test engine -- table::measure_every_family --ignored --exact --nocapture
 
 bench-vector: $(VENV)/installed ## distances, side by side with an installed pgvector
 	$(VENV)/bin/python bench/vector/distances.py $(BENCH_ARGS)

@@ -28,3 +28,5 @@ mod resume;
 mod rows;
 #[path = "engine/strings.rs"]
 mod strings;
+#[path = "engine/table.rs"]
+mod table;

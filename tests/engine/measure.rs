@@ -9,7 +9,7 @@ use vekter::engine::{Metric, SearchParams, on_worker};
 const DIMS: usize = 384;
 
 /// The values of a little-endian, two-dimensional .npy file (numpy's format 1.0), as f32.
-fn npy(path: &Path) -> Vec<f32> {
+pub fn npy(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(&bytes[..6], b"\x93NUMPY");
     let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -35,15 +35,20 @@ fn half(bits: u16) -> f32 {
     if sign == 1 { -value } else { value }
 }
 
+/// The folder of shared embeddings, if it is there.
+pub fn data_folder() -> Option<PathBuf> {
+    let folder =
+        std::env::var_os("VEKTER_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
+    folder.is_dir().then_some(folder)
+}
+
 #[test]
 #[ignore = "a measurement, of minutes"]
 fn measure() {
-    let folder =
-        std::env::var_os("VEKTER_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
-    if !folder.is_dir() {
-        println!("no data in {}: nothing is measured", folder.display());
+    let Some(folder) = data_folder() else {
+        println!("no data: nothing is measured");
         return;
-    }
+    };
     let rows = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS);
     let queries = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_queries.f32.npy")), DIMS);
     let truth = npy(&folder.join("wordnet_minilm_neighbors.i32.npy"));

@@ -12,7 +12,7 @@ const ROWS: usize = 100_000;
 const MOST_KIB: usize = 8 << 10;
 
 /// A whole file, mapped read-only.
-struct Map {
+pub struct Map {
     start: *mut std::ffi::c_void,
     length: usize,
 }
@@ -23,7 +23,7 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    fn new(file: &File) -> Self {
+    pub fn new(file: &File) -> Self {
         let length = file.metadata().unwrap().len() as usize;
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let start = unsafe { mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::SHARED, file, 0) };
@@ -47,7 +47,7 @@ impl Drop for Map {
 
 /// Memory that belongs to this process alone, whether touched by it or copied: pages of files do not count, even
 /// those that are not yet on disk, which `Private_Dirty` takes in.
-fn private_kib() -> usize {
+pub fn private_kib() -> usize {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
@@ -101,6 +101,16 @@ fn opened_lists_of_fast_scan_codes_take_less_than_8_mib() {
 #[test]
 fn opened_lists_of_product_codes_take_less_than_8_mib() {
     opens_small("memory::opened_lists_of_product_codes_take_less_than_8_mib", "IVF256,PQ32");
+}
+
+#[test]
+fn an_opened_residual_quantiser_takes_less_than_8_mib() {
+    opens_small("memory::an_opened_residual_quantiser_takes_less_than_8_mib", "RQ8x8_Nqint8");
+}
+
+#[test]
+fn opened_fast_scan_codes_without_lists_take_less_than_8_mib() {
+    opens_small("memory::opened_fast_scan_codes_without_lists_take_less_than_8_mib", "PQ64x4fs");
 }
 
 fn status_kib(key: &str) -> u64 {

@@ -8,6 +8,11 @@ const MARK: &str = "VEKTER_TEST_ALONE";
 pub struct Outcome(Option<Output>);
 
 impl Outcome {
+    /// The end of what it wrote to its standard output.
+    pub fn said(&self) -> String {
+        self.0.as_ref().map(|output| end_of(&output.stdout)).unwrap_or_default()
+    }
+
     pub fn assert_success(&self) {
         if let Some(output) = &self.0 {
             let (said, complained) = (end_of(&output.stdout), end_of(&output.stderr));
@@ -44,7 +49,7 @@ pub fn alone_with(test: &str, subject: &str, mib: usize, body: impl FnOnce(&str)
     let output = Command::new("sh")
         .args(["-c", &limit])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads", "1"])
         .env(MARK, subject)
         .env("OMP_NUM_THREADS", "2")
         .env("RUST_BACKTRACE", "0")

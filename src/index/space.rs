@@ -10,7 +10,7 @@
 use pgrx::pg_sys;
 
 use super::error::IndexError;
-use super::format::{Extent, META_BLOCK, PageKind, PageTag};
+use super::format::{Extent, META_BLOCK, NO_BLOCK, PageKind, PageTag};
 use super::{delta, read_manifest, read_meta};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
@@ -69,6 +69,12 @@ pub enum Trust {
 fn is_offered(rel: Rel, block: u32) -> bool {
     // SAFETY: the relation is open.
     unsafe { pg_sys::GetRecordedFreeSpace(rel.as_ptr(), block) > 0 }
+}
+
+/// Whether the free space map knows of a page.
+pub fn is_offered_any(rel: Rel) -> bool {
+    // SAFETY: the relation is open. A free page is recorded as one with BLCKSZ - 1 bytes (storage/freespace/indexfsm.c).
+    unsafe { pg_sys::GetPageWithFreeSpace(rel.as_ptr(), pg_sys::BLCKSZ as pg_sys::Size / 2) != NO_BLOCK }
 }
 
 /// What VACUUM reports about pages.

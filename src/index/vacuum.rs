@@ -23,6 +23,10 @@ pub struct Vacuumed {
 /// on a standby or after a crash (invariants 2 and 3).
 pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
+    // Whoever deletes because the disk is full must get on: bitmaps and manifest are written before room comes of them.
+    if !space::is_offered_any(rel) {
+        space::reclaim(rel, space::Trust::FreeSpaceMap)?;
+    }
     // Nobody else publishes now.
     let meta = read_meta(rel)?;
     let mut manifest = read_manifest(rel, &meta)?;

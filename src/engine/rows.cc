@@ -264,7 +264,7 @@ void rows_at(const Index& index, size_t count, const idx_t* positions, float* va
 bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances) {
     const Store store = store_of(index);
     auto* flat = dynamic_cast<const faiss::IndexFlat*>(store.codes);
-    if (!flat || !store.steps.empty()) {
+    if (!flat || !store.steps.empty() || flat->metric_type == faiss::METRIC_L1) {
         return false;
     }
     const size_t dims = flat->d;

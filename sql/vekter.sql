@@ -351,7 +351,8 @@ CREATE FUNCTION vekter_create_index(
     AS 'MODULE_PATHNAME', 'vekter_create_index_wrapper' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION knn(
-    index regclass, query vector, k integer DEFAULT 10, search text DEFAULT NULL, filter text DEFAULT NULL
+    index regclass, query vector, k integer DEFAULT 10, search text DEFAULT NULL,
+    recall double precision DEFAULT NULL, filter text DEFAULT NULL
 )
     RETURNS TABLE (id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
@@ -393,6 +394,15 @@ CREATE FUNCTION vekter_segments(
     OUT cached boolean
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'vekter_segments_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 10;
+
+CREATE FUNCTION vekter_operating_points(
+    index regclass,
+    OUT segment text, OUT factory text, OUT search text, OUT recall double precision, OUT microseconds double precision
+) RETURNS SETOF record
+    AS 'MODULE_PATHNAME', 'vekter_operating_points_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 20;
+
+CREATE FUNCTION vekter_recall(index regclass, k integer DEFAULT 10, sample integer DEFAULT 100) RETURNS double precision
+    AS 'MODULE_PATHNAME', 'vekter_recall_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
 
 CREATE FUNCTION vekter_check(
     index regclass, heap boolean DEFAULT false, OUT severity text, OUT place text, OUT problem text

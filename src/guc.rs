@@ -15,6 +15,8 @@ static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
 static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Candidates per wanted row that are ranked by exact distance where codes are lossy; 0 = automatic.
 static K_FACTOR: GucSetting<f64> = GucSetting::<f64>::new(0.0);
+/// Share of the true neighbours to find; 0 = as the index says.
+static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.0);
 /// Search parameters in FAISS's syntax; those above win over them.
 static SEARCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
@@ -56,6 +58,16 @@ pub fn register() {
         &K_FACTOR,
         0.0,
         f64::from(f32::MAX),
+        GucContext::Userset,
+        flags,
+    );
+    GucRegistry::define_float_guc(
+        c"vekter.recall",
+        c"Sets the share of the true neighbours that a search is to find.",
+        c"Search parameters are chosen by it, unless they are set as well. 0 leaves it to the index.",
+        &RECALL,
+        0.0,
+        1.0,
         GucContext::Userset,
         flags,
     );
@@ -115,6 +127,7 @@ pub fn search_params() -> SearchParams {
         nprobe: positive(NPROBE.get()),
         ef_search: positive(EF_SEARCH.get()),
         k_factor: (k_factor > 0.0).then_some(k_factor.max(1.0)),
+        recall: Some(RECALL.get()).filter(|&recall| recall > 0.0),
         ..SearchParams::default()
     };
     let listed = SEARCH.get().unwrap_or_default();

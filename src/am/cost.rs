@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use super::{plan_hint, search_options};
 use crate::engine::{self, SearchParams};
 use crate::guc;
+use crate::index::format::SegmentRef;
 use crate::index::{self, search};
 use crate::pg::relation::Rel;
 
@@ -103,7 +104,7 @@ impl Cost {
 /// Share of a page's cost that is charged: the segments are in the operating system's cache after their first use.
 const WARM_PAGE_PART: f64 = 0.01;
 
-/// The factory string of an index, from its meta page, and what a search of it goes by. A damaged index is reported by
+/// The factory string of an index and what a search of it goes by. A damaged index is reported by
 /// whoever scans it.
 fn about(index_oid: pg_sys::Oid) -> (String, SearchParams) {
     let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
@@ -111,11 +112,24 @@ fn about(index_oid: pg_sys::Oid) -> (String, SearchParams) {
     let relation = unsafe { pg_sys::index_open(index_oid, no_lock) };
     // SAFETY: open until the end of this function.
     let index = unsafe { Rel::new(relation) };
-    let factory = index::read_meta(index).map(|meta| meta.factory);
-    let params = search_options::effective(index, SearchParams::default());
+    let asked = search_options::effective(index, SearchParams::default());
+    let largest = index::retry(|| {
+        let meta = index::read_meta(index)?;
+        let segments = index::read_manifest(index, &meta)?.segments;
+        Ok((meta.factory, segments.into_iter().max_by_key(SegmentRef::live_rows)))
+    });
+    // Of several segments the largest is the one that costs.
+    let (factory, params) = match largest {
+        Ok((_, Some(segment))) => {
+            let params = search::segment_params(&segment.points, &asked, None);
+            (segment.factory, params)
+        }
+        Ok((factory, None)) => (factory, asked),
+        Err(_) => (String::new(), asked),
+    };
     // SAFETY: opened above.
     unsafe { pg_sys::index_close(relation, no_lock) };
-    (factory.unwrap_or_default(), params)
+    (factory, params)
 }
 
 /// Distances that a search of `factory` computes, roughly.

@@ -1,4 +1,4 @@
-//! `WITH (factory = '...', search = '...')` and the operator class's support function.
+//! `WITH (factory = '...', search = '...', recall = ...)` and the operator class's support function.
 //!
 //! The factory is read when an index is built and then copied to its meta page, which is the truth from there on. The
 //! search parameters are read by each scan, so that ALTER INDEX changes them without a rebuild.
@@ -27,6 +27,8 @@ struct Options {
     varlena_header: i32,
     factory_offset: i32,
     search_offset: i32,
+    /// 0: not given.
+    recall: f64,
 }
 
 /// Registers the options, once per process, in `_PG_init`.
@@ -49,6 +51,15 @@ pub fn register() {
                 c"Search parameters, such as nprobe=32 or efSearch=64".as_ptr(),
                 core::ptr::null(),
                 Some(validate_search),
+                pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+            );
+            pg_sys::add_real_reloption(
+                kind,
+                c"recall".as_ptr(),
+                c"Share of the true neighbours that a search is to find".as_ptr(),
+                0.0,
+                0.0,
+                1.0,
                 pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
             );
             kind
@@ -100,16 +111,18 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
     let Some(&kind) = OPTION_KIND.get() else {
         return core::ptr::null_mut();
     };
-    let text = |name: &'static CStr, offset| pg_sys::relopt_parse_elt {
+    let element = |name: &'static CStr, kind, offset| pg_sys::relopt_parse_elt {
         optname: name.as_ptr(),
-        opttype: pg_sys::relopt_type::RELOPT_TYPE_STRING,
+        opttype: kind,
         offset: offset as i32,
         #[cfg(feature = "pg18")]
         isset_offset: 0,
     };
+    let (text, real) = (pg_sys::relopt_type::RELOPT_TYPE_STRING, pg_sys::relopt_type::RELOPT_TYPE_REAL);
     let elements = [
-        text(c"factory", core::mem::offset_of!(Options, factory_offset)),
-        text(c"search", core::mem::offset_of!(Options, search_offset)),
+        element(c"factory", text, core::mem::offset_of!(Options, factory_offset)),
+        element(c"search", text, core::mem::offset_of!(Options, search_offset)),
+        element(c"recall", real, core::mem::offset_of!(Options, recall)),
     ];
     // SAFETY: `options` comes from PostgreSQL; the elements describe `Options`.
     let built: *mut pg_sys::bytea = unsafe {
@@ -143,6 +156,13 @@ pub fn factory(index: Rel) -> String {
 pub fn search(index: Rel) -> Option<String> {
     // SAFETY: as above.
     unsafe { search_in((*index.as_ptr()).rd_options.cast()) }
+}
+
+/// The `recall` option of an index.
+pub fn recall(index: Rel) -> Option<f64> {
+    // SAFETY: as above.
+    let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>().as_ref() };
+    options.map(|options| options.recall).filter(|&recall| recall > 0.0)
 }
 
 /// # Safety

@@ -1,4 +1,5 @@
-//! The search parameters of a scan: those that the caller names, else the settings, else the index's `search` option.
+//! How hard a scan searches: as the caller says, else as settings do, else as the index's options `search` and `recall`
+//! do. At each of these places parameters may be named, or a recall; at the same place, parameters win.
 
 use pgrx::PgSqlErrorCode as Code;
 
@@ -12,16 +13,25 @@ use crate::pg::relation::Rel;
 /// What a search of `index` takes beside `nearest`, which the caller named. Where settings and the option do not fit a
 /// part of the index (a small segment is exact, and a setting holds for many indexes), the search ignores them.
 pub fn effective(index: Rel, nearest: SearchParams) -> SearchParams {
-    nearest.or(guc::search_params()).or(stored(index))
+    nearest.before(guc::search_params()).before(stored(index))
 }
 
-/// The `search` option, which was checked when it was set, against the `factory` option beside it.
+/// The options `search`, which was checked when it was set, against the `factory` option beside it, and `recall`.
 fn stored(index: Rel) -> SearchParams {
-    let Some(text) = options::search(index) else {
-        return SearchParams::default();
-    };
-    let known = KnownParams::of(&options::factory(index), None);
-    SearchParams::parse(&text, &known).unwrap_or_default()
+    let named = options::search(index).and_then(|text| {
+        let known = KnownParams::of(&options::factory(index), None);
+        SearchParams::parse(&text, &known).ok()
+    });
+    SearchParams { recall: options::recall(index), ..named.unwrap_or_default() }
+}
+
+/// Err: `recall` is none.
+pub fn check_recall(recall: f64) -> Result<(), SqlError> {
+    if recall > 0.0 && recall <= 1.0 {
+        return Ok(());
+    }
+    let message = format!("recall must be above 0 and at most 1, not {recall}");
+    Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message))
 }
 
 /// Reads what a caller names for a search of `index`, which may be partitioned.

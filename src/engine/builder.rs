@@ -203,6 +203,16 @@ impl Builder {
         Ok(())
     }
 
+    /// Whether a search can miss rows, so that there is something to calibrate.
+    pub fn is_approximate(&self) -> bool {
+        let about = self.index.describe();
+        about.scans_all == 0 || about.ranks_exactly == 0 || about.refines != 0
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.index
+    }
+
     /// Rows added so far.
     pub fn rows(&self) -> u64 {
         u64::try_from(self.index.describe().rows).unwrap_or(0)

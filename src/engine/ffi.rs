@@ -50,6 +50,7 @@ pub struct SearchParams {
     pub max_codes: i64,
     pub hamming_threshold: i32,
     pub query_bits: i32,
+    pub unrefined: i32,
     pub dead: *const u8,
     pub dead_bytes: usize,
     pub dead_rows: i64,
@@ -116,6 +117,24 @@ unsafe extern "C" {
         can: *mut i32,
     ) -> c_int;
     pub fn vekter_index_imbalance(index: *const Index, factor: *mut f64) -> c_int;
+    pub fn vekter_index_lists_by_position(index: *const Index, lists: *mut i32) -> c_int;
+    pub fn vekter_index_nearest_lists(
+        index: *const Index,
+        query: *const f32,
+        count: i64,
+        lists: *mut i64,
+    ) -> c_int;
+    pub fn vekter_nearest_rows(
+        queries: *const f32,
+        query_count: i64,
+        rows: *const f32,
+        row_count: i64,
+        dims: i32,
+        metric: i32,
+        k: i64,
+        distances: *mut f32,
+        positions: *mut i64,
+    ) -> c_int;
     pub fn vekter_squared_distances(
         out: *mut f32,
         query: *const f32,

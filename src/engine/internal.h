@@ -59,6 +59,23 @@ void train_quietly(Index* index, idx_t rows, const float* values, idx_t additive
 void reserve_rows(Index* index, size_t rows);
 void add_rows(Index* index, idx_t rows, const float* values);
 
+// calibrating.cc
+// The list of each row; `lists` has room for all.
+void lists_by_position(const Index& index, int32_t* lists);
+// The lists whose centroids are nearest, nearest first; -1 where the quantizer finds no more.
+void nearest_lists(const Index& index, const float* query, size_t count, int64_t* lists);
+// FAISS's exact search, on all threads: k of the rows for each query, best first; -1 where there are no more.
+void nearest_rows(
+        const float* queries,
+        size_t query_count,
+        const float* rows,
+        size_t row_count,
+        size_t dims,
+        bool similarity,
+        size_t k,
+        float* distances,
+        int64_t* positions);
+
 // reading.cc
 void register_mapped_lists();
 // To be searched, unless it is to be added to.

@@ -23,11 +23,14 @@
 
 mod additive;
 mod builder;
+mod calibration;
 mod error;
 mod factory;
 mod ffi;
 mod metric;
+mod nearest;
 mod opened;
+mod operating_points;
 mod param_names;
 mod params;
 mod recipe;
@@ -35,10 +38,13 @@ mod rows;
 mod worker;
 
 pub use builder::{Builder, SerialLayout};
+pub use calibration::calibrate;
 pub use error::EngineError;
 pub use factory::{AUTO, resolve};
 pub use metric::Metric;
+pub use nearest::Sample;
 pub use opened::{Hit, MappedBytes, OpenIndex};
+pub use operating_points::{DEFAULT_RECALL, MAX_POINTS, OperatingPoint, choose};
 pub use param_names::{KnownParams, ParamsError};
 pub use params::SearchParams;
 pub use recipe::TrainingRows;

@@ -155,6 +155,32 @@ pub(super) fn search(
     params: &SearchParams,
     dead: Option<&[u8]>,
 ) -> Result<Vec<Hit>, EngineError> {
+    search_with(index, query, k, params, dead, false, &|stored, distance| {
+        metric.operator_distance(stored, distance)
+    })
+}
+
+/// The nearest by their codes, whatever is stored beside these; distances are FAISS's.
+pub(super) fn search_raw(
+    index: &Handle,
+    query: &[f32],
+    k: usize,
+    params: &SearchParams,
+    dead: Option<&[u8]>,
+) -> Result<Vec<Hit>, EngineError> {
+    search_with(index, query, k, params, dead, true, &|_, distance| distance)
+}
+
+/// `distance_of`: FAISS's metric and distance value to what a hit shows.
+fn search_with(
+    index: &Handle,
+    query: &[f32],
+    k: usize,
+    params: &SearchParams,
+    dead: Option<&[u8]>,
+    is_raw: bool,
+    distance_of: &dyn Fn(i32, f32) -> f32,
+) -> Result<Vec<Hit>, EngineError> {
     let about = index.describe();
     let rows = usize::try_from(about.rows).unwrap_or(0);
     if usize::try_from(about.dims).ok() != Some(query.len()) {
@@ -178,7 +204,9 @@ pub(super) fn search(
         return Ok(Vec::new());
     }
     let dead = dead.unwrap_or_default();
-    let params = native_params(params, &about, dead, rows)?;
+    let native = native_params(params, &about, dead, rows)?;
+    let k_factor = if is_raw { 1.0 } else { native.k_factor };
+    let params = ffi::SearchParams { unrefined: i32::from(is_raw), k_factor, ..native };
     if about.searches_graph != 0 {
         // FAISS gets a byte for each row and queues for the candidates inside an OpenMP region, which no exception
         // leaves: ask for as much before. Another thread may still take it; a backend has none beside its builds'.
@@ -207,7 +235,7 @@ pub(super) fn search(
     hits.extend(std::iter::zip(&positions[..found], &distances[..found]).filter_map(
         |(&position, &distance)| {
             let position = u64::try_from(position).ok().filter(|&position| position < rows as u64)?;
-            Some(Hit { position, distance: metric.operator_distance(about.metric, distance) })
+            Some(Hit { position, distance: distance_of(about.metric, distance) })
         },
     ));
     drop_repeated(&mut hits)?;
@@ -254,6 +282,7 @@ fn native_params(
         max_codes: native_size(params.max_codes),
         hamming_threshold: params.hamming_threshold.map_or(0, |bits| i32::try_from(bits).unwrap_or(i32::MAX)),
         query_bits: i32::from(params.query_bits.unwrap_or(SearchParams::DEFAULT_QUERY_BITS)),
+        unrefined: 0,
         dead: dead.as_ptr(),
         dead_bytes: dead.len(),
         dead_rows: i64::from(dead_rows),

@@ -23,6 +23,9 @@ pub struct SearchParams {
     pub hamming_threshold: Option<u32>,
     /// Bits of each query value that are compared with `RaBitQ`'s signs; 0: floats.
     pub query_bits: Option<u8>,
+    /// The share of the true neighbours that is to be found, above 0 and up to 1: whoever knows the index's operating
+    /// points fills in by it what the fields above leave open ([`super::choose`]). Nothing to FAISS.
+    pub recall: Option<f64>,
 }
 
 impl SearchParams {
@@ -49,7 +52,15 @@ impl SearchParams {
             max_codes: self.max_codes.or(farther.max_codes),
             hamming_threshold: self.hamming_threshold.or(farther.hamming_threshold),
             query_bits: self.query_bits.or(farther.query_bits),
+            recall: self.recall.or(farther.recall),
         }
+    }
+
+    /// As [`SearchParams::or`], but a recall that is asked here is not overruled by parameters that were named farther
+    /// away.
+    #[must_use]
+    pub fn before(self, farther: Self) -> Self {
+        if self.recall.is_some() { self } else { self.or(farther) }
     }
 
     /// What a scan asks with when it needs more rows than the last search gave: twice the effort, up to all of
@@ -66,6 +77,7 @@ impl SearchParams {
             // What it leaves out it leaves out at any effort.
             hamming_threshold: None,
             query_bits: self.query_bits,
+            recall: self.recall,
         }
     }
 }
@@ -97,6 +109,17 @@ mod tests {
         let near = SearchParams { nprobe: Some(1), ..SearchParams::default() };
         let far = SearchParams { nprobe: Some(2), max_codes: Some(3), ..SearchParams::default() };
         assert_eq!(near.or(far), SearchParams { nprobe: Some(1), ..far });
+    }
+
+    #[test]
+    fn a_recall_wins_over_parameters_from_farther_away() {
+        let asked = SearchParams { recall: Some(0.9), k_factor: Some(2.0), ..SearchParams::default() };
+        let far = SearchParams { nprobe: Some(2), recall: Some(0.5), ..SearchParams::default() };
+        assert_eq!(asked.before(far), asked);
+        assert_eq!(
+            SearchParams { recall: None, ..asked }.before(far),
+            SearchParams { k_factor: Some(2.0), ..far }
+        );
     }
 
     #[test]

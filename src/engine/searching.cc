@@ -245,6 +245,9 @@ struct Search {
         const size_t rows = refined.ntotal;
         Candidates found = nearest(
                 *refined.base_index, query, wanted < static_cast<double>(rows) ? static_cast<size_t>(wanted) : rows);
+        if (params.unrefined) {
+            return found;
+        }
         std::unique_ptr<faiss::DistanceComputer> distance(refined.refine_index->get_distance_computer());
         distance->set_query(query);
         for (Candidate& candidate : found) {

@@ -309,6 +309,39 @@ int vekter_index_imbalance(const vekter_index* index, double* factor) {
     return guarded([&] { *factor = vekter::imbalance(*unwrap(index)); });
 }
 
+int vekter_index_lists_by_position(const vekter_index* index, int32_t* lists) {
+    return guarded([&] { vekter::lists_by_position(*unwrap(index), lists); });
+}
+
+int vekter_index_nearest_lists(const vekter_index* index, const float* query, int64_t count, int64_t* lists) {
+    return guarded([&] { vekter::nearest_lists(*unwrap(index), query, static_cast<size_t>(count), lists); });
+}
+
+int vekter_nearest_rows(
+        const float* queries,
+        int64_t query_count,
+        const float* rows,
+        int64_t row_count,
+        int32_t dims,
+        int32_t metric,
+        int64_t k,
+        float* distances,
+        int64_t* positions) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::nearest_rows(
+                queries,
+                static_cast<size_t>(query_count),
+                rows,
+                static_cast<size_t>(row_count),
+                static_cast<size_t>(dims),
+                metric == VEKTER_INNER_PRODUCT,
+                static_cast<size_t>(k),
+                distances,
+                positions);
+    });
+}
+
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
     faiss::fvec_L2sqr_ny(out, query, values, dims, rows);
 }

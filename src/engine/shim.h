@@ -57,6 +57,8 @@ typedef struct {
     // Of polysemous codes; 0: all are compared.
     int32_t hamming_threshold;
     int32_t query_bits;
+    // Candidates come in the order of their codes, and more exact ones that are stored beside are not looked at.
+    int32_t unrefined;
     // Bitmap by position, least significant bit first, 1 = dead; rows beyond its end are alive.
     const uint8_t* dead;
     size_t dead_bytes;
@@ -135,6 +137,22 @@ int vekter_index_distances_at(
         int32_t* can);
 // FAISS's imbalance factor of the inverted lists; 0 where there are none, or no rows in them.
 int vekter_index_imbalance(const vekter_index* index, double* factor);
+
+// The list of each row of an index that has lists.
+int vekter_index_lists_by_position(const vekter_index* index, int32_t* lists);
+// The `count` lists that a search would scan first; -1 where there are no more.
+int vekter_index_nearest_lists(const vekter_index* index, const float* query, int64_t count, int64_t* lists);
+// For each query the k nearest rows by FAISS's distance value, on all threads; position -1 where there are no more.
+int vekter_nearest_rows(
+        const float* queries,
+        int64_t query_count,
+        const float* rows,
+        int64_t row_count,
+        int32_t dims,
+        int32_t metric,
+        int64_t k,
+        float* distances,
+        int64_t* positions);
 
 // Squared Euclidean distances, taxicab distances and inner products of one query and `rows` rows.
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);

@@ -4,6 +4,7 @@ mod check;
 mod compact;
 mod create;
 mod knn;
+mod recall;
 mod segments;
 mod stats;
 mod target;

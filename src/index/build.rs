@@ -4,10 +4,12 @@
 //! threads of its own (`engine::on_worker`), while the main thread keeps taking interrupts.
 
 use std::borrow::Cow;
+use std::time::Instant;
 
 use super::blob::Logging;
+use super::calibration::{HeldBack, wanted_queries};
 use super::error::{IndexError, MemoryShortage, ShortageKind};
-use super::format::{DeltaHead, META_BLOCK, Manifest, Tid};
+use super::format::{DeltaHead, META_BLOCK, Manifest, PointRef, Tid};
 use super::native::interruptible;
 use super::segment::{self, Models, Staged};
 use super::{Definition, blob, delta, first_pages, read_meta};
@@ -22,6 +24,8 @@ use crate::pg::{memory, wal};
 const MAX_RUN_BLOCKS: u32 = 1024;
 /// Rows looked at, at least, to estimate how many there are.
 const MIN_SAMPLE_ROWS: usize = 1000;
+/// And if some of them are to be held back for calibration: they are to come from many places.
+const MIN_CALIBRATION_ROWS: usize = 4000;
 /// What `auto` must know about the number of rows: whether there are more.
 const AUTO_SAMPLE_ROWS: usize = 10_000;
 /// The index of a table that is too small to train what was asked for.
@@ -89,11 +93,12 @@ pub fn build(
     PageLock::extend(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
     PageLock::extend(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
 
-    let (staged, added) = stage_segment(rel, definition, heap, resources)?;
+    let (staged, mut added) = stage_segment(rel, definition, heap, resources)?;
     if let Some(staged) = staged {
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
-        let segment = staged.store(rel, models, Logging::WithRelation)?;
+        let points = std::mem::take(&mut added.points);
+        let segment = staged.store(rel, models, points, Logging::WithRelation)?;
         failpoint::reach("build.segment_stored");
         let manifest = Manifest { segments: vec![segment] };
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
@@ -120,8 +125,9 @@ fn stage_segment(
     heap: &mut dyn Heap,
     resources: Resources,
 ) -> Result<(Option<Staged>, Added), IndexError> {
+    let started = Instant::now();
     progress::phase(Phase::Sampling);
-    let sample = Sample::take(definition, heap, resources)?;
+    let mut sample = Sample::take(definition, heap, resources)?;
     failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
     let estimated_rows = sample.estimated_rows();
@@ -132,12 +138,13 @@ fn stage_segment(
         interruptible(resources.threads, || builder.train(&sample.rows))?;
         failpoint::reach("build.trained");
     }
+    let held = sample.hold_back(definition, &builder, started);
     drop(sample);
     // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
     builder.reserve(estimated_rows + estimated_rows / 16)?;
 
     progress::phase(Phase::Adding);
-    let mut added = add_rows(definition, heap, &mut builder, resources, estimated_rows)?;
+    let mut added = add_rows(definition, heap, &mut builder, held, resources, estimated_rows)?;
     added.is_trained = is_trained_here;
     failpoint::reach("build.added");
     if added.tids.is_empty() {
@@ -164,6 +171,9 @@ struct Sample {
     count: usize,
     /// Blocks that were read for it, of how many.
     blocks: (u32, u32),
+    /// Some for calibration, each row that was looked at with the same chance.
+    queries: Vec<(Tid, Vec<f32>)>,
+    random: Random,
 }
 
 impl Sample {
@@ -177,14 +187,19 @@ impl Sample {
         let training_rows = training.wanted.min(builder.trainable_rows(resources.work_bytes()));
         let auto_rows = if definition.factory == engine::AUTO { AUTO_SAMPLE_ROWS } else { 0 };
         // If there are enough, as `check_memory` must know.
-        let wanted = training_rows.max(training.enough()).max(auto_rows).max(MIN_SAMPLE_ROWS);
+        let least = if builder.is_approximate() { MIN_CALIBRATION_ROWS } else { MIN_SAMPLE_ROWS };
+        let wanted = training_rows.max(training.enough()).max(auto_rows).max(least);
+        let most_queries =
+            if builder.is_approximate() { wanted_queries(u64::MAX, definition.dims) } else { 0 };
 
         let dims = definition.dims;
-        let mut sample = Sample { rows: Vec::new(), dims, count: 0, blocks: (0, heap.blocks()) };
+        let (queries, random) = (Vec::new(), Random::new());
+        let mut sample =
+            Sample { rows: Vec::new(), dims, count: 0, blocks: (0, heap.blocks()), queries, random };
         let mut row = Vec::new();
         for block in shuffled(heap.blocks()) {
             pgrx::check_for_interrupts!();
-            heap.scan(block, 1, true, &mut |_, vector| {
+            heap.scan(block, 1, true, &mut |tid, vector| {
                 row.clear();
                 row.extend_from_slice(vector);
                 if definition.metric.prepare(&mut row) && builder.accepts(&row) {
@@ -192,6 +207,7 @@ impl Sample {
                     if sample.count <= training_rows {
                         sample.rows.extend_from_slice(&row);
                     }
+                    sample.consider(tid, &row, most_queries);
                 }
                 Ok(())
             })?;
@@ -204,6 +220,28 @@ impl Sample {
         Ok(sample)
     }
 
+    /// Reservoir sampling (Vitter's algorithm R): the `count`-th row takes the place of another by chance.
+    fn consider(&mut self, tid: Tid, row: &[f32], most: usize) {
+        if self.queries.len() < most {
+            self.queries.push((tid, row.to_vec()));
+            return;
+        }
+        let place = self.random.below(self.count as u64) as usize;
+        if let Some(query) = self.queries.get_mut(place) {
+            *query = (tid, row.to_vec());
+        }
+    }
+
+    /// The rows that calibrate `builder`.
+    fn hold_back(&mut self, definition: &Definition, builder: &Builder, started: Instant) -> HeldBack {
+        let mut queries = std::mem::take(&mut self.queries);
+        queries.truncate(wanted_queries(self.estimated_rows(), self.dims));
+        if !builder.is_approximate() {
+            queries.clear();
+        }
+        HeldBack::new(definition.metric, self.dims, queries, started)
+    }
+
     fn training(&self) -> TrainingSample {
         TrainingSample { rows: self.rows.len() / self.dims, table_rows: self.count }
     }
@@ -214,14 +252,26 @@ impl Sample {
     }
 }
 
-/// All block numbers, in an order that has nothing to do with the table's and is the same for each build: a
-/// Fisher-Yates shuffle with a linear congruential generator (Knuth's MMIX constants).
+/// A linear congruential generator (Knuth's MMIX constants), the same for each build.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Random(0x9E37_79B9_7F4A_7C15)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit.max(1)
+    }
+}
+
+/// All block numbers, in an order that has nothing to do with the table's: a Fisher-Yates shuffle.
 fn shuffled(blocks: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..blocks).collect();
-    let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut random = Random::new();
     for at in (1..order.len()).rev() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        order.swap(at, ((state >> 33) % (at as u64 + 1)) as usize);
+        order.swap(at, random.below(at as u64 + 1) as usize);
     }
     order
 }
@@ -296,6 +346,8 @@ struct Added {
     heap_rows: f64,
     /// The segment's models were learnt from this table.
     is_trained: bool,
+    /// What its search parameters bring.
+    points: Vec<PointRef>,
 }
 
 /// Adds every row of the table.
@@ -303,6 +355,7 @@ fn add_rows(
     definition: &Definition,
     heap: &mut dyn Heap,
     builder: &mut Builder,
+    mut held: HeldBack,
     resources: Resources,
     estimated_rows: u64,
 ) -> Result<Added, IndexError> {
@@ -321,6 +374,7 @@ fn add_rows(
             batch.extend_from_slice(vector);
             let row = &mut batch[at..];
             match definition.metric.prepare(row) {
+                true if builder.accepts(row) && held.takes(tid, row) => batch.truncate(at),
                 true if builder.accepts(row) => tids.push(tid),
                 is_indexed => {
                     strays.extend(is_indexed.then(|| (tid, row.to_vec())));
@@ -332,7 +386,7 @@ fn add_rows(
         start += run_blocks;
         let run_bytes = (batch.len() - filled) * size_of::<f32>();
         if start == end || batch.len() * size_of::<f32>() >= resources.batch_bytes {
-            interruptible(resources.threads, || builder.add(&batch))?;
+            add_batch(builder, &mut held, &batch, resources)?;
             batch.clear();
         }
         let done = tids.len() as u64;
@@ -346,7 +400,27 @@ fn add_rows(
             _ => run_blocks,
         };
     }
+    added.points = interruptible(resources.threads, || held.calibrate(builder, None, resources.threads))?;
+    for (tid, row) in held.release() {
+        added.tids.push(tid);
+        batch.extend_from_slice(&row);
+    }
+    interruptible(resources.threads, || builder.add(&batch))?;
     Ok(added)
+}
+
+fn add_batch(
+    builder: &mut Builder,
+    held: &mut HeldBack,
+    batch: &[f32],
+    resources: Resources,
+) -> Result<(), IndexError> {
+    interruptible(resources.threads, || {
+        let first = builder.rows();
+        builder.add(batch)?;
+        let positions: Vec<u64> = (first..builder.rows()).collect();
+        held.compare(&positions, batch)
+    })
 }
 
 #[cfg(test)]

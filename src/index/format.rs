@@ -28,7 +28,7 @@ pub const TAG_BYTES: usize = 32;
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
 /// Version of all formats in this file.
-pub const FORMAT_VERSION: u16 = 2;
+pub const FORMAT_VERSION: u16 = 3;
 /// "no block": PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 pub const META_BLOCK: u32 = 0;
@@ -210,6 +210,19 @@ pub struct SegmentRef {
     pub trained_rows: u64,
     /// FAISS's imbalance factor of its inverted lists just after training, in percent; 0: it has none.
     pub trained_imbalance_percent: u32,
+    /// What its search parameters bring, ascending in recall and cost; empty: it is exact, or that was not measured.
+    pub points: Vec<PointRef>,
+}
+
+/// Search parameters and what they bring (`engine::OperatingPoint`), in whole numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointRef {
+    /// 0: none, here and below.
+    pub nprobe: u32,
+    pub ef_search: u32,
+    pub k_factor_hundredths: u32,
+    pub recall_millionths: u32,
+    pub cost_ns: u32,
 }
 
 impl SegmentRef {

@@ -6,11 +6,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::blob::{self, Logging};
 use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
+use super::calibration::{HeldBack, wanted_queries};
 use super::error::IndexError;
-use super::format::{Manifest, SegmentRef, Tid};
+use super::format::{Manifest, PointRef, SegmentRef, Tid};
 use super::native::{interruptible, stoppable};
 use super::opened::OpenedSegment;
 use super::plan::Plan;
@@ -39,17 +41,25 @@ pub fn merge(
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
     let base = plan.base.map(|at| snapshot.segments[at].clone());
     failpoint::reach("merge.planned");
+    let begun = Instant::now();
     let started = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
     let (mut builder, factory, models) = match started {
         Ok(started) => started,
         Err(outcome) => return Ok(outcome),
     };
     builder.reserve(plan.rows)?;
+    let is_base = |source: &Arc<OpenedSegment>| base.as_ref().is_some_and(|base| Arc::ptr_eq(source, base));
+    let added: Vec<Arc<OpenedSegment>> = sources.iter().filter(|source| !is_base(source)).cloned().collect();
+    let held = match hold_back(snapshot, &builder, base.as_deref(), &added, begun, host)? {
+        Ok(held) => held,
+        Err(outcome) => return Ok(outcome),
+    };
     let mut merge = Merge {
         metric: snapshot.metric,
         resources,
         host,
         builder,
+        held,
         tids: Vec::new(),
         batch: Vec::new(),
         strays: (Vec::new(), Vec::new()),
@@ -57,9 +67,11 @@ pub fn merge(
     };
     if let Some(base) = &base {
         merge.tids.extend((0..base.segment.rows()).map(|position| base.segment.tid(position)));
+        if !merge.compare_base(base)? {
+            return Ok(Outcome::Yielded);
+        }
     }
-    let is_base = |source: &Arc<OpenedSegment>| base.as_ref().is_some_and(|base| Arc::ptr_eq(source, base));
-    for source in sources.iter().filter(|source| !is_base(source)) {
+    for source in &added {
         merge.add_segment(source)?;
         if merge.outcome != Outcome::Done {
             return Ok(merge.outcome);
@@ -68,6 +80,9 @@ pub fn merge(
     if !merge.flush()? {
         return Ok(Outcome::Yielded);
     }
+    let Some(points) = merge.calibrate(base.as_deref())? else {
+        return Ok(Outcome::Yielded);
+    };
     let Merge { host, builder, tids, strays, .. } = merge;
     let staged = if tids.is_empty() {
         None
@@ -89,7 +104,7 @@ pub fn merge(
     // the horizon keeps the pages. (In a VACUUM it does not; but then this process alone looks for garbage.)
     let horizon = ActiveSnapshot::latest();
     let mut merged = match staged {
-        Some(staged) => vec![staged.store(rel, models, Logging::Now)?],
+        Some(staged) => vec![staged.store(rel, models, points, Logging::Now)?],
         None => Vec::new(),
     };
     failpoint::reach("merge.copied");
@@ -167,6 +182,44 @@ fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a Opene
     trained.max_by_key(|segment| segment.reference.trained_rows).map(Arc::as_ref)
 }
 
+/// The rows that calibrate the result, of those that are added to it; Err in the result: others wait. A base whose rows
+/// are not stored cannot be compared with them, and its own points go on holding.
+fn hold_back(
+    snapshot: &Snapshot,
+    builder: &Builder,
+    base: Option<&OpenedSegment>,
+    added: &[Arc<OpenedSegment>],
+    started: Instant,
+    host: &mut dyn Host,
+) -> Result<Result<HeldBack, Outcome>, IndexError> {
+    let (metric, dims) = (snapshot.metric, snapshot.dims());
+    let none = || Ok(Ok(HeldBack::none(metric, dims)));
+    if !builder.is_approximate() || base.is_some_and(|base| !base.segment.index.stores_rows()) {
+        return none();
+    }
+    let live_rows: u64 = added.iter().map(|source| source.live_rows()).sum();
+    let wanted = wanted_queries(live_rows, dims);
+    if wanted == 0 {
+        return none();
+    }
+    let step = (live_rows as usize / wanted).max(1);
+    let mut chosen = Vec::with_capacity(wanted);
+    for source in added {
+        let positions: Vec<u64> = source.live_positions().step_by(step).collect();
+        let outcome = read(metric, source, &positions, host, &mut |position, row| {
+            if builder.accepts(row) {
+                chosen.push((source.segment.tid(position), row.to_vec()));
+            }
+        })?;
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Yielded => return Ok(Err(outcome)),
+            Outcome::RowsMissing => return none(),
+        }
+    }
+    Ok(Ok(HeldBack::new(metric, dims, chosen, started)))
+}
+
 // ---------------------------------------------------------------- rows
 
 struct Merge<'a> {
@@ -174,6 +227,7 @@ struct Merge<'a> {
     resources: Resources,
     host: &'a mut dyn Host,
     builder: Builder,
+    held: HeldBack,
     /// By position; those of `batch` are in.
     tids: Vec<Tid>,
     batch: Vec<f32>,
@@ -228,6 +282,9 @@ impl Merge<'_> {
 
     fn push(&mut self, tid: Tid, row: &[f32]) {
         if self.builder.accepts(row) {
+            if self.held.takes(tid, row) {
+                return;
+            }
             self.tids.push(tid);
             self.batch.extend_from_slice(row);
         } else {
@@ -245,14 +302,64 @@ impl Merge<'_> {
         if !self.host.goes_on()? {
             return Ok(false);
         }
-        let Merge { host, builder, batch, .. } = self;
-        let added = stoppable(self.resources.threads, &mut || !host.must_yield(), || builder.add(batch))?;
+        let Merge { host, builder, held, batch, .. } = self;
+        let added = stoppable(self.resources.threads, &mut || !host.must_yield(), || {
+            let first = builder.rows();
+            builder.add(batch)?;
+            let positions: Vec<u64> = (first..builder.rows()).collect();
+            held.compare(&positions, batch)
+        })?;
         if added.is_none() {
             return Ok(false);
         }
         self.batch.clear();
         failpoint::reach("merge.batch_added");
         Ok(true)
+    }
+
+    /// Compares the base's rows with those held back, where it has them. False: others wait.
+    fn compare_base(&mut self, base: &OpenedSegment) -> Result<bool, IndexError> {
+        if !base.segment.index.stores_rows() {
+            return Ok(true);
+        }
+        let (dims, threads) = (base.segment.index.dims(), self.resources.threads);
+        let Merge { host, held, .. } = self;
+        let mut outcome = Ok(true);
+        base.segment.index.all_rows(READ_ROWS * 4, &mut |positions, rows| {
+            let (mut live, mut values) =
+                (Vec::with_capacity(positions.len()), Vec::with_capacity(rows.len()));
+            for (&position, row) in positions.iter().zip(rows.chunks_exact(dims)) {
+                if !base.is_dead(position) {
+                    live.push(position);
+                    values.extend_from_slice(row);
+                }
+            }
+            let compared = stoppable(threads, &mut || !host.must_yield(), || held.compare(&live, &values));
+            outcome = compared.map(|done| done.is_some());
+            matches!(outcome, Ok(true))
+        })?;
+        outcome
+    }
+
+    /// Measures the result, and adds what was held back. None: others wait.
+    fn calibrate(&mut self, base: Option<&OpenedSegment>) -> Result<Option<Vec<PointRef>>, IndexError> {
+        let (metric, dims, threads) = (self.metric, self.builder.dims(), self.resources.threads);
+        let dead = base.and_then(|base| base.dead.as_deref());
+        let Merge { host, builder, held, .. } = self;
+        let measured =
+            stoppable(threads, &mut || !host.must_yield(), || held.calibrate(builder, dead, threads))?;
+        let Some(mut points) = measured else {
+            return Ok(None);
+        };
+        for (tid, row) in std::mem::replace(held, HeldBack::none(metric, dims)).release() {
+            self.push(tid, &row);
+        }
+        if points.is_empty()
+            && let Some(base) = base
+        {
+            points.clone_from(&base.reference.points);
+        }
+        Ok(self.flush()?.then_some(points))
     }
 }
 

@@ -12,6 +12,7 @@
 
 pub mod blob;
 pub mod build;
+pub mod calibration;
 pub mod candidates;
 pub mod check;
 pub mod compact;

@@ -11,6 +11,7 @@ fn segment(factory: &str, rows: u64, dead_rows: u64) -> SegmentRef {
         factory: factory.into(),
         trained_rows: 0,
         trained_imbalance_percent: 0,
+        points: Vec::new(),
     }
 }
 

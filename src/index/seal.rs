@@ -99,5 +99,5 @@ pub fn flat_segment(
     let key = segment::file_key(rel, blob::random_id()?);
     let staged = segment::stage(&segment::cache(), key, &builder, metric, SEALED_FACTORY, tids)?;
     drop(builder);
-    staged.store(rel, Models::None, Logging::Now).map(Some)
+    staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
 }

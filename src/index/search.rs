@@ -19,15 +19,17 @@ use std::sync::Arc;
 
 use super::candidates::{Among, Candidates};
 use super::error::IndexError;
-use super::format::Tid;
+use super::format::{PointRef, Tid};
 use super::opened::OpenedSegment;
-use super::{Snapshot, delta, retry};
-use crate::engine::{EngineError, SearchParams};
+use super::{Snapshot, calibration, delta, retry};
+use crate::engine::{DEFAULT_RECALL, EngineError, SearchParams};
 use crate::failpoint;
 use crate::pg::relation::Rel;
 
 /// Rows that the first round asks for when nobody says how many are wanted: a typical LIMIT with some to spare.
 pub const FIRST_ROUND_ROWS: usize = 64;
+/// Rows that are read in the end when nobody says how many are wanted: a typical LIMIT, and what recall is measured by.
+const TYPICAL_ROWS: usize = 10;
 /// A round that would ask for more than this part of a segment ranks all of the segment instead.
 const LARGEST_ROUND_PART: u64 = 8;
 /// Candidates per wanted row that are ranked by exact distance from the table where codes are lossy, unless
@@ -43,6 +45,8 @@ const UNORDERED_ROUND_ROWS: u64 = 4096;
 pub struct Request {
     /// How many rows will probably be wanted: what the first round asks each segment for.
     pub wanted_rows: usize,
+    /// Those of them that are all that will be asked for, where that is known.
+    pub k: Option<usize>,
     pub params: SearchParams,
     /// What rows are to be found among; None: among all. Others may be found with them.
     pub candidates: Option<Rc<Candidates>>,
@@ -55,11 +59,26 @@ impl Default for Request {
     fn default() -> Self {
         Request {
             wanted_rows: FIRST_ROUND_ROWS,
+            k: None,
             params: SearchParams::default(),
             candidates: None,
             radius: None,
         }
     }
+}
+
+impl Request {
+    /// For `k` rows and no more. Calibration measured what is found of the nearest ten: of lossy codes fewer candidates
+    /// would find less.
+    pub fn of(k: usize, params: SearchParams) -> Self {
+        Request { wanted_rows: k.max(TYPICAL_ROWS), k: Some(k), params, ..Request::default() }
+    }
+}
+
+/// What a search for `k` rows of a segment goes by: what was asked for, and else what reaches the recall.
+pub fn segment_params(points: &[PointRef], asked: &SearchParams, k: Option<usize>) -> SearchParams {
+    let recall = asked.recall.unwrap_or(DEFAULT_RECALL);
+    asked.or(calibration::params_for(points, recall, k.unwrap_or(TYPICAL_ROWS)))
 }
 
 /// Exact distances from the table.
@@ -105,7 +124,7 @@ impl SegmentScan {
     fn open(opened: Arc<OpenedSegment>, request: &Request) -> Result<Self, IndexError> {
         let among = request.candidates.as_ref().map(|candidates| candidates.among(&opened)).transpose()?;
         let exhausted = among.as_ref().is_some_and(|among| among.positions.is_empty());
-        let mut params = request.params;
+        let mut params = segment_params(&opened.reference.points, &request.params, request.k);
         if among.is_some() {
             // The nearest of a few rows can be anywhere. To look at each of them costs less than to look for the list.
             params.nprobe = Some(opened.segment.index.lists().max(1));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::blob::{self, Logging};
 use super::error::IndexError;
 use super::format::{
-    SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
+    PointRef, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
 };
 use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
@@ -311,7 +311,13 @@ impl Models {
 
 impl Staged {
     /// Copies the payload to pages.
-    pub fn store(mut self, rel: Rel, models: Models, logging: Logging) -> Result<SegmentRef, IndexError> {
+    pub fn store(
+        mut self,
+        rel: Rel,
+        models: Models,
+        points: Vec<PointRef>,
+        logging: Logging,
+    ) -> Result<SegmentRef, IndexError> {
         let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
         let mut reference = SegmentRef {
             payload,
@@ -321,6 +327,7 @@ impl Staged {
             factory: self.head.factory.clone(),
             trained_rows: 0,
             trained_imbalance_percent: 0,
+            points,
         };
         match (models, Metric::from_code(self.head.metric)) {
             (Models::Own { live_rows }, Some(metric)) => {

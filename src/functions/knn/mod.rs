@@ -27,6 +27,7 @@ fn knn(
     query: Option<Vector<'_>>,
     k: Option<i32>,
     search: Option<&str>,
+    recall: Option<f64>,
     filter: Option<&str>,
 ) -> Found {
     let (Some(index), Some(query), Some(k)) = (index, query, k) else {
@@ -34,7 +35,8 @@ fn knn(
     };
     let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Id) };
     let limit = Some(check_limit("k", k).or_raise());
-    TableIterator::new(query::ids(&question, &Asked { limit, search, ..Asked::of(&query) }).or_raise())
+    let asked = Asked { limit, search, recall, ..Asked::of(&query) };
+    TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
 /// The rows whose distance is `radius` at most.

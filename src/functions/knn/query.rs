@@ -59,6 +59,8 @@ pub struct Asked<'a> {
     pub limit: Option<usize>,
     /// Search parameters that the caller names.
     pub search: Option<&'a str>,
+    /// Share of the true neighbours to find.
+    pub recall: Option<f64>,
     /// Of `Bound::Radius`.
     pub radius: Option<f64>,
     /// Of `Bound::Except`.
@@ -67,7 +69,7 @@ pub struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     pub fn of(query: &'a Vector<'a>) -> Self {
-        Asked { query, limit: None, search: None, radius: None, except: None }
+        Asked { query, limit: None, search: None, recall: None, radius: None, except: None }
     }
 }
 
@@ -107,7 +109,7 @@ fn collect<T>(
 ) -> Result<Vec<(T, f64)>, SqlError> {
     let prepared = prepare(question)?;
     check_dims(asked.query, prepared.target.dims)?;
-    let mut request = request(&prepared, asked)?;
+    let mut request = request(&prepared, question, asked)?;
     let narrowed = match &prepared.narrowing {
         Some(narrowing) => narrowing.apply(&mut request, asked.limit)?,
         None => None,
@@ -136,24 +138,34 @@ fn collect<T>(
     Ok(found)
 }
 
-fn request(prepared: &Prepared, asked: &Asked) -> Result<Request, SqlError> {
-    let params = match asked.search {
-        Some(text) => search_params(prepared.target.index, text)?,
-        None => SearchParams::default(),
-    };
+fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Request, SqlError> {
+    let params = search_params(prepared.target.index, asked)?;
     let spared = usize::from(asked.except.is_some());
-    Ok(Request {
-        wanted_rows: asked.limit.map_or(0, |limit| limit + spared).max(FIRST_ROUND_ROWS),
-        params,
-        candidates: None,
-        radius: asked.radius.map(|radius| radius as f32),
-    })
+    let rows = asked.limit.map(|limit| limit + spared);
+    let request = match rows {
+        Some(rows) if question.filter.is_none() => Request::of(rows, params),
+        // How many rows a filter leaves out shows only as they come.
+        _ => Request {
+            wanted_rows: rows.unwrap_or(0).max(FIRST_ROUND_ROWS),
+            k: rows,
+            params,
+            ..Request::default()
+        },
+    };
+    Ok(Request { radius: asked.radius.map(|radius| radius as f32), ..request })
 }
 
 /// What the caller asks for beside settings and the index's options.
-fn search_params(index: pg_sys::Oid, text: &str) -> Result<SearchParams, SqlError> {
+fn search_params(index: pg_sys::Oid, asked: &Asked) -> Result<SearchParams, SqlError> {
+    asked.recall.map_or(Ok(()), search_options::check_recall)?;
+    let Some(text) = asked.search else {
+        return Ok(SearchParams { recall: asked.recall, ..SearchParams::default() });
+    };
     match OpenRelation::open(index, pg_sys::AccessShareLock) {
-        Some(relation) => search_options::parse(relation.rel(), text),
+        Some(relation) => {
+            let named = search_options::parse(relation.rel(), text)?;
+            Ok(SearchParams { recall: asked.recall, ..named })
+        }
         None => Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped meanwhile")),
     }
 }

@@ -1,0 +1,141 @@
+//! `vekter_operating_points()`: what was measured when an index was built. `vekter_recall()`: what it brings now.
+
+use std::collections::HashSet;
+
+use pgrx::prelude::*;
+use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
+
+use super::target::{self, Target};
+use crate::am::plan_hint;
+use crate::engine::{OperatingPoint, SearchParams};
+use crate::index::error::IndexError;
+use crate::index::search::Request;
+use crate::index::{read_manifest, read_meta, retry};
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::relation::Rel;
+use crate::pg::spi;
+
+type Point = (String, String, String, f64, f64);
+
+#[pg_extern]
+fn vekter_operating_points(
+    index: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(segment, String),
+        name!(factory, String),
+        name!(search, String),
+        name!(recall, f64),
+        name!(microseconds, f64),
+    ),
+> {
+    TableIterator::new(points(index).or_raise())
+}
+
+fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
+    let index = target::find_plain_index(relation)?;
+    // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
+    // by Drop.
+    let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+    // SAFETY: open until the end of this function.
+    let rel = unsafe { Rel::new(relation.as_ptr()) };
+    Ok(read(rel)?)
+}
+
+fn read(rel: Rel) -> Result<Vec<Point>, IndexError> {
+    let manifest = retry(|| read_manifest(rel, &read_meta(rel)?))?;
+    let mut points = Vec::new();
+    for segment in &manifest.segments {
+        for point in segment.points.iter().map(OperatingPoint::from) {
+            let (id, factory) = (format!("{:032x}", segment.payload.id), segment.factory.clone());
+            points.push((id, factory, point.params.to_string(), point.recall, point.cost_us));
+        }
+    }
+    Ok(points)
+}
+
+/// The share of the exact `k` nearest rows that searches of the index find, over `sample` rows of the table as queries,
+/// which do not count as their own neighbours. As the caller sees the table, under the settings that hold.
+#[pg_extern]
+fn vekter_recall(index: pg_sys::Oid, k: i32, sample: i32) -> Option<f64> {
+    measure(index, k, sample).or_raise()
+}
+
+fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, SqlError> {
+    for (name, value) in [("k", k), ("sample", sample)] {
+        if value < 1 {
+            let message = format!("{name} must be at least 1, not {value}");
+            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
+        }
+    }
+    let target = target::describe(relation)?;
+    let rows = rows_of(&target);
+    let Target { vector, operator, vector_type, .. } = &target;
+    let queries = spi::Plan::prepare(
+        &format!("SELECT tableoid, ctid, {vector} FROM {rows} ORDER BY pg_catalog.random() LIMIT $1"),
+        &[pg_sys::INT8OID],
+    );
+    // The sum is not what the index orders by, so this compares all rows.
+    let order = format!("{vector} {operator} $1");
+    let nearest = |order: &str| format!("SELECT tableoid, ctid FROM {rows} ORDER BY {order} LIMIT $2");
+    let types = [*vector_type, pg_sys::INT8OID];
+    let exact = spi::Plan::prepare(&nearest(&format!("({order}) + 0.0")), &types);
+    let indexed = spi::Plan::prepare(&nearest(&order), &types);
+
+    let mut chosen: Vec<(RowId, Vec<f32>)> = Vec::new();
+    queries.for_each_row(&[Some(pg_sys::Datum::from(i64::from(sample)))], |row| {
+        if let (Some(id), Some(vector)) = (row_id(row), row.datum(3)) {
+            // SAFETY: the query's third column is a vector, which is copied.
+            let vector = unsafe { crate::vector::Vector::from_datum(vector) };
+            chosen.push((id, vector.as_slice().to_vec()));
+        }
+    });
+    // The own row is found too, and left out.
+    let limit = k as usize + 1;
+    let (mut found, mut wanted) = (0, 0);
+    for (own, query) in &chosen {
+        pgrx::check_for_interrupts!();
+        let vector = crate::vector::into_datum(query);
+        let arguments = [Some(vector), Some(pg_sys::Datum::from(limit as i64))];
+        let truth = ids(&exact, &arguments, *own, k as usize);
+        let request = Request::of(limit, SearchParams::default());
+        let answer = plan_hint::with(target.indexes.clone(), vector, request, || {
+            ids(&indexed, &arguments, *own, k as usize)
+        });
+        wanted += truth.len();
+        found += truth.intersection(&answer).count();
+    }
+    Ok((wanted > 0).then(|| found as f64 / wanted as f64))
+}
+
+/// What the index covers, as a FROM clause with its conditions.
+fn rows_of(target: &Target) -> String {
+    let predicate =
+        target.predicate.as_ref().map_or(String::new(), |predicate| format!("({predicate}) AND "));
+    format!("{} WHERE {predicate}{} IS NOT NULL", target.from(), target.vector)
+}
+
+/// Table and place of a row.
+type RowId = (u32, u64);
+
+fn row_id(row: &spi::Row) -> Option<RowId> {
+    let table = row.datum(1)?.value() as u32;
+    let place = row.datum(2)?.cast_mut_ptr::<pg_sys::ItemPointerData>();
+    // SAFETY: the query's second column is a tid, which is passed by reference.
+    let (block, offset) = unsafe { pgrx::itemptr::item_pointer_get_both(*place) };
+    Some((table, u64::from(block) << 16 | u64::from(offset)))
+}
+
+/// The rows that a plan returns without `own`, at most `k`.
+fn ids(plan: &spi::Plan, arguments: &[Option<pg_sys::Datum>], own: RowId, k: usize) -> HashSet<RowId> {
+    let mut ids = HashSet::new();
+    plan.for_each_row(arguments, |row| {
+        if let Some(id) = row_id(row).filter(|&id| id != own)
+            && ids.len() < k
+        {
+            ids.insert(id);
+        }
+    });
+    ids
+}

@@ -12,7 +12,7 @@ use super::ffi::{self, Description, Handle};
 use super::nearest::{NEIGHBOURS, Sample};
 use super::opened::search_raw;
 use super::operating_points::{OperatingPoint, front, margin};
-use super::worker::is_interrupted;
+use super::worker::{SignalsBlocked, is_interrupted};
 use super::{Builder, EngineError, SearchParams};
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
@@ -362,7 +362,7 @@ impl Calibration<'_> {
         Ok(done)
     }
 
-    /// `work` for each query, in order, on some threads with the signal mask of this one.
+    /// `work` for each query, in order, on some threads.
     fn each<T: Send>(
         &self,
         queries: std::ops::Range<usize>,
@@ -381,9 +381,12 @@ impl Calibration<'_> {
             done
         };
         let mut done = std::thread::scope(|scope| {
+            // As for every thread of the engine: PostgreSQL's handlers are for the main thread.
+            let blocked = SignalsBlocked::new();
             let helpers: Vec<_> = (0..threads)
                 .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok())
                 .collect();
+            drop(blocked);
             // Where the system gives no thread, this one does it all.
             let mut done = if helpers.is_empty() { run() } else { Vec::new() };
             for helper in helpers {

@@ -53,13 +53,13 @@ extern "C" fn is_interrupted_callback() -> bool {
 }
 
 /// Blocks every signal on this thread until it is dropped, on this thread.
-struct SignalsBlocked {
+pub(super) struct SignalsBlocked {
     previous: ffi::SignalMask,
     blocked: bool,
 }
 
 impl SignalsBlocked {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut previous: ffi::SignalMask = [0; 16];
         let bytes = size_of_val(&previous);
         // SAFETY: the mask has `bytes` bytes, is aligned for a sigset_t, and the shim refuses too few.

@@ -5,8 +5,16 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const SOURCES: [&str; 8] =
-        ["shim.cc", "additive.cc", "building.cc", "calibrating.cc", "reading.cc", "resuming.cc", "rows.cc", "searching.cc"];
+    const SOURCES: [&str; 8] = [
+        "shim.cc",
+        "additive.cc",
+        "building.cc",
+        "calibrating.cc",
+        "reading.cc",
+        "resuming.cc",
+        "rows.cc",
+        "searching.cc",
+    ];
     for file in SOURCES.iter().chain(&["shim.h", "internal.h"]) {
         println!("cargo:rerun-if-changed=src/engine/{file}");
     }

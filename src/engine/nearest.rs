@@ -55,6 +55,10 @@ impl Sample {
         if rows.len() != positions.len() * self.dims {
             return Err(EngineError::bad_parameter("there must be a position for each row"));
         }
+        if self.metric == Metric::L1 {
+            self.add_one_by_one(positions, rows);
+            return Ok(());
+        }
         let (mut distances, mut found) = (vec![0f32; queries * k], vec![-1i64; queries * k]);
         // SAFETY: queries and rows hold as many rows of `dims` values as is said, and both results k for each query.
         let code = unsafe {
@@ -83,6 +87,18 @@ impl Sample {
             near.truncate(k);
         }
         Ok(())
+    }
+
+    /// FAISS has no exact search of many queries at once under this metric.
+    fn add_one_by_one(&mut self, positions: &[u64], rows: &[f32]) {
+        let mut distances = Vec::with_capacity(positions.len());
+        for (query, near) in self.queries.chunks_exact(self.dims).zip(&mut self.near) {
+            distances.clear();
+            self.metric.distances(query, rows, &mut distances);
+            near.extend(distances.iter().copied().zip(positions.iter().copied()));
+            near.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            near.truncate(NEIGHBOURS);
+        }
     }
 
     pub(super) fn query(&self, query: usize) -> &[f32] {

@@ -5,11 +5,13 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const SOURCES: [&str; 8] = [
+    const SOURCES: [&str; 10] = [
         "shim.cc",
         "additive.cc",
         "building.cc",
         "calibrating.cc",
+        "clustering.cc",
+        "exporting.cc",
         "reading.cc",
         "resuming.cc",
         "rows.cc",

@@ -408,3 +408,29 @@ CREATE FUNCTION vekter_check(
     index regclass, heap boolean DEFAULT false, OUT severity text, OUT place text, OUT problem text
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'vekter_check_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 1;
+
+CREATE FUNCTION vekter_kmeans(
+    "table" regclass, id_column name, vector_column name, clusters integer,
+    metric text DEFAULT 'l2', seed integer DEFAULT 0, iterations integer DEFAULT 25
+) RETURNS TABLE (id bigint, cluster integer, distance double precision)
+    AS 'MODULE_PATHNAME', 'vekter_kmeans_wrapper' LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 10000;
+
+CREATE FUNCTION vekter_kmeans_centroids(
+    "table" regclass, id_column name, vector_column name, clusters integer,
+    metric text DEFAULT 'l2', seed integer DEFAULT 0, iterations integer DEFAULT 25
+) RETURNS TABLE (cluster integer, centroid vector, rows bigint)
+    AS 'MODULE_PATHNAME', 'vekter_kmeans_centroids_wrapper' LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 100;
+
+CREATE FUNCTION vekter_quantize(index regclass, vector vector)
+    RETURNS TABLE (code bytea, decoded vector, error double precision)
+    AS 'MODULE_PATHNAME', 'vekter_quantize_wrapper' LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 1;
+
+CREATE FUNCTION vekter_reconstruct(index regclass, id bigint)
+    RETURNS TABLE (decoded vector, error double precision)
+    AS 'MODULE_PATHNAME', 'vekter_reconstruct_wrapper' LANGUAGE C STABLE STRICT PARALLEL UNSAFE ROWS 1;
+
+CREATE FUNCTION vekter_export(index regclass) RETURNS bytea
+    AS 'MODULE_PATHNAME', 'vekter_export_wrapper' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION vekter_export(index regclass, file text) RETURNS bigint
+    AS 'MODULE_PATHNAME', 'vekter_export_file_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

@@ -6,6 +6,8 @@
 mod bytes;
 #[path = "engine/cancel.rs"]
 mod cancel;
+#[path = "engine/clustering.rs"]
+mod clustering;
 #[path = "engine/data.rs"]
 mod data;
 #[path = "engine/families.rs"]

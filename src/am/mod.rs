@@ -6,12 +6,14 @@ pub mod build;
 pub mod check;
 pub mod cost;
 pub mod definition;
+pub mod export;
 pub mod insert;
 pub mod maintenance;
 pub mod options;
 pub mod plan_hint;
 pub mod scan;
 pub mod search_options;
+pub mod stored;
 pub mod table;
 pub mod vacuum;
 pub mod validate;
@@ -57,7 +59,7 @@ fn faiss_handler() -> PgBox<pg_sys::IndexAmRoutine> {
 ///
 /// # Safety
 /// `pointer` points to a valid item pointer.
-unsafe fn tid_of(pointer: pg_sys::ItemPointer) -> Tid {
+pub(crate) unsafe fn tid_of(pointer: pg_sys::ItemPointer) -> Tid {
     // SAFETY: the caller's promise.
     let pointer = unsafe { *pointer };
     let (high, low) = (u64::from(pointer.ip_blkid.bi_hi), u64::from(pointer.ip_blkid.bi_lo));

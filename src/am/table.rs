@@ -2,7 +2,7 @@
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::item_pointer;
+use super::{item_pointer, tid_of};
 use crate::index::format::Tid;
 use crate::pg::relation::Rel;
 use crate::vector::Vector;
@@ -35,24 +35,14 @@ impl TableRows {
     /// Shows `visit` the indexed value of the version of the row that the snapshot sees. None: there is no such
     /// version, or its value is NULL.
     pub fn with_row<T>(&mut self, tid: Tid, visit: impl FnOnce(&Vector) -> T) -> Option<T> {
-        let mut pointer = item_pointer(tid);
-        let (mut call_again, mut all_dead) = (false, false);
         let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        if !self.fetch(tid) {
+            return None;
+        }
         // SAFETY: everything was opened in `open`; the arrays have room for any index; the vector is dropped before
         // the memory of the expression's result.
         unsafe {
-            let found = pg_sys::table_index_fetch_tuple(
-                self.fetch,
-                &mut pointer,
-                self.snapshot,
-                self.slot,
-                &mut call_again,
-                &mut all_dead,
-            );
-            if !found {
-                return None;
-            }
             self.expression_context().ecxt_scantuple = self.slot;
             pg_sys::FormIndexDatum(
                 self.info,
@@ -64,6 +54,29 @@ impl TableRows {
             let value = (!nulls[0]).then(|| visit(&Vector::from_datum(values[0])));
             pg_sys::MemoryContextReset(self.expression_context().ecxt_per_tuple_memory);
             value
+        }
+    }
+
+    /// TID of the version of the row that the snapshot sees, if there is one.
+    pub fn visible_version(&mut self, tid: Tid) -> Option<Tid> {
+        // SAFETY: the slot was just filled with a tuple of the table.
+        self.fetch(tid).then(|| unsafe { tid_of(&raw mut (*self.slot).tts_tid) })
+    }
+
+    /// Puts the version that the snapshot sees into the slot; false if there is none.
+    fn fetch(&mut self, tid: Tid) -> bool {
+        let mut pointer = item_pointer(tid);
+        let (mut call_again, mut all_dead) = (false, false);
+        // SAFETY: everything was opened in `open`.
+        unsafe {
+            pg_sys::table_index_fetch_tuple(
+                self.fetch,
+                &mut pointer,
+                self.snapshot,
+                self.slot,
+                &mut call_again,
+                &mut all_dead,
+            )
         }
     }
 

@@ -4,7 +4,7 @@ use super::factory;
 use super::ffi::{self, Handle};
 use super::recipe::{BATCH_ROWS, Recipe, Structure, TrainingRows};
 use super::worker::is_interrupted;
-use super::{EngineError, Metric};
+use super::{EngineError, Metric, SearchParams};
 use std::any::Any;
 use std::ffi::{CString, c_int, c_void};
 use std::io;
@@ -30,8 +30,8 @@ pub struct SerialLayout {
 /// an interrupted graph has rows without links.
 #[derive(Debug)]
 pub struct Builder {
-    index: Handle,
-    recipe: Recipe,
+    pub(super) index: Handle,
+    pub(super) recipe: Recipe,
     metric: Metric,
 }
 
@@ -239,32 +239,68 @@ impl Builder {
         self.stream(&mut |piece| sink.write_all(piece))
     }
 
+    /// As [`Builder::write`], but as an index that is to be searched elsewhere: its labels are `labels` (one for each
+    /// row, by position), it searches with `params` (their defaults where they say nothing), and under cosine it
+    /// normalises queries itself. In memory, the labels are there twice.
+    pub fn write_labelled(
+        &mut self,
+        labels: &[i64],
+        params: &SearchParams,
+        sink: &mut dyn io::Write,
+    ) -> Result<(), EngineError> {
+        if labels.len() as u64 != self.rows() {
+            return Err(EngineError::bad_parameter(format!(
+                "{} labels for {} rows",
+                labels.len(),
+                self.rows()
+            )));
+        }
+        let params = self.written_params(params);
+        // SAFETY: the handle is a live index that nothing else uses, by `&mut self`; the parameters are a local.
+        unsafe { ffi::vekter_index_set_search(self.index.as_mut(), &params) };
+        let normalises = c_int::from(self.metric == Metric::Cosine);
+        let index = self.index.as_ptr();
+        stream(&mut |piece| sink.write_all(piece), |callback, context| {
+            // SAFETY: the handle is a live index with as many rows as labels; the callback gets back the context that
+            // it expects, which outlives the call.
+            unsafe { ffi::vekter_index_write_labelled(index, labels.as_ptr(), normalises, callback, context) }
+        })
+    }
+
+    fn written_params(&self, params: &SearchParams) -> ffi::WrittenParams {
+        let lists = usize::try_from(self.index.describe().lists).unwrap_or(0);
+        let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists));
+        let queue = |rows: usize| i32::try_from(rows).unwrap_or(i32::MAX / 2);
+        ffi::WrittenParams {
+            nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
+            ef_search: queue(params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH)),
+            quantizer_ef_search: queue(
+                params.quantizer_ef_search.unwrap_or(nprobe.min(lists).saturating_mul(2).max(64)),
+            ),
+            k_factor: params.k_factor.unwrap_or(SearchParams::DEFAULT_K_FACTOR),
+            query_bits: params.query_bits.unwrap_or(SearchParams::DEFAULT_QUERY_BITS),
+        }
+    }
+
     /// The nearest rows of a prepared query in the index as it stands, for comparison with what an opened copy says.
     #[doc(hidden)]
     pub fn search_unwritten(
         &self,
         query: &[f32],
         k: usize,
-        params: &super::SearchParams,
+        params: &SearchParams,
         dead: Option<&[u8]>,
     ) -> Result<Vec<super::Hit>, EngineError> {
         super::opened::search(&self.index, self.metric, query, k, params, dead)
     }
 
     fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), EngineError> {
-        let mut state = Sink { sink, error: None, panic: None };
-        // SAFETY: the handle is a live index; the callback gets back the context that it expects, which outlives
-        // the call.
-        let code = unsafe {
-            ffi::vekter_index_write(self.index.as_ptr(), sink_callback, (&raw mut state).cast::<c_void>())
-        };
-        if let Some(panic) = state.panic {
-            resume_unwind(panic);
-        }
-        match (code, state.error) {
-            (ffi::SINK_STOPPED, Some(error)) => Err(EngineError::Io(error)),
-            _ => EngineError::from_code(code, |reason| EngineError::Failed { reason }),
-        }
+        let index = self.index.as_ptr();
+        stream(sink, |callback, context| {
+            // SAFETY: the handle is a live index; the callback gets back the context that it expects, which outlives
+            // the call.
+            unsafe { ffi::vekter_index_write(index, callback, context) }
+        })
     }
 
     /// Rows for the next call of FAISS's `add`.
@@ -314,6 +350,22 @@ fn failure(code: c_int, classify: impl FnOnce(String) -> EngineError) -> EngineE
     }
 }
 
+/// Has `write` hand an index to `sink` piece by piece.
+fn stream(
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    write: impl FnOnce(extern "C" fn(*mut c_void, *const u8, usize) -> c_int, *mut c_void) -> c_int,
+) -> Result<(), EngineError> {
+    let mut state = Sink { sink, error: None, panic: None };
+    let code = write(sink_callback, (&raw mut state).cast::<c_void>());
+    if let Some(panic) = state.panic {
+        resume_unwind(panic);
+    }
+    match (code, state.error) {
+        (ffi::SINK_STOPPED, Some(error)) => Err(EngineError::Io(error)),
+        _ => EngineError::from_code(code, |reason| EngineError::Failed { reason }),
+    }
+}
+
 struct Sink<'a> {
     sink: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
     error: Option<io::Error>,
@@ -322,7 +374,7 @@ struct Sink<'a> {
 
 /// Hands a piece to the sink; neither its error nor its panic may pass through FAISS's frames.
 extern "C" fn sink_callback(context: *mut c_void, bytes: *const u8, length: usize) -> c_int {
-    // SAFETY: the context is the `Sink` that `Builder::stream` passed to the shim, which calls back on this thread
+    // SAFETY: the context is the `Sink` that `stream` passed to the shim, which calls back on this thread
     // while `stream` waits.
     let state = unsafe { &mut *context.cast::<Sink<'_>>() };
     // SAFETY: the shim passes an array of the index, of `length` (> 0) bytes, that lives while it is being written.

@@ -35,6 +35,15 @@ pub struct Description {
 }
 
 #[repr(C)]
+pub struct WrittenParams {
+    pub nprobe: i64,
+    pub ef_search: i32,
+    pub quantizer_ef_search: i32,
+    pub k_factor: f32,
+    pub query_bits: u8,
+}
+
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor {
     pub list: usize,
@@ -84,6 +93,14 @@ unsafe extern "C" {
         sink: extern "C" fn(*mut c_void, *const u8, usize) -> c_int,
         context: *mut c_void,
     ) -> c_int;
+    pub fn vekter_index_set_search(index: *mut Index, params: *const WrittenParams);
+    pub fn vekter_index_write_labelled(
+        index: *const Index,
+        labels: *const i64,
+        normalises: c_int,
+        sink: extern "C" fn(*mut c_void, *const u8, usize) -> c_int,
+        context: *mut c_void,
+    ) -> c_int;
     pub fn vekter_index_search(
         index: *const Index,
         query: *const f32,
@@ -116,6 +133,12 @@ unsafe extern "C" {
         distances: *mut f32,
         can: *mut i32,
     ) -> c_int;
+    pub fn vekter_index_only_code(
+        index: *const Index,
+        code: *mut u8,
+        room: usize,
+        length: *mut usize,
+    ) -> c_int;
     pub fn vekter_index_imbalance(index: *const Index, factor: *mut f64) -> c_int;
     pub fn vekter_index_lists_by_position(index: *const Index, lists: *mut i32) -> c_int;
     pub fn vekter_index_nearest_lists(
@@ -134,6 +157,25 @@ unsafe extern "C" {
         k: i64,
         distances: *mut f32,
         positions: *mut i64,
+    ) -> c_int;
+    pub fn vekter_cluster(
+        values: *const f32,
+        rows: i64,
+        dims: i32,
+        clusters: i32,
+        spherical: c_int,
+        iterations: i32,
+        seed: i32,
+        centroids: *mut f32,
+    ) -> c_int;
+    pub fn vekter_assign(
+        values: *const f32,
+        rows: i64,
+        centroids: *const f32,
+        clusters: i32,
+        dims: i32,
+        spherical: c_int,
+        nearest: *mut i64,
     ) -> c_int;
     pub fn vekter_squared_distances(
         out: *mut f32,

@@ -10,6 +10,7 @@
 
 #include <faiss/Index.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/impl/io.h>
 #include <faiss/invlists/InvertedLists.h>
 
 namespace faiss {
@@ -87,6 +88,12 @@ const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list);
 // `like` is a new index after the factory string that the bytes must have.
 std::unique_ptr<Index> resume(const Index& like, const uint8_t* bytes, size_t length, bool keeps_rows);
 
+// exporting.cc
+// The parameters of searches that give none themselves.
+void set_search(Index* index, const vekter_written_params& params);
+// As an index whose labels are `labels`, one for each row; `normalises`: it brings queries to length 1 itself.
+void write_labelled(const Index& index, const idx_t* labels, bool normalises, faiss::IOWriter* writer);
+
 // rows.cc
 bool stores_rows(const Index& index);
 bool can_decode(const Index& index);
@@ -95,8 +102,30 @@ size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t*
 void rows_at(const Index& index, size_t count, const idx_t* positions, float* values);
 // False where the rows are not held by position, as floats.
 bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances);
+// The code of the one row that the index has.
+std::vector<uint8_t> only_code(const Index& index);
 // 0 where there are no inverted lists, or no rows in them.
 double imbalance(const Index& index);
+
+// clustering.cc
+// `spherical`: rows and centroids of length 1, by inner product; else by Euclidean distance.
+void cluster(
+        const float* rows,
+        size_t count,
+        size_t dims,
+        size_t clusters,
+        bool spherical,
+        int iterations,
+        int seed,
+        float* centroids);
+void assign(
+        const float* rows,
+        size_t count,
+        const float* centroids,
+        size_t clusters,
+        size_t dims,
+        bool spherical,
+        idx_t* nearest);
 
 // searching.cc
 struct Candidate {

@@ -24,6 +24,8 @@
 mod additive;
 mod builder;
 mod calibration;
+mod clustering;
+mod codes;
 mod error;
 mod factory;
 mod ffi;
@@ -39,6 +41,8 @@ mod worker;
 
 pub use builder::{Builder, SerialLayout};
 pub use calibration::calibrate;
+pub use clustering::{Clustering, ClusteringPlan};
+pub use codes::{Kept, check_keeps_values};
 pub use error::EngineError;
 pub use factory::{AUTO, resolve};
 pub use metric::Metric;
@@ -48,9 +52,7 @@ pub use operating_points::{DEFAULT_RECALL, MAX_POINTS, OperatingPoint, choose};
 pub use param_names::{KnownParams, ParamsError};
 pub use params::SearchParams;
 pub use recipe::TrainingRows;
-#[cfg(feature = "failpoints")]
-pub use worker::is_interrupted;
-pub use worker::{initialise, on_worker, on_worker_while, stop_worker};
+pub use worker::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker};
 
 /// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).
 pub const MAX_DIMS: usize = 16_000;

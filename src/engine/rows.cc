@@ -124,6 +124,13 @@ void add_centroid(const faiss::IndexIVF& inverted, size_t list, size_t count, fl
     }
 }
 
+// The parts of the first row of fast-scan codes, two in a byte.
+std::vector<uint8_t> first_packed(const uint8_t* codes, size_t block, size_t parts) {
+    std::vector<uint8_t> code(parts / 2);
+    unpack(codes, block, parts, 0, code.data());
+    return code;
+}
+
 // Rows `first` to `first + count` of an inverted list, or of the whole index where it has none.
 void decode(const Index& codes, size_t list, size_t first, size_t count, float* values) {
     const size_t dims = codes.d;
@@ -288,6 +295,34 @@ bool distances_at(const Index& index, const float* query, size_t count, const id
         distances[i] = one(query, row(i), dims);
     }
     return true;
+}
+
+std::vector<uint8_t> only_code(const Index& index) {
+    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        std::vector<uint8_t> code = only_code(*refined->base_index);
+        const std::vector<uint8_t> finer = only_code(*refined->refine_index);
+        code.insert(code.end(), finer.begin(), finer.end());
+        return code;
+    }
+    const Store store = store_of(index);
+    if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes)) {
+        size_t list = 0;
+        while (list < inverted->nlist && inverted->invlists->list_size(list) == 0) {
+            list++;
+        }
+        require(list < inverted->nlist, "the row is in no inverted list");
+        if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(inverted)) {
+            return first_packed(packed_codes(*fast->invlists, list), fast->bbs, fast->M2);
+        }
+        faiss::InvertedLists::ScopedCodes codes(inverted->invlists, list);
+        return {codes.get(), codes.get() + inverted->code_size};
+    }
+    if (auto* fast = dynamic_cast<const faiss::IndexFastScan*>(store.codes)) {
+        return first_packed(fast->codes.get(), fast->bbs, fast->M2);
+    }
+    auto* flat = dynamic_cast<const faiss::IndexFlatCodes*>(store.codes);
+    require(flat && flat->codes.size() >= flat->code_size, "this index type has no codes");
+    return {flat->codes.data(), flat->codes.data() + flat->code_size};
 }
 
 double imbalance(const Index& index) {

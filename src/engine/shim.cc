@@ -256,6 +256,22 @@ int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8
     });
 }
 
+void vekter_index_set_search(vekter_index* index, const vekter_written_params* params) {
+    vekter::set_search(unwrap(index), *params);
+}
+
+int vekter_index_write_labelled(
+        const vekter_index* index,
+        const int64_t* labels,
+        int normalises,
+        int (*sink)(void*, const uint8_t*, size_t),
+        void* context) {
+    return guarded([&] {
+        SinkWriter writer(sink, context);
+        vekter::write_labelled(*unwrap(index), labels, normalises != 0, &writer);
+    });
+}
+
 int vekter_index_search(
         const vekter_index* index,
         const float* query,
@@ -305,6 +321,14 @@ int vekter_index_distances_at(
     return guarded([&] { *can = vekter::distances_at(*unwrap(index), query, count, positions, distances); });
 }
 
+int vekter_index_only_code(const vekter_index* index, uint8_t* code, size_t room, size_t* length) {
+    return guarded([&] {
+        const auto bytes = vekter::only_code(*unwrap(index));
+        std::copy_n(bytes.begin(), std::min(room, bytes.size()), code);
+        *length = bytes.size();
+    });
+}
+
 int vekter_index_imbalance(const vekter_index* index, double* factor) {
     return guarded([&] { *factor = vekter::imbalance(*unwrap(index)); });
 }
@@ -339,6 +363,35 @@ int vekter_nearest_rows(
                 static_cast<size_t>(k),
                 distances,
                 positions);
+    });
+}
+
+int vekter_cluster(
+        const float* values,
+        int64_t rows,
+        int32_t dims,
+        int32_t clusters,
+        int spherical,
+        int32_t iterations,
+        int32_t seed,
+        float* centroids) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::cluster(values, rows, dims, clusters, spherical != 0, iterations, seed, centroids);
+    });
+}
+
+int vekter_assign(
+        const float* values,
+        int64_t rows,
+        const float* centroids,
+        int32_t clusters,
+        int32_t dims,
+        int spherical,
+        int64_t* nearest) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::assign(values, rows, centroids, clusters, dims, spherical != 0, nearest);
     });
 }
 

@@ -65,6 +65,15 @@ typedef struct {
     int64_t dead_rows;
 } vekter_search_params;
 
+// Parameters of searches that are written with an index.
+typedef struct {
+    int64_t nprobe;
+    int32_t ef_search;
+    int32_t quantizer_ef_search;
+    float k_factor;
+    uint8_t query_bits;
+} vekter_written_params;
+
 // Where the next row of an index is; starts at zeros.
 typedef struct {
     // 0 for all rows of an index without inverted lists.
@@ -104,6 +113,16 @@ int vekter_index_train(vekter_index* index, int64_t rows, const float* values, i
 int vekter_index_add(vekter_index* index, int64_t rows, const float* values);
 // FAISS's serialised form, in pieces; a non-zero return of `sink` stops it.
 int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context);
+// The parameters of searches that give none themselves; what the index does not know it ignores.
+void vekter_index_set_search(vekter_index* index, const vekter_written_params* params);
+// As vekter_index_write, but as an index whose labels are `labels`, one for each row. `normalises`: it brings queries to
+// length 1 itself.
+int vekter_index_write_labelled(
+        const vekter_index* index,
+        const int64_t* labels,
+        int normalises,
+        int (*sink)(void*, const uint8_t*, size_t),
+        void* context);
 // At most k pairs of FAISS's distance value and position go to the arrays (of k elements each), best first.
 int vekter_index_search(
         const vekter_index* index,
@@ -135,6 +154,9 @@ int vekter_index_distances_at(
         const int64_t* positions,
         float* distances,
         int32_t* can);
+// The code of an index's only row, without the number of its inverted list; with refinement, its code behind it. At most
+// `room` bytes go to `code`, and how many there are to `length`.
+int vekter_index_only_code(const vekter_index* index, uint8_t* code, size_t room, size_t* length);
 // FAISS's imbalance factor of the inverted lists; 0 where there are none, or no rows in them.
 int vekter_index_imbalance(const vekter_index* index, double* factor);
 
@@ -153,6 +175,26 @@ int vekter_nearest_rows(
         int64_t k,
         float* distances,
         int64_t* positions);
+// k-means over `rows` rows: `clusters` centroids (at most as many as rows) go to `centroids`. `spherical`: of rows of
+// length 1, by inner product. The same rows, parameters and seed (>= 0) give the same centroids.
+int vekter_cluster(
+        const float* values,
+        int64_t rows,
+        int32_t dims,
+        int32_t clusters,
+        int spherical,
+        int32_t iterations,
+        int32_t seed,
+        float* centroids);
+// The number of the nearest centroid of each row.
+int vekter_assign(
+        const float* values,
+        int64_t rows,
+        const float* centroids,
+        int32_t clusters,
+        int32_t dims,
+        int spherical,
+        int64_t* nearest);
 
 // Squared Euclidean distances, taxicab distances and inner products of one query and `rows` rows.
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);

@@ -3,12 +3,12 @@
 use core::ffi::CStr;
 use std::ffi::CString;
 
-use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::target::{catalogue_error, oid_argument, relation_name};
+use super::column::Column;
+use super::target::{catalogue_error, qualified_name, relation_name};
 use crate::engine::Metric;
 use crate::pg::error::{OrRaise, SqlError};
 
@@ -51,31 +51,6 @@ struct Request {
     name: Option<String>,
 }
 
-/// A column as the catalogue has it.
-struct Column {
-    type_name: String,
-    is_integer: bool,
-    /// Operator class of this metric for the column's type, quoted; None if the type is not vector.
-    operator_class: Option<String>,
-    typmod: i32,
-    is_not_null: bool,
-}
-
-const COLUMN: &str = r#"
-SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
-       a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
-                      'pg_catalog.int8'::pg_catalog.regtype) AS is_integer,
-       (SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname)
-          FROM pg_catalog.pg_opclass c
-          JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
-         WHERE m.amname = 'faiss' AND c.opcintype = a.atttypid AND c.opcname = $3) AS operator_class,
-       a.atttypmod AS typmod,
-       a.attnotnull AS is_not_null
-  FROM pg_catalog.pg_attribute a
- WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
-"#;
-
 impl Request {
     fn run(&self) -> Result<pg_sys::Oid, SqlError> {
         let table = self.check_table()?;
@@ -105,11 +80,7 @@ impl Request {
             let message = format!("\"{name}\" is not a table or materialized view");
             return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message));
         }
-        let query = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-        Spi::get_one_with_args::<String>(query, &[oid_argument(self.table)])
-            .map_err(catalogue_error)?
-            .ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, format!("\"{name}\" does not exist")))
+        qualified_name(self.table)
     }
 
     /// The operator class for it.
@@ -121,10 +92,7 @@ impl Request {
         }
         let name = &self.vector_column;
         let column = self.column(name)?;
-        let operator_class = column.operator_class.ok_or_else(|| {
-            SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, format!("column \"{name}\" is not of type vector"))
-                .detail(format!("It is of type {}.", column.type_name))
-        })?;
+        let operator_class = column.require_vector(name)?.to_string();
         if column.typmod < 1 {
             let message = format!("column \"{name}\" does not have dimensions");
             return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(format!(
@@ -139,12 +107,11 @@ impl Request {
     fn check_id_column(&self, table: &str) -> Result<(), SqlError> {
         let name = &self.id_column;
         let column = self.column(name)?;
-        if !column.is_integer {
-            let message = format!("column \"{name}\" is not of an integer type");
-            return Err(SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message)
-                .detail(format!("It is of type {}.", column.type_name))
-                .hint("knn() returns ids as bigint; for others, use ORDER BY with CREATE INDEX ... USING faiss."));
-        }
+        column.require_integer(name).map_err(|error| {
+            error.hint(
+                "knn() returns ids as bigint; for others, use ORDER BY with CREATE INDEX ... USING faiss.",
+            )
+        })?;
         if !column.is_not_null {
             let query =
                 format!("SELECT EXISTS (SELECT FROM {table} WHERE {} IS NULL)", quote_identifier(name));
@@ -158,34 +125,7 @@ impl Request {
     }
 
     fn column(&self, name: &str) -> Result<Column, SqlError> {
-        let operator_class = format!("vector_{}_ops", self.metric);
-        // SAFETY: the values are of the types that are named.
-        let (column, class) = unsafe {
-            (
-                DatumWithOid::new(name.to_string(), pg_sys::TEXTOID),
-                DatumWithOid::new(operator_class, pg_sys::TEXTOID),
-            )
-        };
-        let found = Spi::connect(|client| {
-            let rows = client.select(COLUMN, Some(1), &[oid_argument(self.table), column, class])?;
-            if rows.is_empty() {
-                return Ok(None);
-            }
-            let row = rows.first();
-            Ok(Some(Column {
-                type_name: row.get_by_name("type_name")?.unwrap_or_default(),
-                is_integer: row.get_by_name("is_integer")?.unwrap_or(false),
-                operator_class: row.get_by_name("operator_class")?,
-                typmod: row.get_by_name("typmod")?.unwrap_or(-1),
-                is_not_null: row.get_by_name("is_not_null")?.unwrap_or(false),
-            }))
-        })
-        .map_err(catalogue_error)?;
-        let table = relation_name(self.table)?;
-        found.ok_or_else(|| {
-            let message = format!("column \"{name}\" of relation \"{table}\" does not exist");
-            SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, message)
-        })
+        Column::find(self.table, name, &self.metric)
     }
 
     /// As CREATE INDEX would choose it from the vector column alone.

@@ -197,6 +197,16 @@ pub fn relation_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
     Ok(unsafe { core::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
+/// The relation's name with its schema, quoted.
+pub fn qualified_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
+    let name = relation_name(relation)?;
+    let query = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    Spi::get_one_with_args::<String>(query, &[oid_argument(relation)])
+        .map_err(catalogue_error)?
+        .ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, format!("\"{name}\" does not exist")))
+}
+
 pub fn oid_argument<'a>(oid: pg_sys::Oid) -> DatumWithOid<'a> {
     // SAFETY: the value is an oid.
     unsafe { DatumWithOid::new(oid, pg_sys::OIDOID) }

@@ -25,6 +25,10 @@ pub enum IndexError {
     Dimensions { expected: usize, found: usize },
     #[error("the index has too many pieces of free space")]
     Fragmented,
+    #[error("the vector of the row with id {id} is too long for this index type")]
+    TooLong { id: i64 },
+    #[error("the id column contains null values")]
+    NoId,
     #[error("not enough memory to build the index")]
     Memory(MemoryShortage),
 }
@@ -101,11 +105,21 @@ impl From<IndexError> for SqlError {
             }
             IndexError::Random(_) => SqlError::new(Code::ERRCODE_SYSTEM_ERROR, message),
             IndexError::Dimensions { .. } => SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message),
+            IndexError::TooLong { .. } => SqlError::new(Code::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, message)
+                .hint("Only an index of the factory Flat holds vectors of any length."),
+            IndexError::NoId => SqlError::new(Code::ERRCODE_NOT_NULL_VIOLATION, message)
+                .hint("Give every row an id, and declare the column NOT NULL."),
             IndexError::Fragmented => {
                 SqlError::new(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(REINDEX)
             }
             IndexError::Memory(shortage) => shortage.into(),
         }
+    }
+}
+
+impl From<EngineError> for SqlError {
+    fn from(error: EngineError) -> SqlError {
+        from_engine(error)
     }
 }
 

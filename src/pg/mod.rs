@@ -6,6 +6,7 @@
 
 pub mod bitmap;
 pub mod buffer;
+pub mod bytes;
 pub mod catalogue;
 pub mod condition;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod memory;
 pub mod owner;
 pub mod progress;
 pub mod relation;
+pub mod results;
 pub mod search_path;
 pub mod snapshot;
 pub mod spi;

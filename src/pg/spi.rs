@@ -80,6 +80,57 @@ impl Plan {
     }
 }
 
+/// A query at work, read in batches: read-only, under the snapshot of the calling query, on this process alone.
+pub struct Cursor(pg_sys::Portal);
+
+impl Cursor {
+    pub fn open(query: &str) -> Self {
+        let query = CString::new(query).unwrap_or_default();
+        // SAFETY: the query has no parameters; the portal lives until `drop`, or the transaction's abort.
+        unsafe {
+            connect();
+            let plan = pg_sys::SPI_prepare(query.as_ptr(), 0, core::ptr::null_mut());
+            if plan.is_null() {
+                pgrx::error!("could not prepare a query over the table");
+            }
+            Cursor(pg_sys::SPI_cursor_open(
+                core::ptr::null(),
+                plan,
+                core::ptr::null_mut(),
+                core::ptr::null(),
+                true,
+            ))
+        }
+    }
+
+    /// Shows `visit` the next rows, at most `limit`, and returns how many there were. Until then they are all in memory.
+    pub fn fetch(&mut self, limit: usize, mut visit: impl FnMut(&Row)) -> usize {
+        // SAFETY: the portal is open, in the SPI connection that `open` made; the result table stays until it is freed.
+        unsafe {
+            pg_sys::SPI_cursor_fetch(self.0, true, limit as core::ffi::c_long);
+            let table = pg_sys::SPI_tuptable;
+            let rows = (*table).numvals as usize;
+            for at in 0..rows {
+                visit(&Row { tuple: *(*table).vals.add(at), descriptor: (*table).tupdesc });
+            }
+            pg_sys::SPI_freetuptable(table);
+            rows
+        }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open`; SPI connections made since were ended since.
+            unsafe {
+                pg_sys::SPI_cursor_close(self.0);
+                pg_sys::SPI_finish();
+            }
+        }
+    }
+}
+
 /// # Safety
 /// The caller ends the connection with SPI_finish; an error ends it by itself.
 pub unsafe fn connect() {

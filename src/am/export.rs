@@ -1,0 +1,141 @@
+//! `vekter_export()`: the table's side, as the calling query's snapshot sees it.
+
+use core::ffi::c_void;
+
+use pgrx::pg_sys;
+
+use super::build::resources;
+use super::table::TableRows;
+use super::{search_options, tid_of};
+use crate::engine::SearchParams;
+use crate::index::error::IndexError;
+use crate::index::export::{self, Exported, Table};
+use crate::index::format::Tid;
+use crate::pg::error::SqlError;
+use crate::pg::owner::as_owner;
+use crate::pg::relation::Rel;
+
+/// One FAISS index of all rows of a faiss index that the calling query sees, and what a search of it would take.
+/// `id_attribute`: number of the table's integer column that gives the ids.
+pub fn merge(
+    index: pg_sys::Oid,
+    id_attribute: pg_sys::AttrNumber,
+) -> Result<(Exported, SearchParams), SqlError> {
+    const MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: errors if either is gone. The table is locked before its index, as everybody does. Both stay open until
+    // the end of this function, and locked until the transaction's.
+    unsafe {
+        let table = pg_sys::table_open(pg_sys::IndexGetRelation(index, false), MODE);
+        let index = pg_sys::index_open(index, MODE);
+        let (heap, rel) = (Rel::new(table), Rel::new(index));
+        let params = search_options::effective(rel, SearchParams::default());
+        let outcome = as_owner(heap, || {
+            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot());
+            let mut rows = VisibleRows { heap, index: rel, id_attribute, snapshot };
+            let outcome = export::merge(rel, &mut rows, resources());
+            pg_sys::UnregisterSnapshot(snapshot);
+            outcome
+        });
+        pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Ok((outcome?, params))
+    }
+}
+
+struct VisibleRows {
+    heap: Rel,
+    index: Rel,
+    id_attribute: pg_sys::AttrNumber,
+    snapshot: pg_sys::Snapshot,
+}
+
+impl Table for VisibleRows {
+    fn scan(&mut self, visit: &mut dyn FnMut(Tid, i64) -> Result<(), IndexError>) -> Result<(), IndexError> {
+        let id_bytes = id_bytes(self.heap, self.id_attribute);
+        let mut collector = Collector { id_bytes, visit, outcome: Ok(()) };
+        // SAFETY: relations and snapshot are open; the scan is ended by table_index_build_scan; the collector outlives
+        // the call that uses it. `ii_Concurrent` makes it take the rows that the snapshot sees, each under the TID that
+        // an index has for it. The second value of each row is the id, in the index or not.
+        unsafe {
+            let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
+            (*info).ii_Concurrent = true;
+            (*info).ii_NumIndexAttrs = 2;
+            (*info).ii_IndexAttrNumbers[1] = self.id_attribute;
+            let scan = pg_sys::table_beginscan_strat(
+                self.heap.as_ptr(),
+                self.snapshot,
+                0,
+                core::ptr::null_mut(),
+                true,
+                false,
+            );
+            pg_sys::table_index_build_scan(
+                self.heap.as_ptr(),
+                self.index.as_ptr(),
+                info,
+                true,
+                false,
+                Some(collect),
+                (&raw mut collector).cast::<c_void>(),
+                scan,
+            );
+        }
+        collector.outcome
+    }
+
+    fn fetch(&mut self, tids: &[Tid], visit: &mut dyn FnMut(usize, &[f32])) {
+        // SAFETY: relations and snapshot stay open until the end of `merge`.
+        let mut rows = unsafe { TableRows::open(self.heap, self.index, self.snapshot) };
+        for (place, &tid) in tids.iter().enumerate() {
+            pgrx::check_for_interrupts!();
+            rows.with_row(tid, |vector| visit(place, vector));
+        }
+    }
+}
+
+/// Width of the id column's type.
+fn id_bytes(heap: Rel, attribute: pg_sys::AttrNumber) -> i16 {
+    // SAFETY: looks catalogue rows up.
+    unsafe { pg_sys::get_typlen(pg_sys::get_atttype(heap.oid(), attribute)) }
+}
+
+struct Collector<'a> {
+    id_bytes: i16,
+    visit: &'a mut dyn FnMut(Tid, i64) -> Result<(), IndexError>,
+    outcome: Result<(), IndexError>,
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn collect(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+    _is_alive: bool,
+    state: *mut c_void,
+) {
+    // SAFETY: `state` is the collector of `scan`, which is waiting for this call to end; the arrays have two elements.
+    let (collector, [_, id], [is_null, has_no_id]) = unsafe {
+        (&mut *state.cast::<Collector>(), *values.cast::<[pg_sys::Datum; 2]>(), *nulls.cast::<[bool; 2]>())
+    };
+    if is_null || collector.outcome.is_err() {
+        return;
+    }
+    if has_no_id {
+        collector.outcome = Err(IndexError::NoId);
+        return;
+    }
+    let id = integer(id, collector.id_bytes);
+    // SAFETY: a pointer to the row's TID.
+    let tid = unsafe { tid_of(tid) };
+    collector.outcome = (collector.visit)(tid, id);
+}
+
+/// The value of a smallint, integer or bigint.
+fn integer(datum: pg_sys::Datum, bytes: i16) -> i64 {
+    match bytes {
+        2 => i64::from(datum.value() as i16),
+        4 => i64::from(datum.value() as i32),
+        _ => datum.value() as i64,
+    }
+}

@@ -1,0 +1,41 @@
+//! Whether the caller may see what a function is about to show: judged by an ordinary query over the table.
+
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::target::{self, Target};
+use crate::pg::error::SqlError;
+use crate::pg::spi;
+
+/// Err unless the caller may read every row of the index: the privileges for its columns, and no policy between him
+/// and the rows. `function` is who asks.
+pub fn require_all_rows(index: pg_sys::Oid, function: &str) -> Result<Target, SqlError> {
+    let target = target::describe(index)?;
+    let predicate =
+        target.predicate.as_ref().map_or(String::new(), |predicate| format!(" WHERE {predicate}"));
+    let id = target.id.as_ref().map_or(String::new(), |id| format!(", {id}"));
+    // Privileges are checked before a row is read.
+    let query = format!("SELECT {}{id} FROM ONLY {}{predicate} LIMIT 0", target.vector, target.table);
+    spi::Plan::prepare(&query, &[]).for_each_row(&[], |_| {});
+    // SAFETY: looks catalogue rows up by oid; without an error it answers for the current user.
+    let policies = unsafe {
+        let table = pg_sys::IndexGetRelation(index, false);
+        pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true)
+    };
+    if policies == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
+        let message = format!("row-level security of table {} hides rows from {function}()", target.table);
+        return Err(SqlError::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+            .detail("It shows something of every row of the index.")
+            .hint("Call it as the owner of the table or as a role with BYPASSRLS."));
+    }
+    Ok(target)
+}
+
+/// The integer column that identifies rows, quoted; Err if there is none.
+pub fn id_column<'a>(target: &'a Target, function: &str) -> Result<&'a str, SqlError> {
+    target.id.as_deref().ok_or_else(|| {
+        let message = format!("{function}() finds no integer id column for the rows of {}", target.table);
+        SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+            .detail("It takes the index's included column, or else a primary key of one integer column.")
+            .hint("Create the index with INCLUDE (id), or with vekter_create_index().")
+    })
+}

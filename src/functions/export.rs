@@ -1,0 +1,126 @@
+//! `vekter_export()`: an index as one file for FAISS elsewhere, with the ids of the rows for labels.
+
+use std::io::{self, BufWriter, Write};
+
+use pgrx::datum::DatumWithOid;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::access;
+use super::server_file::{self, NewFile, file_error};
+use super::target::{self, Target, catalogue_error, oid_argument};
+use crate::am;
+use crate::engine::{EngineError, SearchParams};
+use crate::index::export::Exported;
+use crate::index::native::interruptible;
+use crate::pg::bytes::{MAX_BYTES, NewBytes};
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::memory;
+
+const NAME: &str = "vekter_export";
+/// FAISS writes inverted lists one by one, most of them short.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Arguments are declared as `(regclass)`.
+#[pg_extern]
+fn vekter_export(index: pg_sys::Oid) -> NewBytes {
+    to_bytes(index).or_raise()
+}
+
+/// Arguments are declared as `(regclass, text)`. Returns the number of rows.
+#[pg_extern]
+fn vekter_export_file(index: pg_sys::Oid, file: &str) -> i64 {
+    to_file(index, file).or_raise()
+}
+
+fn to_bytes(relation: pg_sys::Oid) -> Result<NewBytes, SqlError> {
+    let (mut exported, params) = merge(relation)?;
+    let mut length = Length(0);
+    write(&mut exported, &params, &mut length)?;
+    let available = memory::available_bytes();
+    if length.0 > MAX_BYTES as u64 || available.is_some_and(|available| length.0 > available) {
+        let message = format!("the index takes {} bytes, which are too many for a bytea", length.0);
+        return Err(SqlError::new(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message)
+            .hint("Write it to a file on the server with vekter_export(index, file)."));
+    }
+    let mut bytes = NewBytes::zeroed(length.0 as usize);
+    write(&mut exported, &params, &mut bytes.as_mut_slice())?;
+    Ok(bytes)
+}
+
+fn to_file(relation: pg_sys::Oid, name: &str) -> Result<i64, SqlError> {
+    server_file::require_writer(
+        "Anyone may call vekter_export(index), which returns the bytes of the file.",
+    )?;
+    let file = NewFile::create(name)?;
+    let (mut exported, params) = merge(relation)?;
+    let path = file.path().to_path_buf();
+    let mut writer = BufWriter::with_capacity(WRITE_BYTES, file);
+    write(&mut exported, &params, &mut writer).map_err(|error| match error {
+        EngineError::Io(error) => file_error("write", &path, &error),
+        other => other.into(),
+    })?;
+    let file = writer.into_inner().map_err(|error| file_error("write", &path, error.error()))?;
+    file.publish()?;
+    Ok(exported.ids.len() as i64)
+}
+
+/// The index to write, and the search parameters to write into it.
+fn merge(relation: pg_sys::Oid) -> Result<(Exported, SearchParams), SqlError> {
+    let index = target::find_plain_index(relation)?;
+    let target = access::require_all_rows(index, NAME)?;
+    am::export::merge(index, id_attribute(index, &target)?)
+}
+
+fn id_attribute(index: pg_sys::Oid, target: &Target) -> Result<i16, SqlError> {
+    let query = "SELECT a.attnum FROM pg_catalog.pg_attribute a \
+                 JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid \
+                 WHERE i.indexrelid = $1 AND pg_catalog.quote_ident(a.attname) = $2 AND NOT a.attisdropped";
+    let column = access::id_column(target, NAME)?.to_string();
+    // SAFETY: the value is of the type that is named.
+    let column = unsafe { DatumWithOid::new(column, pg_sys::TEXTOID) };
+    Spi::get_one_with_args::<i16>(query, &[oid_argument(index), column]).map_err(catalogue_error)?.ok_or_else(
+        || SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, "the id column was dropped concurrently"),
+    )
+}
+
+fn write(
+    exported: &mut Exported,
+    params: &SearchParams,
+    sink: &mut (dyn Write + Send),
+) -> Result<(), EngineError> {
+    interruptible(1, || {
+        exported.builder.write_labelled(&exported.ids, params, &mut Interruptible(sink))?;
+        Ok(sink.flush()?)
+    })
+}
+
+/// Ends writing where FAISS would not look at the interrupt flag.
+struct Interruptible<'a>(&'a mut (dyn Write + Send));
+
+impl Write for Interruptible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if crate::engine::is_interrupted() {
+            return Err(io::ErrorKind::Other.into());
+        }
+        self.0.write(&bytes[..bytes.len().min(16 * WRITE_BYTES)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Counts.
+struct Length(u64);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! Files that are written on the server, by the rules of COPY: for members of a predefined role, under absolute names.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use crate::pg::error::SqlError;
+
+/// Err unless the current user may write files on the server. `instead`: what he may do.
+pub fn require_writer(instead: &str) -> Result<(), SqlError> {
+    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_WRITE_SERVER_FILES);
+    // SAFETY: looks catalogue rows up by oid.
+    if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) } {
+        return Ok(());
+    }
+    let message = "permission denied to write files on the server";
+    Err(SqlError::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
+        .detail("Only roles with privileges of the \"pg_write_server_files\" role may write them.")
+        .hint(instead))
+}
+
+fn absolute(name: &str) -> Result<PathBuf, SqlError> {
+    let path = Path::new(name);
+    if path.is_absolute() && !name.contains('\0') {
+        return Ok(path.to_path_buf());
+    }
+    let message = format!("\"{name}\" is not an absolute path");
+    Err(SqlError::new(Code::ERRCODE_INVALID_NAME, message)
+        .hint("Name the file from the server's root folder on."))
+}
+
+/// What the system said of a file, as PostgreSQL says it.
+pub fn file_error(what: &str, path: &Path, error: &io::Error) -> SqlError {
+    use rustix::io::Errno;
+    let known = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    let code = if known(Errno::NOSPC) || known(Errno::DQUOT) {
+        Code::ERRCODE_DISK_FULL
+    } else if known(Errno::NOENT) {
+        Code::ERRCODE_UNDEFINED_FILE
+    } else if known(Errno::ACCESS) || known(Errno::PERM) || known(Errno::ROFS) {
+        Code::ERRCODE_INSUFFICIENT_PRIVILEGE
+    } else if known(Errno::ISDIR) || known(Errno::NOTDIR) {
+        Code::ERRCODE_WRONG_OBJECT_TYPE
+    } else {
+        Code::ERRCODE_IO_ERROR
+    };
+    let reason = error.to_string();
+    let reason = reason.split(" (os error").next().unwrap_or(&reason);
+    SqlError::new(code, format!("could not {what} file \"{}\": {reason}", path.display()))
+}
+
+fn not_regular(path: &Path) -> SqlError {
+    let message = format!("\"{}\" is not a regular file", path.display());
+    SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
+}
+
+/// A file that takes its name's place only when it is complete; dropped before, it leaves nothing.
+pub struct NewFile {
+    file: File,
+    path: PathBuf,
+    temporary: PathBuf,
+    is_published: bool,
+}
+
+impl NewFile {
+    /// Next to `name`, an absolute path; a file that bears it stays until `publish`.
+    pub fn create(name: &str) -> Result<Self, SqlError> {
+        let path = absolute(name)?;
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if !metadata.is_file() => return Err(not_regular(&path)),
+            _ if path.file_name().is_none() => return Err(not_regular(&path)),
+            _ => {}
+        }
+        let temporary = PathBuf::from(format!("{name}.{}.tmp", std::process::id()));
+        // What a process of the same number left when it was killed.
+        drop(fs::remove_file(&temporary));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+        let file = file.map_err(|error| file_error("create", &path, &error))?;
+        Ok(NewFile { file, path, temporary, is_published: false })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts the file on disk and in its name's place, readable for everyone as COPY's files are.
+    pub fn publish(mut self) -> Result<(), SqlError> {
+        const MODE: u32 = 0o644;
+        let put = || {
+            self.file.set_permissions(fs::Permissions::from_mode(MODE))?;
+            self.file.sync_all()?;
+            fs::rename(&self.temporary, &self.path)?;
+            match self.path.parent() {
+                Some(folder) => File::open(folder)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        put().map_err(|error| file_error("write", &self.path, &error))?;
+        self.is_published = true;
+        Ok(())
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_published {
+            drop(fs::remove_file(&self.temporary));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One FAISS index of all rows that a query sees, to be taken elsewhere.
+//!
+//! The largest segment is taken as it is where each of its rows is to be in the result, and else only what it learnt.
+//! All other rows come from the table, exact: of a lossy segment they could not be had otherwise.
+
+use std::sync::Arc;
+
+use super::Snapshot;
+use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
+use super::error::IndexError;
+use super::format::Tid;
+use super::native::interruptible;
+use super::opened::OpenedSegment;
+use crate::engine::Builder;
+use crate::pg::relation::Rel;
+
+/// The table, as the calling query sees it and the index knows it: expressions evaluated, predicate applied.
+pub trait Table {
+    /// Shows `visit` TID and id of each row whose vector is not NULL.
+    fn scan(&mut self, visit: &mut dyn FnMut(Tid, i64) -> Result<(), IndexError>) -> Result<(), IndexError>;
+    /// Shows `visit` the vectors of rows that `scan` showed, with their places in `tids`.
+    fn fetch(&mut self, tids: &[Tid], visit: &mut dyn FnMut(usize, &[f32]));
+}
+
+/// An index, with the ids of its rows by position.
+pub struct Exported {
+    pub builder: Builder,
+    pub ids: Vec<i64>,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    tid: Tid,
+    id: i64,
+}
+
+/// Makes one index of the rows that `table` shows.
+pub fn merge(rel: Rel, table: &mut dyn Table, resources: Resources) -> Result<Exported, IndexError> {
+    let mut rows: Vec<Row> = Vec::new();
+    table.scan(&mut |tid, id| {
+        rows.try_reserve(1)?;
+        rows.push(Row { tid, id });
+        Ok(())
+    })?;
+    rows.sort_unstable();
+    let snapshot = Snapshot::open(rel)?;
+    let base = snapshot.segments.iter().max_by_key(|segment| segment.reference.rows);
+    let kept = base.map(|base| ids_of_all(base, &rows)).transpose()?.flatten();
+    let mut exported = start(&snapshot, base, kept, rows.len() as u64, resources)?;
+    if let Some(base) = base.filter(|_| !exported.ids.is_empty()) {
+        let present = tids_of(base)?;
+        rows.retain(|row| present.binary_search(&row.tid).is_err());
+    }
+    add_rows(&mut exported, &rows, table, resources)?;
+    Ok(exported)
+}
+
+/// The ids of the segment's rows by position; None unless `rows` has each of them.
+fn ids_of_all(segment: &OpenedSegment, rows: &[Row]) -> Result<Option<Vec<i64>>, IndexError> {
+    let mut ids = Vec::new();
+    ids.try_reserve_exact(rows.len())?;
+    for position in 0..segment.reference.rows {
+        let tid = segment.segment.tid(position);
+        match rows.binary_search_by_key(&tid, |row| row.tid) {
+            Ok(at) if !segment.is_dead(position) => ids.push(rows[at].id),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(ids))
+}
+
+/// The index to add to. `kept`: the ids of the base's rows, which stay in it.
+fn start(
+    snapshot: &Snapshot,
+    base: Option<&Arc<OpenedSegment>>,
+    kept: Option<Vec<i64>>,
+    rows: u64,
+    resources: Resources,
+) -> Result<Exported, IndexError> {
+    let (dims, metric) = (snapshot.dims(), snapshot.metric);
+    let factory = base.map_or(UNTRAINED_FACTORY, |base| base.reference.factory.as_str());
+    let untrained = TrainingSample { rows: 0, table_rows: 0 };
+    build::check_memory(&Builder::new(factory, dims, metric)?, factory, untrained, rows, resources)?;
+    let mut builder = match base {
+        Some(base) => {
+            let serial = base.segment.serial();
+            interruptible(1, || Builder::resume(factory, dims, metric, serial, kept.is_some()))?
+        }
+        None => Builder::new(factory, dims, metric)?,
+    };
+    let ids = kept.unwrap_or_default();
+    if (ids.len() as u64) < rows {
+        builder.reserve(rows)?;
+    }
+    Ok(Exported { builder, ids })
+}
+
+/// In ascending order.
+fn tids_of(segment: &OpenedSegment) -> Result<Vec<Tid>, IndexError> {
+    let mut tids = Vec::new();
+    tids.try_reserve_exact(segment.reference.rows as usize)?;
+    tids.extend((0..segment.reference.rows).map(|position| segment.segment.tid(position)));
+    tids.sort_unstable();
+    Ok(tids)
+}
+
+/// Adds rows of the table, batch by batch: FAISS works when no page is pinned.
+fn add_rows(
+    exported: &mut Exported,
+    rows: &[Row],
+    table: &mut dyn Table,
+    resources: Resources,
+) -> Result<(), IndexError> {
+    let Exported { builder, ids } = exported;
+    let (metric, dims) = (builder.metric(), builder.dims());
+    ids.try_reserve_exact(rows.len())?;
+    let batch_rows = (resources.batch_bytes / (size_of::<f32>() * dims)).max(1);
+    let (mut tids, mut batch) = (Vec::new(), Vec::<f32>::new());
+    for rows in rows.chunks(batch_rows) {
+        tids.clear();
+        tids.extend(rows.iter().map(|row| row.tid));
+        batch.clear();
+        let mut outcome = Ok(());
+        table.fetch(&tids, &mut |place, vector| {
+            let at = batch.len();
+            batch.extend_from_slice(vector);
+            // Without a direction under cosine, it is in no index.
+            if vector.len() != dims || !metric.prepare(&mut batch[at..]) {
+                batch.truncate(at);
+            } else if builder.accepts(&batch[at..]) {
+                ids.push(rows[place].id);
+            } else {
+                outcome = Err(IndexError::TooLong { id: rows[place].id });
+                batch.truncate(at);
+            }
+        });
+        outcome?;
+        interruptible(resources.threads, || builder.add(&batch))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! The rows of a set-returning function, in a tuple store that spills to disk beyond `work_mem`.
+
+use pgrx::pg_sys;
+
+/// Rows on their way to the calling query.
+pub struct ResultRows {
+    store: *mut pg_sys::Tuplestorestate,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl ResultRows {
+    /// Errors where the caller cannot take a set.
+    ///
+    /// # Safety
+    /// `call` is the running call of a function that is declared to return a set of records.
+    pub unsafe fn begin(call: pg_sys::FunctionCallInfo) -> Self {
+        // SAFETY: the caller's promise; store and descriptor live as long as the calling query.
+        unsafe {
+            pg_sys::InitMaterializedSRF(call, 0);
+            let info = (*call).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            ResultRows { store: (*info).setResult, descriptor: (*info).setDesc }
+        }
+    }
+
+    /// Adds a row: a value for each column, None for NULL. The values are copied.
+    pub fn push<const COLUMNS: usize>(&mut self, values: [Option<pg_sys::Datum>; COLUMNS]) {
+        // SAFETY: a plain read of the descriptor's header.
+        let columns = unsafe { (*self.descriptor).natts };
+        assert!(columns as usize == COLUMNS, "{COLUMNS} values for {columns} columns");
+        let mut datums = values.map(|value| value.unwrap_or(pg_sys::Datum::from(0)));
+        let mut nulls = values.map(|value| value.is_none());
+        // SAFETY: as many values as columns, of the types that sql/vekter.sql declares.
+        unsafe {
+            pg_sys::tuplestore_putvalues(
+                self.store,
+                self.descriptor,
+                datums.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+        }
+    }
+}

@@ -5,9 +5,10 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const SOURCES: [&str; 10] = [
+    const SOURCES: [&str; 11] = [
         "shim.cc",
         "additive.cc",
+        "batch.cc",
         "building.cc",
         "calibrating.cc",
         "clustering.cc",

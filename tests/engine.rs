@@ -2,6 +2,8 @@
 //! thrown at it ends the process.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "engine/batch.rs"]
+mod batch;
 #[path = "engine/bytes.rs"]
 mod bytes;
 #[path = "engine/cancel.rs"]

@@ -110,6 +110,16 @@ unsafe extern "C" {
         positions: *mut i64,
         found: *mut i64,
     ) -> c_int;
+    pub fn vekter_index_search_each(
+        index: *const Index,
+        count: usize,
+        queries: *const f32,
+        k: i64,
+        params: *const SearchParams,
+        distances: *mut f32,
+        positions: *mut i64,
+        found: *mut i64,
+    ) -> c_int;
     pub fn vekter_index_can_decode(index: *const Index, can: *mut i32) -> c_int;
     pub fn vekter_index_next_rows(
         index: *const Index,
@@ -198,6 +208,15 @@ unsafe extern "C" {
         dims: usize,
         rows: usize,
     );
+    pub fn vekter_distances_each(
+        out: *mut f32,
+        metric: i32,
+        count: usize,
+        queries: *const f32,
+        values: *const f32,
+        dims: usize,
+        rows: usize,
+    ) -> c_int;
 }
 
 /// A `faiss::Index` that is deleted with its owner.

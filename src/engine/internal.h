@@ -10,6 +10,7 @@
 
 #include <faiss/Index.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
 #include <faiss/invlists/InvertedLists.h>
 
@@ -138,7 +139,38 @@ struct Candidate {
     }
 };
 void taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
+// FAISS's distance as a key.
+float key_of(const Index& index, float distance);
+struct Alive : faiss::IDSelector {
+    const vekter_search_params& params;
+
+    explicit Alive(const vekter_search_params& params) : params(params) {}
+
+    bool is_member(idx_t position) const override {
+        const size_t byte = static_cast<size_t>(position) >> 3;
+        return byte >= params.dead_bytes || !((params.dead[byte] >> (position & 7)) & 1);
+    }
+};
 std::vector<Candidate> nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params);
+// The inverted lists that a search for the query looks through, and what their scanners want to know of each.
+struct Probe {
+    idx_t list;
+    float centroid_distance;
+};
+std::vector<Probe> lists_to_scan(const faiss::IndexIVF& inverted, const float* query, const vekter_search_params& params);
+
+// batch.cc
+// `nearest` for each of `count` queries, on all of the calling thread's OpenMP threads; `found` has room for each.
+void nearest_of_each(
+        const Index& index,
+        size_t count,
+        const float* queries,
+        size_t k,
+        const vekter_search_params& params,
+        std::vector<Candidate>* found);
+// FAISS's distances of this metric of each of `count` queries and each row, query by query.
+void distances_of_each(
+        vekter_metric metric, size_t count, const float* queries, size_t rows, const float* values, size_t dims, float* out);
 
 } // namespace vekter
 

@@ -13,7 +13,7 @@
 //! * E3. No C++ exception crosses into Rust, no Rust panic into C++ (`shim.cc`, and the callbacks in `builder.rs`).
 //! * E4. Rows and queries reach FAISS finite, of the right width, and prepared by [`Metric::prepare`].
 //! * E5. What FAISS answers is checked: positions exist, come once, in ascending distance, dead ones never.
-//! * E6. A search uses the calling thread and no other.
+//! * E6. A search uses the calling thread and no other; a batch of them uses its OpenMP threads.
 //! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means, graph
 //!   building and exact scans, and the engine does between batches and between inverted lists. Not within LAPACK's
 //!   decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048 centroids) nor within one
@@ -22,6 +22,7 @@
 //!   index fit each other, so that bytes of another index are an error; it cannot check each link of a graph.
 
 mod additive;
+mod batch;
 mod builder;
 mod calibration;
 mod clustering;

@@ -182,38 +182,16 @@ fn search_with(
     distance_of: &dyn Fn(i32, f32) -> f32,
 ) -> Result<Vec<Hit>, EngineError> {
     let about = index.describe();
+    check_query(&about, query)?;
     let rows = usize::try_from(about.rows).unwrap_or(0);
-    if usize::try_from(about.dims).ok() != Some(query.len()) {
-        return Err(EngineError::bad_parameter(format!(
-            "the query has {} dimensions, and the index {}",
-            query.len(),
-            about.dims
-        )));
-    }
-    if !query.iter().all(|value| value.is_finite()) {
-        return Err(EngineError::bad_parameter("the query holds values that are not finite"));
-    }
-    let scans_floats = about.scans_all != 0 && about.ranks_exactly != 0 && about.refines == 0;
-    if !scans_floats && norm(query) > MAX_QUERY_NORM {
-        return Err(EngineError::bad_parameter(format!(
-            "the query is longer than {MAX_QUERY_NORM:e}, which overflows in this index type"
-        )));
-    }
     let k = k.min(rows);
     if k == 0 {
         return Ok(Vec::new());
     }
-    let dead = dead.unwrap_or_default();
-    let native = native_params(params, &about, dead, rows)?;
+    let native = native_params(params, &about, dead.unwrap_or_default(), rows)?;
     let k_factor = if is_raw { 1.0 } else { native.k_factor };
     let params = ffi::SearchParams { unrefined: i32::from(is_raw), k_factor, ..native };
-    if about.searches_graph != 0 {
-        // FAISS gets a byte for each row and queues for the candidates inside an OpenMP region, which no exception
-        // leaves: ask for as much before. Another thread may still take it; a backend has none beside its builds'.
-        const SPARE_BYTES: usize = 1 << 20;
-        let queue_rows = usize::try_from(params.ef_search).unwrap_or(rows).max(k).min(rows);
-        drop(std::hint::black_box(with_room::<u8>(rows + 64 * queue_rows + SPARE_BYTES)?));
-    }
+    check_memory(&about, &params, k, 1)?;
     // As large as the index, if all of it is wanted.
     let (mut distances, mut positions, mut found) = (zeros::<f32>(k)?, zeros::<i64>(k)?, 0i64);
     // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
@@ -230,32 +208,81 @@ fn search_with(
         )
     };
     EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
-    let found = usize::try_from(found).unwrap_or(0).min(k);
+    checked_hits(&about, &positions, &distances, found, distance_of)
+}
+
+/// Whether FAISS can take the query.
+pub(super) fn check_query(about: &Description, query: &[f32]) -> Result<(), EngineError> {
+    if usize::try_from(about.dims).ok() != Some(query.len()) {
+        return Err(EngineError::bad_parameter(format!(
+            "the query has {} dimensions, and the index {}",
+            query.len(),
+            about.dims
+        )));
+    }
+    if !query.iter().all(|value| value.is_finite()) {
+        return Err(EngineError::bad_parameter("the query holds values that are not finite"));
+    }
+    let scans_floats = about.scans_all != 0 && about.ranks_exactly != 0 && about.refines == 0;
+    if !scans_floats && norm(query) > MAX_QUERY_NORM {
+        return Err(EngineError::bad_parameter(format!(
+            "the query is longer than {MAX_QUERY_NORM:e}, which overflows in this index type"
+        )));
+    }
+    Ok(())
+}
+
+/// Of a graph, FAISS gets a byte for each row and queues for the candidates inside an OpenMP region, which no exception
+/// leaves: asks for as much before. Another thread may still take it; a backend has none beside its builds' and its
+/// batches'.
+pub(super) fn check_memory(
+    about: &Description,
+    params: &ffi::SearchParams,
+    k: usize,
+    threads: usize,
+) -> Result<(), EngineError> {
+    const SPARE_BYTES: usize = 1 << 20;
+    if about.searches_graph != 0 {
+        let rows = usize::try_from(about.rows).unwrap_or(0);
+        let queue_rows = usize::try_from(params.ef_search).unwrap_or(rows).max(k).min(rows);
+        let bytes = rows.saturating_add(64 * queue_rows + SPARE_BYTES).saturating_mul(threads);
+        drop(std::hint::black_box(with_room::<u8>(bytes)?));
+    }
+    Ok(())
+}
+
+/// The first `found` of what FAISS answered. `distance_of`: FAISS's metric and distance value to what a hit shows.
+pub(super) fn checked_hits(
+    about: &Description,
+    positions: &[i64],
+    distances: &[f32],
+    found: i64,
+    distance_of: &dyn Fn(i32, f32) -> f32,
+) -> Result<Vec<Hit>, EngineError> {
+    let found = usize::try_from(found).unwrap_or(0).min(positions.len());
     let mut hits: Vec<Hit> = with_room(found)?;
-    hits.extend(std::iter::zip(&positions[..found], &distances[..found]).filter_map(
-        |(&position, &distance)| {
-            let position = u64::try_from(position).ok().filter(|&position| position < rows as u64)?;
-            Some(Hit { position, distance: distance_of(about.metric, distance) })
-        },
-    ));
+    hits.extend(std::iter::zip(&positions[..found], distances).filter_map(|(&position, &distance)| {
+        let position = u64::try_from(position).ok().filter(|&position| (position as i64) < about.rows)?;
+        Some(Hit { position, distance: distance_of(about.metric, distance) })
+    }));
     drop_repeated(&mut hits)?;
     Ok(hits)
 }
 
-fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
+pub(super) fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
     let mut values = with_room(count)?;
     values.resize(count, T::default());
     Ok(values)
 }
 
 /// An empty vector with room for `count` elements. Rust's own way to get it ends the process where there is no memory.
-fn with_room<T>(count: usize) -> Result<Vec<T>, EngineError> {
+pub(super) fn with_room<T>(count: usize) -> Result<Vec<T>, EngineError> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| EngineError::OutOfMemory)?;
     Ok(values)
 }
 
-fn native_params(
+pub(super) fn native_params(
     params: &SearchParams,
     about: &Description,
     dead: &[u8],

@@ -32,24 +32,26 @@ namespace vekter {
 
 namespace {
 
-struct Alive : faiss::IDSelector {
-    const vekter_search_params& params;
-
-    explicit Alive(const vekter_search_params& params) : params(params) {}
-
-    bool is_member(idx_t position) const override {
-        const size_t byte = static_cast<size_t>(position) >> 3;
-        return byte >= params.dead_bytes || !((params.dead[byte] >> (position & 7)) & 1);
-    }
-};
-
 using Candidates = std::vector<Candidate>;
 
-float key_of(const Index& index, float distance) {
-    const float key = index.metric_type == faiss::METRIC_INNER_PRODUCT ? -distance : distance;
-    // NaN (from overflow) has no place in an order: it comes last.
-    return std::isnan(key) ? std::numeric_limits<float>::infinity() : key;
-}
+// How an index with inverted lists is asked for those that are nearest.
+struct Coarse {
+    size_t lists;
+    faiss::SearchParametersHNSW graph;
+    bool is_graph;
+
+    Coarse(const faiss::IndexIVF& inverted, const vekter_search_params& params)
+            : lists(std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted.nlist)),
+              is_graph(dynamic_cast<const faiss::IndexHNSW*>(inverted.quantizer)) {
+        const size_t asked = params.quantizer_ef_search > 0 ? static_cast<size_t>(params.quantizer_ef_search)
+                                                            : std::max<size_t>(64, 2 * lists);
+        graph.efSearch = static_cast<int>(std::min<size_t>(asked, inverted.nlist));
+    }
+
+    faiss::SearchParameters* params() {
+        return is_graph ? &graph : nullptr;
+    }
+};
 
 struct Search {
     const vekter_search_params& params;
@@ -124,18 +126,13 @@ struct Search {
         // A SearchParametersIVF for all, to which RaBitQ's scanner adds its own.
         faiss::IVFRaBitQSearchParameters with;
         with.qb = static_cast<uint8_t>(params.query_bits);
-        with.nprobe = std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted.nlist);
+        Coarse coarse(inverted, params);
+        with.nprobe = coarse.lists;
+        with.quantizer_params = coarse.params();
         const bool selects = !dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(&inverted);
         with.sel = has_dead && selects ? const_cast<Alive*>(&alive) : nullptr;
         if (!dynamic_cast<const faiss::IndexIVFFastScan*>(&inverted)) {
             with.max_codes = static_cast<size_t>(params.max_codes);
-        }
-        faiss::SearchParametersHNSW coarse;
-        if (dynamic_cast<const faiss::IndexHNSW*>(inverted.quantizer)) {
-            const size_t asked = params.quantizer_ef_search > 0 ? static_cast<size_t>(params.quantizer_ef_search)
-                                                                : std::max<size_t>(64, 2 * with.nprobe);
-            coarse.efSearch = static_cast<int>(std::min<size_t>(asked, inverted.nlist));
-            with.quantizer_params = &coarse;
         }
         if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&inverted); fast && fast->nprobe != with.nprobe) {
             // IndexIVFPQFastScan::compute_LUT of residuals fills tables for the index's nprobe, not the search's.
@@ -267,6 +264,31 @@ void taxicab_distances(float* out, const float* query, const float* values, size
     for (size_t i = 0; i < rows; i++) {
         out[i] = faiss::fvec_L1(query, values + i * dims, dims);
     }
+}
+
+float key_of(const Index& index, float distance) {
+    const float key = index.metric_type == faiss::METRIC_INNER_PRODUCT ? -distance : distance;
+    // NaN (from overflow) has no place in an order: it comes last.
+    return std::isnan(key) ? std::numeric_limits<float>::infinity() : key;
+}
+
+std::vector<Probe> lists_to_scan(
+        const faiss::IndexIVF& inverted,
+        const float* query,
+        const vekter_search_params& params) {
+    Coarse coarse(inverted, params);
+    std::vector<float> distances(coarse.lists);
+    std::vector<idx_t> lists(coarse.lists, -1);
+    inverted.quantizer->search(1, query, coarse.lists, distances.data(), lists.data(), coarse.params());
+    std::vector<Probe> probes;
+    probes.reserve(coarse.lists);
+    for (size_t i = 0; i < coarse.lists; i++) {
+        if (lists[i] != -1) {
+            require(lists[i] >= 0 && static_cast<size_t>(lists[i]) < inverted.nlist, "search found a list that does not exist");
+            probes.push_back({lists[i], distances[i]});
+        }
+    }
+    return probes;
 }
 
 Candidates nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params) {

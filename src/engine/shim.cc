@@ -128,6 +128,20 @@ vekter_index* wrap(std::unique_ptr<Index> index) {
     return reinterpret_cast<vekter_index*>(index.release());
 }
 
+// What a search found, as the C face gives it.
+void store(
+        const Index& index,
+        const std::vector<vekter::Candidate>& nearest,
+        float* distances,
+        int64_t* positions,
+        int64_t* found) {
+    const bool similarity = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+    for (size_t i = 0; i < nearest.size(); i++) {
+        distances[i] = similarity ? -nearest[i].key : nearest[i].key;
+        positions[i] = nearest[i].position;
+    }
+    *found = static_cast<int64_t>(nearest.size());
+}
 
 } // namespace
 
@@ -283,13 +297,26 @@ int vekter_index_search(
     return guarded([&] {
         vekter::throw_if_interrupted();
         const Index& subject = *unwrap(index);
-        const auto nearest = vekter::nearest(subject, query, static_cast<size_t>(k), *params);
-        const bool similarity = subject.metric_type == faiss::METRIC_INNER_PRODUCT;
-        for (size_t i = 0; i < nearest.size(); i++) {
-            distances[i] = similarity ? -nearest[i].key : nearest[i].key;
-            positions[i] = nearest[i].position;
+        store(subject, vekter::nearest(subject, query, static_cast<size_t>(k), *params), distances, positions, found);
+    });
+}
+
+int vekter_index_search_each(
+        const vekter_index* index,
+        size_t count,
+        const float* queries,
+        int64_t k,
+        const vekter_search_params* params,
+        float* distances,
+        int64_t* positions,
+        int64_t* found) {
+    return guarded([&] {
+        const Index& subject = *unwrap(index);
+        std::vector<std::vector<vekter::Candidate>> nearest(count);
+        vekter::nearest_of_each(subject, count, queries, static_cast<size_t>(k), *params, nearest.data());
+        for (size_t query = 0; query < count; query++) {
+            store(subject, nearest[query], distances + query * k, positions + query * k, found + query);
         }
-        *found = static_cast<int64_t>(nearest.size());
     });
 }
 
@@ -405,4 +432,17 @@ void vekter_taxicab_distances(float* out, const float* query, const float* value
 
 void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows) {
     faiss::fvec_inner_products_ny(out, query, values, dims, rows);
+}
+
+int vekter_distances_each(
+        float* out,
+        int32_t metric,
+        size_t count,
+        const float* queries,
+        const float* values,
+        size_t dims,
+        size_t rows) {
+    return guarded([&] {
+        vekter::distances_of_each(static_cast<vekter_metric>(metric), count, queries, rows, values, dims, out);
+    });
 }

@@ -132,6 +132,17 @@ int vekter_index_search(
         float* distances,
         int64_t* positions,
         int64_t* found);
+// The same for each of `count` queries, on all of the calling thread's OpenMP threads: k elements of the arrays, and one
+// number found, for each.
+int vekter_index_search_each(
+        const vekter_index* index,
+        size_t count,
+        const float* queries,
+        int64_t k,
+        const vekter_search_params* params,
+        float* distances,
+        int64_t* positions,
+        int64_t* found);
 
 // Whether the two below work: codes can be decoded and transforms taken back.
 int vekter_index_can_decode(const vekter_index* index, int32_t* can);
@@ -200,6 +211,15 @@ int vekter_assign(
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
 void vekter_taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
 void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows);
+// Those of each of `count` queries, query by query, on all of the calling thread's OpenMP threads.
+int vekter_distances_each(
+        float* out,
+        int32_t metric,
+        size_t count,
+        const float* queries,
+        const float* values,
+        size_t dims,
+        size_t rows);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
 //!
 //! Callbacks bear the names of the `IndexAmRoutine` fields they fill (access/amapi.h).
 
+pub mod batch;
 pub mod build;
 pub mod check;
 pub mod cost;

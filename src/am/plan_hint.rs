@@ -4,9 +4,12 @@
 //! that query runs, the hint makes the named index (or, for a partitioned one, those of its partitions) cost nothing.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
-use pgrx::pg_sys::{Datum, Oid};
+use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::batch::Batch;
+use crate::index::first_round::FirstRounds;
 use crate::index::search::Request;
 
 struct Hint {
@@ -15,6 +18,8 @@ struct Hint {
     /// the same index, which run inside it where a filter calls a function.
     query: usize,
     request: Request,
+    /// Of a query that makes many searches: those whose first round is over.
+    batch: Option<Rc<Batch>>,
 }
 
 thread_local! {
@@ -23,6 +28,21 @@ thread_local! {
 
 /// Runs `query` under a hint. Queries inside it may set hints of their own.
 pub fn with<R>(indexes: Vec<Oid>, vector: Datum, request: Request, query: impl FnOnce() -> R) -> R {
+    run(Hint { indexes, query: vector.value(), request, batch: None }, query)
+}
+
+/// The same for a query that makes many searches, of which the first rounds are over. `vectors`: the array of them.
+pub fn with_batch<R>(
+    indexes: Vec<Oid>,
+    vectors: Datum,
+    request: Request,
+    batch: Rc<Batch>,
+    query: impl FnOnce() -> R,
+) -> R {
+    run(Hint { indexes, query: vectors.value(), request, batch: Some(batch) }, query)
+}
+
+fn run<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
     /// Takes the hint back, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
@@ -30,7 +50,7 @@ pub fn with<R>(indexes: Vec<Oid>, vector: Datum, request: Request, query: impl F
             HINTS.with_borrow_mut(|hints| drop(hints.pop()));
         }
     }
-    HINTS.with_borrow_mut(|hints| hints.push(Hint { indexes, query: vector.value(), request }));
+    HINTS.with_borrow_mut(|hints| hints.push(hint));
     let _restore = Restore;
     query()
 }
@@ -56,6 +76,11 @@ pub fn request(index: Oid, vector: Datum) -> Option<Request> {
         }
         request
     })
+}
+
+/// The first rounds of searches of `index` under `snapshot`, where there are some.
+pub fn first_rounds(index: Oid, snapshot: pg_sys::Snapshot) -> Option<Rc<FirstRounds>> {
+    HINTS.with_borrow(|hints| hints.last()?.batch.as_ref()?.first_rounds(index, snapshot))
 }
 
 fn meant<R>(index: Oid, read: impl FnOnce(&Hint) -> R) -> Option<R> {

@@ -1,10 +1,13 @@
 //! Index scans: `ORDER BY column <op> value`, forward.
 
+use std::rc::Rc;
+
 use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
 use super::table::TableRows;
 use super::{item_pointer, options, plan_hint, search_options};
 use crate::engine::Metric;
+use crate::index::first_round::FirstRounds;
 use crate::index::format::Tid;
 use crate::index::search::{Cursor, Rerank};
 use crate::pg::error::{OrRaise, SqlError};
@@ -124,8 +127,22 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
     let mut request = plan_hint::request(index.oid(), key.sk_argument).unwrap_or_default();
     request.params = search_options::effective(index, request.params);
     index.count_scan();
-    state.cursor = Some(Cursor::open(index, state.query.as_deref(), &request)?);
+    state.cursor = Some(match first_round(index, snapshot, state.query.as_deref()) {
+        Some((rounds, at)) => Cursor::continued(&rounds, at)?,
+        None => Cursor::open(index, state.query.as_deref(), &request)?,
+    });
     Ok(())
+}
+
+/// The query's first round, if it is one of a batch.
+fn first_round(
+    index: Rel,
+    snapshot: pg_sys::Snapshot,
+    query: Option<&[f32]>,
+) -> Option<(Rc<FirstRounds>, usize)> {
+    let rounds = plan_hint::first_rounds(index.oid(), snapshot)?;
+    let at = rounds.find(query?)?;
+    Some((rounds, at))
 }
 
 /// Exact distances from the table under a scan, which is closed when the call ends that needed it: the scan's own state

@@ -19,6 +19,7 @@ pub mod compact;
 pub mod delta;
 pub mod error;
 pub mod export;
+pub mod first_round;
 pub mod format;
 pub mod lookup;
 mod merge;

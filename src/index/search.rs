@@ -14,15 +14,17 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::candidates::{Among, Candidates};
 use super::error::IndexError;
+use super::first_round::FirstRounds;
 use super::format::{PointRef, Tid};
 use super::opened::OpenedSegment;
 use super::{Snapshot, calibration, delta, retry};
-use crate::engine::{DEFAULT_RECALL, EngineError, SearchParams};
+use crate::engine::{DEFAULT_RECALL, EngineError, Hit, SearchParams};
 use crate::failpoint;
 use crate::pg::relation::Rel;
 
@@ -118,6 +120,37 @@ struct SegmentScan {
     exhausted: bool,
     /// Where a search without order goes on.
     next_position: u64,
+    /// What the first round finds, where that was searched for already.
+    first_hits: Option<Vec<Hit>>,
+}
+
+/// The delta's rows with their distances, of which the nearest become candidates first.
+struct DeltaScan {
+    rows: Vec<(Distance, Tid)>,
+    /// So many have become candidates, none of them farther than the others.
+    taken: usize,
+    round_rows: usize,
+}
+
+impl DeltaScan {
+    /// As of a segment; None: exhausted.
+    fn frontier(&self) -> Option<Distance> {
+        let last = self.taken.checked_sub(1).map_or(Distance(f32::NEG_INFINITY), |last| self.rows[last].0);
+        (self.taken < self.rows.len()).then_some(last)
+    }
+
+    /// Where in `rows` the next nearest are, the farthest of them last.
+    fn next_round(&mut self) -> Range<usize> {
+        let rest = &mut self.rows[self.taken..];
+        let count = self.round_rows.min(rest.len());
+        if count > 0 {
+            rest.select_nth_unstable(count - 1);
+        }
+        let round = self.taken..self.taken + count;
+        self.taken += count;
+        self.round_rows = self.round_rows.saturating_mul(2);
+        round
+    }
 }
 
 impl SegmentScan {
@@ -138,6 +171,7 @@ impl SegmentScan {
             frontier: Distance(f32::NEG_INFINITY),
             exhausted,
             next_position: 0,
+            first_hits: None,
         })
     }
 
@@ -158,6 +192,7 @@ impl SegmentScan {
 pub struct Cursor {
     /// In the form that is indexed; None: every row, in no order.
     query: Option<Vec<f32>>,
+    delta: DeltaScan,
     scans: Vec<SegmentScan>,
     pending: BinaryHeap<Reverse<(Distance, Tid)>>,
     /// Everything that was ever pending.
@@ -179,23 +214,41 @@ impl Cursor {
         })?;
         failpoint::reach("search.delta_read");
         let scans = snapshot.segments.into_iter().map(|opened| SegmentScan::open(opened, request));
-        let scans = scans.collect::<Result<Vec<_>, IndexError>>()?;
-        let (pending, seen) = Default::default();
-        let end = request.radius.map_or(f32::INFINITY, |radius| rounded_up(radius, query.as_deref()));
-        let mut cursor = Cursor { query, scans, pending, seen, end: Distance(end) };
-        let mut lookup = request.candidates.as_ref().map(|candidates| candidates.lookup());
-        for (distance, tid) in delta {
-            if lookup.as_mut().is_none_or(|lookup| lookup.contains(tid)) {
-                cursor.add(distance, tid)?;
-            }
+        Ok(Self::new(query, delta, scans.collect::<Result<_, _>>()?, request))
+    }
+
+    /// A cursor whose first round is over: that of query `at` of `rounds`.
+    pub fn continued(rounds: &FirstRounds, at: usize) -> Result<Self, IndexError> {
+        let request = rounds.request();
+        let mut delta = Vec::new();
+        delta.try_reserve_exact(rounds.delta_rows())?;
+        delta.extend(rounds.delta(at).map(|(distance, tid)| (Distance(distance), tid)));
+        let scans = rounds.segments(at).map(|(opened, first_hits)| {
+            Ok(SegmentScan { first_hits, ..SegmentScan::open(opened.clone(), request)? })
+        });
+        let scans = scans.collect::<Result<_, IndexError>>()?;
+        Ok(Self::new(rounds.prepared(at).map(<[f32]>::to_vec), delta, scans, request))
+    }
+
+    fn new(
+        query: Option<Vec<f32>>,
+        mut delta: Vec<(Distance, Tid)>,
+        scans: Vec<SegmentScan>,
+        request: &Request,
+    ) -> Self {
+        if let Some(mut lookup) = request.candidates.as_ref().map(|candidates| candidates.lookup()) {
+            delta.retain(|(_, tid)| lookup.contains(*tid));
         }
-        Ok(cursor)
+        let delta = DeltaScan { rows: delta, taken: 0, round_rows: request.wanted_rows.max(1) };
+        let end = request.radius.map_or(f32::INFINITY, |radius| rounded_up(radius, query.as_deref()));
+        let (pending, seen) = Default::default();
+        Cursor { query, delta, scans, pending, seen, end: Distance(end) }
     }
 
     /// The next row, or None when there are no more.
     pub fn next(&mut self, rerank: &mut dyn Rerank) -> Result<Option<Tid>, IndexError> {
         loop {
-            let bound = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.frontier).min();
+            let bound = self.frontiers().min();
             let nearest = self.pending.peek().map(|Reverse((distance, _))| *distance);
             match (nearest, bound) {
                 (None, None) => return Ok(None),
@@ -215,6 +268,12 @@ impl Cursor {
         distance.is_none_or(|distance| distance > self.end && self.end.0.is_finite())
     }
 
+    /// The distances up to which what is not exhausted was searched.
+    fn frontiers(&self) -> impl Iterator<Item = Distance> {
+        let segments = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.frontier);
+        segments.chain(self.delta.frontier())
+    }
+
     fn add(&mut self, distance: Distance, tid: Tid) -> Result<(), IndexError> {
         self.pending.try_reserve(1)?;
         if self.see(tid)? {
@@ -231,6 +290,9 @@ impl Cursor {
 
     /// One more round for every segment that holds candidates back.
     fn advance(&mut self, bound: Distance, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        if self.delta.frontier().is_some_and(|frontier| frontier <= bound) {
+            self.add_delta()?;
+        }
         for at in 0..self.scans.len() {
             if self.scans[at].exhausted || self.scans[at].frontier > bound {
                 continue;
@@ -244,6 +306,15 @@ impl Cursor {
                     outcome?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn add_delta(&mut self) -> Result<(), IndexError> {
+        let round = self.delta.next_round();
+        for at in round {
+            let (distance, tid) = self.delta.rows[at];
+            self.add(distance, tid)?;
         }
         Ok(())
     }
@@ -277,23 +348,23 @@ impl Cursor {
         let opened = scan.opened.clone();
         let (index, live_rows) = (&opened.segment.index, scan.rows());
         let exact = index.ranks_exactly();
-        let k_factor = if exact { 1.0 } else { scan.params.k_factor.unwrap_or(DEFAULT_K_FACTOR) };
         let wanted = scan.round_rows;
-        let candidates = (wanted as f64 * f64::from(k_factor)).min(live_rows as f64) as usize;
-
-        if !index.is_exhaustive() && candidates as u64 > live_rows / LARGEST_ROUND_PART {
+        let Some(candidates) = candidates(&opened, live_rows, wanted, &scan.params) else {
             return self.rank_all(at, rerank);
-        }
+        };
         let params = scan.params;
-        let hits = match index.search(query, candidates.max(1), &params, scan.excluded()?) {
-            // A query so long that FAISS's sums would overflow.
-            Err(EngineError::BadParameter { .. }) => return self.rank_all(at, rerank),
-            Err(EngineError::Interrupted) => {
-                // PostgreSQL knows why, and its error is the one to raise.
-                pgrx::check_for_interrupts!();
-                return Err(EngineError::Interrupted.into());
-            }
-            hits => hits?,
+        let hits = match scan.first_hits.take() {
+            Some(hits) => hits,
+            None => match index.search(query, candidates, &params, scan.excluded()?) {
+                // A query so long that FAISS's sums would overflow.
+                Err(EngineError::BadParameter { .. }) => return self.rank_all(at, rerank),
+                Err(EngineError::Interrupted) => {
+                    // PostgreSQL knows why, and its error is the one to raise.
+                    pgrx::check_for_interrupts!();
+                    return Err(EngineError::Interrupted.into());
+                }
+                hits => hits?,
+            },
         };
         scan.exhausted = hits.len() as u64 >= live_rows;
         scan.round_rows = wanted.saturating_mul(2);
@@ -383,6 +454,20 @@ impl Cursor {
 fn rounded_up(radius: f32, query: Option<&[f32]>) -> f32 {
     let square: f32 = query.unwrap_or_default().iter().map(|value| value * value).sum();
     radius + 1e-4 * (radius.abs() + square.max(square.sqrt()))
+}
+
+/// How many candidates a round for `wanted` rows asks of a segment in which `live_rows` can be found; None: so many that all of it is ranked instead.
+pub fn candidates(
+    opened: &OpenedSegment,
+    live_rows: u64,
+    wanted: usize,
+    params: &SearchParams,
+) -> Option<usize> {
+    let index = &opened.segment.index;
+    let k_factor = if index.ranks_exactly() { 1.0 } else { params.k_factor.unwrap_or(DEFAULT_K_FACTOR) };
+    let candidates = (wanted as f64 * f64::from(k_factor)).min(live_rows as f64) as usize;
+    let is_too_much = !index.is_exhaustive() && candidates as u64 > live_rows / LARGEST_ROUND_PART;
+    (!is_too_much).then_some(candidates.max(1))
 }
 
 /// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as

@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use super::relation::Rel;
+
 /// A snapshot of now, also for the functions in index expressions. While it lives, the horizon (`xid::oldest_running`)
 /// passes neither the rows that it sees nor the pages that this process writes: whoever looks for garbage leaves them
 /// alone, though nothing refers to them yet. Not in VACUUM, whose snapshots hold up nobody.
@@ -27,6 +29,33 @@ impl Drop for ActiveSnapshot {
             // SAFETY: pushed in `latest`; what is pushed in between is popped in between.
             unsafe { pg_sys::PopActiveSnapshot() };
         }
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// storage/predicate.h, which pgrx does not bind.
+    fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
+}
+
+/// The snapshot of the calling query, which keeps it for longer than any function that it calls.
+pub struct CallersSnapshot(pg_sys::Snapshot);
+
+impl CallersSnapshot {
+    /// None outside of a query.
+    pub fn get() -> Option<Self> {
+        // SAFETY: asked for only where there is one.
+        unsafe { pg_sys::ActiveSnapshotSet().then(|| CallersSnapshot(pg_sys::GetActiveSnapshot())) }
+    }
+
+    pub fn is(&self, other: pg_sys::Snapshot) -> bool {
+        self.0 == other
+    }
+
+    /// Notes for serializable transactions that all of an index is read under it, as PostgreSQL does when a scan begins.
+    /// Before the first page is read: what is inserted from then on is a conflict.
+    pub fn note_index_read(&self, index: Rel) {
+        // SAFETY: the relation is open, and the query's snapshot valid; the boundary turns an error into a panic.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockRelation(index.as_ptr(), self.0)) }
     }
 }
 

@@ -1,0 +1,77 @@
+//! Many searches at once: their first rounds, made before the query runs that takes them up (`plan_hint`).
+
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+
+use super::search_options;
+use crate::index::first_round::FirstRounds;
+use crate::index::search::Request;
+use crate::pg::error::SqlError;
+use crate::pg::relation::{OpenRelation, Rel};
+use crate::pg::snapshot::CallersSnapshot;
+
+const READ_LOCK: u32 = pg_sys::AccessShareLock;
+
+/// The first rounds of some queries in an index, or in the indexes of its partitions.
+#[derive(Default)]
+pub struct Batch {
+    /// What they were made under. Only scans under this snapshot may go on from them: a later one sees rows that they
+    /// do not know.
+    snapshot: Option<CallersSnapshot>,
+    rounds: Vec<(pg_sys::Oid, Rc<FirstRounds>)>,
+}
+
+impl Batch {
+    /// Searches `indexes` for `queries`, each of `dims` values, on so many threads. Those that were dropped meanwhile are
+    /// left out, as are partitioned ones, which have no pages.
+    pub fn search(
+        indexes: &[pg_sys::Oid],
+        dims: usize,
+        queries: &[f32],
+        request: &Request,
+        threads: usize,
+    ) -> Result<Self, SqlError> {
+        let snapshot = CallersSnapshot::get();
+        let mut rounds = Vec::new();
+        for index in plain(indexes) {
+            if let Some(relation) = OpenRelation::open(index, READ_LOCK) {
+                if let Some(snapshot) = &snapshot {
+                    snapshot.note_index_read(relation.rel());
+                }
+                let request = effective(relation.rel(), request);
+                let found = FirstRounds::search(relation.rel(), dims, queries, request, threads)?;
+                rounds.push((index, Rc::new(found)));
+            }
+        }
+        Ok(Batch { snapshot, rounds })
+    }
+
+    /// What belongs to a scan of `index` under `snapshot`.
+    pub fn first_rounds(&self, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Option<Rc<FirstRounds>> {
+        let is_ours = self.snapshot.as_ref().is_some_and(|ours| ours.is(snapshot));
+        let found = self.rounds.iter().find(|(relation, _)| is_ours && *relation == index);
+        found.map(|(_, rounds)| rounds.clone())
+    }
+}
+
+/// Bytes that the first rounds of one query take in memory, about.
+pub fn bytes_per_query(indexes: &[pg_sys::Oid], request: &Request) -> Result<usize, SqlError> {
+    let mut bytes = 0;
+    for index in plain(indexes) {
+        if let Some(relation) = OpenRelation::open(index, READ_LOCK) {
+            bytes += FirstRounds::bytes_per_query(relation.rel(), &effective(relation.rel(), request))?;
+        }
+    }
+    Ok(bytes)
+}
+
+/// As a scan of the index takes it.
+fn effective(index: Rel, request: &Request) -> Request {
+    Request { params: search_options::effective(index, request.params), ..request.clone() }
+}
+
+fn plain(indexes: &[pg_sys::Oid]) -> impl Iterator<Item = pg_sys::Oid> {
+    // SAFETY: looks catalogue rows up by oid.
+    indexes.iter().copied().filter(|&index| unsafe { pg_sys::get_rel_relkind(index) } as u8 == b'i')
+}

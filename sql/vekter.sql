@@ -377,6 +377,31 @@ CREATE FUNCTION knn_rows(
     RETURNS TABLE (item anyelement, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_rows_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 
+CREATE FUNCTION knn_batch(index regclass, queries vector[], k integer DEFAULT 10, search text DEFAULT NULL)
+    RETURNS TABLE (query_no integer, id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_batch_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+
+CREATE FUNCTION knn_join(
+    left_table regclass, left_id name, left_vector name, index regclass, k integer DEFAULT 10,
+    search text DEFAULT NULL
+) RETURNS TABLE (left_id bigint, id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_join_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+
+CREATE FUNCTION knn_join(
+    left_table regclass, left_id name, left_vector name, index regclass, k integer, search text, id_type anyelement
+) RETURNS TABLE (left_id anyelement, id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_join_of_type_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+
+-- knn_join() borrows the view of COPY, whose command is never NULL.
+CREATE VIEW vekter_join_progress AS
+    SELECT p.pid, p.datname, p.relid::regclass AS left_table, p.tuples_processed AS rows_done,
+           p.tuples_excluded AS rows_without_vector, nullif(c.reltuples, -1)::bigint AS rows_estimated
+      FROM pg_catalog.pg_stat_progress_copy p
+      LEFT JOIN pg_catalog.pg_class c ON c.oid = p.relid AND p.datname = pg_catalog.current_database()
+     WHERE p.command IS NULL AND p.relid <> 0;
+
+GRANT SELECT ON vekter_join_progress TO PUBLIC;
+
 CREATE FUNCTION vekter_index_stats(
     index regclass,
     OUT factory text, OUT metric text, OUT dimensions integer, OUT segments integer, OUT rows_indexed bigint,

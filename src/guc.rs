@@ -25,6 +25,10 @@ static SEARCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(
 static DELTA_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(4096);
 static BACKGROUND_COMPACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 
+/// Threads that answer the queries of a batch; 0 = as many as a build has.
+static BATCH_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
+const MAX_BATCH_THREADS: i32 = 256;
+
 /// Size of the cache folder in MB; -1 = no limit.
 static CACHE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(-1);
 
@@ -104,6 +108,16 @@ pub fn register() {
         flags,
     );
     GucRegistry::define_int_guc(
+        c"vekter.batch_threads",
+        c"Sets how many threads answer the queries of knn_batch() and knn_join().",
+        c"0 means max_parallel_maintenance_workers and one more.",
+        &BATCH_THREADS,
+        0,
+        MAX_BATCH_THREADS,
+        GucContext::Userset,
+        flags,
+    );
+    GucRegistry::define_int_guc(
         c"vekter.cache_limit",
         c"Sets how much disk space the server's copies of segments may take.",
         c"Files that were used longest ago are removed first. -1 means no limit.",
@@ -167,6 +181,11 @@ unsafe fn text<'a>(value: *const c_char) -> &'a str {
 
 pub fn delta_limit_bytes() -> u64 {
     u64::from(DELTA_LIMIT.get().max(0).unsigned_abs()) * 1024
+}
+
+/// None: as many as a build has.
+pub fn batch_threads() -> Option<usize> {
+    usize::try_from(BATCH_THREADS.get()).ok().filter(|&threads| threads > 0)
 }
 
 /// None: no limit.

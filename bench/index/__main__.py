@@ -18,6 +18,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "integration"))
 
+import batch  # noqa: E402
 import build  # noqa: E402
 import dataset  # noqa: E402
 import delta  # noqa: E402
@@ -32,7 +33,7 @@ from scale import FULL, QUICK  # noqa: E402
 from server import Server  # noqa: E402
 
 PARTS = {"build": build, "inserts": inserts, "latency": latency, "vacuum": vacuum, "growth": growth, "delta": delta,
-         "filter": filter}
+         "filter": filter, "batch": batch}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ use super::native::interruptible;
 use super::opened::OpenedSegment;
 use super::search::{self, Request};
 use super::{Snapshot, delta, retry};
-use crate::engine::{Hit, SearchParams, Metric};
+use crate::engine::{Hit, Metric, SearchParams};
 use crate::pg::relation::Rel;
 
 /// Values of the delta's rows that are compared with all queries in one go.
@@ -196,7 +196,5 @@ fn search_segment(
         return Ok(Vec::new());
     };
     let (index, dead) = (&opened.segment.index, opened.dead.as_deref());
-    Ok(interruptible(threads, || {
-        index.search_each(&queries.prepared, candidates, &params, dead, threads)
-    })?)
+    Ok(interruptible(threads, || index.search_each(&queries.prepared, candidates, &params, dead, threads))?)
 }

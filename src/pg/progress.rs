@@ -1,4 +1,4 @@
-//! `pg_stat_progress_create_index`.
+//! `pg_stat_progress_create_index`, and a borrowed view for what has none of its own.
 
 use core::ffi::CStr;
 
@@ -43,4 +43,49 @@ pub fn rows(done: u64, total: u64) {
 fn update(parameter: u32, value: i64) {
     // SAFETY: writes to this backend's own status entry.
     unsafe { pg_sys::pgstat_progress_update_param(parameter as i32, value) };
+}
+
+/// Rows that go through a function, shown to other sessions. PostgreSQL has a fixed set of progress views, and the one
+/// whose columns fit is `pg_stat_progress_copy`: relation, tuples processed and excluded. The command stays NULL there,
+/// which no COPY's does, so that `vekter_join_progress` finds its own. The transaction's abort ends it as well.
+pub struct RowsThrough {
+    /// Something else shows its progress already, such as a COPY of the function's result.
+    is_shown: bool,
+}
+
+impl RowsThrough {
+    pub fn begin(relation: pg_sys::Oid) -> Self {
+        // SAFETY: this backend's own status entry, which others only read.
+        let is_shown = unsafe {
+            !pg_sys::MyBEEntry.is_null()
+                && (*pg_sys::MyBEEntry).st_progress_command
+                    == pg_sys::ProgressCommandType::PROGRESS_COMMAND_INVALID
+        };
+        if is_shown {
+            // SAFETY: as above.
+            unsafe {
+                pg_sys::pgstat_progress_start_command(
+                    pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY,
+                    relation,
+                )
+            };
+        }
+        RowsThrough { is_shown }
+    }
+
+    pub fn show(&self, processed: u64, excluded: u64) {
+        if self.is_shown {
+            update(pg_sys::PROGRESS_COPY_TUPLES_PROCESSED, processed as i64);
+            update(pg_sys::PROGRESS_COPY_TUPLES_EXCLUDED, excluded as i64);
+        }
+    }
+}
+
+impl Drop for RowsThrough {
+    fn drop(&mut self) {
+        if self.is_shown && !std::thread::panicking() {
+            // SAFETY: begun by this value.
+            unsafe { pg_sys::pgstat_progress_end_command() };
+        }
+    }
 }

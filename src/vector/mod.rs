@@ -30,6 +30,7 @@ mod statistics;
 mod subscript;
 mod text;
 mod typmod;
+mod vectors;
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -39,6 +40,7 @@ use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::{FromDatum, pg_sys, varlena};
 
 use error::{check_dims, corrupted, null_argument};
+pub use vectors::{Vectors, into_array};
 
 /// The most dimensions a vector has, as in pgvector: a value is then at most 64,008 bytes.
 pub const MAX_DIMS: usize = 16_000;

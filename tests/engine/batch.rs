@@ -78,7 +78,7 @@ fn an_exact_index_stays_exact_where_matrix_products_round() {
             ("all alike", repeated),
             ("zero", vec![0.0; 1_500 * dims]),
         ] {
-            for metric in [Metric::L2, Metric::InnerProduct] {
+            for metric in [Metric::L2, Metric::InnerProduct, Metric::L1] {
                 let index = open(&serialised(&build("Flat", metric, &rows, dims).unwrap()), metric).unwrap();
                 assert_each_as_alone(
                     &index,
@@ -112,7 +112,7 @@ fn a_query_that_does_not_fit_leaves_the_others_alone() {
 #[test]
 fn distances_of_a_batch_are_those_of_its_queries() {
     let _together = CANCELLING.read();
-    for (metric, dims) in Metric::ALL.into_iter().zip([2, 17, 384]) {
+    for (metric, dims) in Metric::ALL.into_iter().zip([2, 17, 384, 24]) {
         let (rows, queries) = (clustered(100, dims, 1), clustered(33, dims, 2));
         let each = on_worker(THREADS, &mut || (), || metric.distances_each(dims, &queries, &rows)).unwrap();
         let mut alone = Vec::new();

@@ -6,7 +6,7 @@
 
 mod filter;
 mod like;
-mod query;
+pub mod query;
 mod rows;
 
 use pgrx::PgSqlErrorCode as Code;

@@ -1,6 +1,7 @@
 //! The query behind `knn()`, prepared and kept until any relation, operator or schema changes.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -134,12 +135,17 @@ fn collect<T>(
         });
     });
     // An approximate index may come up late with a nearer row.
-    found.sort_by(|(_, a), (_, b)| a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())));
+    found.sort_by(|(_, a), (_, b)| order(*a, *b));
     Ok(found)
 }
 
+/// Of distances: NaN last, as PostgreSQL has it.
+pub fn order(a: f64, b: f64) -> Ordering {
+    a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
 fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Request, SqlError> {
-    let params = search_params(prepared.target.index, asked)?;
+    let params = search_params(prepared.target.index, asked.search, asked.recall)?;
     let spared = usize::from(asked.except.is_some());
     let rows = asked.limit.map(|limit| limit + spared);
     let request = match rows {
@@ -156,15 +162,19 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
 }
 
 /// What the caller asks for beside settings and the index's options.
-fn search_params(index: pg_sys::Oid, asked: &Asked) -> Result<SearchParams, SqlError> {
-    asked.recall.map_or(Ok(()), search_options::check_recall)?;
-    let Some(text) = asked.search else {
-        return Ok(SearchParams { recall: asked.recall, ..SearchParams::default() });
+pub fn search_params(
+    index: pg_sys::Oid,
+    search: Option<&str>,
+    recall: Option<f64>,
+) -> Result<SearchParams, SqlError> {
+    recall.map_or(Ok(()), search_options::check_recall)?;
+    let Some(text) = search else {
+        return Ok(SearchParams { recall, ..SearchParams::default() });
     };
     match OpenRelation::open(index, pg_sys::AccessShareLock) {
         Some(relation) => {
             let named = search_options::parse(relation.rel(), text)?;
-            Ok(SearchParams { recall: asked.recall, ..named })
+            Ok(SearchParams { recall, ..named })
         }
         None => Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped meanwhile")),
     }

@@ -1,0 +1,225 @@
+//! `knn_join()`: the nearest rows of an index for each row of another table.
+//!
+//! A cursor over the other table feeds batches of queries, and the result goes to a tuple store, so that memory stays
+//! bounded whatever the sizes.
+
+use core::ffi::CStr;
+use std::ffi::CString;
+
+use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::{Searcher, Waiting};
+use crate::functions::target;
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::progress::RowsThrough;
+use crate::pg::results::ResultRows;
+use crate::pg::spi::{Cursor, Row};
+use crate::vector::Vector;
+
+/// Arguments are declared as `(regclass, name, name, regclass, integer, text)`. No rows where one of the first five is
+/// NULL, as of a STRICT function.
+#[pg_extern]
+fn knn_join(
+    left_table: Option<pg_sys::Oid>,
+    left_id: Option<&CStr>,
+    left_vector: Option<&CStr>,
+    index: Option<pg_sys::Oid>,
+    k: Option<i32>,
+    search: Option<&str>,
+    call: pg_sys::FunctionCallInfo,
+) {
+    // SAFETY: the running call, of a function that returns a table.
+    let results = unsafe { ResultRows::begin(call) };
+    let left = Left::named(left_table, left_id, left_vector, pg_sys::INT8OID);
+    join(left, index, k, search, results).or_raise();
+}
+
+/// Of `knn_join_of_type`, counted from 0.
+const ID_TYPE_ARGUMENT: i32 = 6;
+
+/// The same for ids of any type: that of one more argument, whose value counts for nothing.
+#[pg_extern]
+fn knn_join_of_type(
+    left_table: Option<pg_sys::Oid>,
+    left_id: Option<&CStr>,
+    left_vector: Option<&CStr>,
+    index: Option<pg_sys::Oid>,
+    k: Option<i32>,
+    search: Option<&str>,
+    call: pg_sys::FunctionCallInfo,
+) {
+    // SAFETY: as above.
+    let (results, id_type) =
+        unsafe { (ResultRows::begin(call), pg_sys::get_fn_expr_argtype((*call).flinfo, ID_TYPE_ARGUMENT)) };
+    let left = Left::named(left_table, left_id, left_vector, id_type);
+    join(left, index, k, search, results).or_raise();
+}
+
+fn join(
+    left: Option<Left>,
+    index: Option<pg_sys::Oid>,
+    k: Option<i32>,
+    search: Option<&str>,
+    mut results: ResultRows,
+) -> Result<(), SqlError> {
+    let (Some(left), Some(index), Some(k)) = (left, index, k) else {
+        return Ok(());
+    };
+    let searcher = Searcher::new(index, k, search)?;
+    left.join(&searcher, |left_id, id, distance| {
+        results.push([left_id, id.into_datum(), distance.into_datum()]);
+    })
+}
+
+/// The rows for which neighbours are wanted.
+struct Left<'a> {
+    table: pg_sys::Oid,
+    id: &'a CStr,
+    vector: &'a CStr,
+    id_type: pg_sys::Oid,
+}
+
+/// The copy of a row's id; None for NULL.
+struct LeftId {
+    datum: Option<pg_sys::Datum>,
+    is_by_value: bool,
+}
+
+impl<'a> Left<'a> {
+    /// None where a name is NULL.
+    fn named(
+        table: Option<pg_sys::Oid>,
+        id: Option<&'a CStr>,
+        vector: Option<&'a CStr>,
+        id_type: pg_sys::Oid,
+    ) -> Option<Self> {
+        Some(Left { table: table?, id: id?, vector: vector?, id_type })
+    }
+
+    fn join(
+        &self,
+        searcher: &Searcher,
+        mut visit: impl FnMut(Option<pg_sys::Datum>, i64, f64),
+    ) -> Result<(), SqlError> {
+        self.check_columns(searcher.element_type)?;
+        let most_queries = searcher.most_queries()?;
+        let mut dims = searcher.dims();
+        let mut rows = Cursor::open(&self.query_text(searcher.element_type)?);
+        let progress = RowsThrough::begin(self.table);
+        let (mut processed, mut excluded) = (0, 0);
+        let mut waiting = Waiting::new(most_queries);
+        loop {
+            let mut outcome = Ok(());
+            let fetched = rows.fetch(most_queries, |row| {
+                // SAFETY: the query's second column is of type vector, and lies in the row while this runs.
+                match row.datum(2).map(|datum| unsafe { Vector::from_datum(datum) }) {
+                    None => excluded += 1,
+                    Some(vector) if vector.dims() != *dims.get_or_insert(vector.dims()) => {
+                        outcome = Err(self.wrong_dims(dims.unwrap_or(0), vector.dims()));
+                    }
+                    Some(vector) => waiting.push(self.id_of(row), &vector),
+                }
+            });
+            outcome?;
+            processed += waiting.len() as u64;
+            waiting.answer(searcher, |left, id, distance| visit(left.datum, id, distance))?;
+            progress.show(processed, excluded);
+            if fetched < most_queries {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Err unless there are such columns, and their values can become what is wanted.
+    fn check_columns(&self, vector_type: pg_sys::Oid) -> Result<(), SqlError> {
+        let table = target::relation_name(self.table)?;
+        for (column, wanted, is_id) in [(self.id, self.id_type, true), (self.vector, vector_type, false)] {
+            let name = column.to_string_lossy();
+            // SAFETY: looks catalogue rows up; the arrays have one element.
+            let (found, fits) = unsafe {
+                let found = pg_sys::get_atttype(self.table, pg_sys::get_attnum(self.table, column.as_ptr()));
+                let explicit = pg_sys::CoercionContext::COERCION_EXPLICIT;
+                let exists = found != pg_sys::InvalidOid;
+                (found, exists && pg_sys::can_coerce_type(1, &found, &wanted, explicit))
+            };
+            if found == pg_sys::InvalidOid {
+                let message = format!("column \"{name}\" of relation \"{table}\" does not exist");
+                return Err(SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, message));
+            }
+            if !fits {
+                // SAFETY: both answers are palloc'd C strings.
+                let [found, wanted] = [found, wanted].map(|oid| unsafe { text(pg_sys::format_type_be(oid)) });
+                let message = format!("column \"{name}\" is not of type {wanted}");
+                let error = SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message)
+                    .detail(format!("It is of type {found}."));
+                let hint = format!("Name the type of the ids with the argument id_type => NULL::{found}.");
+                return Err(if is_id { error.hint(hint) } else { error });
+            }
+        }
+        Ok(())
+    }
+
+    /// The table's ids and vectors, as their types are wanted.
+    fn query_text(&self, vector_type: pg_sys::Oid) -> Result<String, SqlError> {
+        let column = |name: &CStr| quote_identifier(name.to_string_lossy());
+        Ok(format!(
+            "SELECT l.{}::{}, l.{}::{} FROM {} AS l",
+            column(self.id),
+            type_name(self.id_type),
+            column(self.vector),
+            type_name(vector_type),
+            qualified_name(self.table)?
+        ))
+    }
+
+    /// A copy of the row's id, which outlives the row and the cursor.
+    fn id_of(&self, row: &Row) -> LeftId {
+        let (mut length, mut is_by_value) = (0, false);
+        // SAFETY: looks a catalogue row up by oid; the datum is of that type, and SPI is connected by the row's cursor.
+        let datum = row.datum(1).map(|datum| unsafe {
+            pg_sys::get_typlenbyval(self.id_type, &mut length, &mut is_by_value);
+            pg_sys::SPI_datumTransfer(datum, is_by_value, i32::from(length))
+        });
+        LeftId { datum, is_by_value }
+    }
+
+    fn wrong_dims(&self, expected: usize, found: usize) -> SqlError {
+        let message = format!("expected {expected} dimensions, not {found}");
+        SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message).detail(format!(
+            "Column \"{}\" must have as many dimensions as the indexed column in every row.",
+            self.vector.to_string_lossy()
+        ))
+    }
+}
+
+impl Drop for LeftId {
+    fn drop(&mut self) {
+        if let Some(datum) = self.datum.filter(|_| !self.is_by_value && !std::thread::panicking()) {
+            // SAFETY: palloc'd by SPI_datumTransfer, and freed once; after an error its memory context goes as a whole.
+            unsafe { pg_sys::pfree(datum.cast_mut_ptr()) };
+        }
+    }
+}
+
+fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: the answer is a palloc'd C string.
+    unsafe { text(pg_sys::format_type_be_qualified(oid)) }
+}
+
+fn qualified_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
+    let name = CString::new(target::relation_name(relation)?).unwrap_or_default();
+    // SAFETY: the strings outlive the calls, whose answers are palloc'd C strings.
+    Ok(unsafe {
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
+        text(pg_sys::quote_qualified_identifier(schema, name.as_ptr()))
+    })
+}
+
+/// # Safety
+/// `string` points to a C string.
+unsafe fn text(string: *const core::ffi::c_char) -> String {
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}

@@ -1,0 +1,168 @@
+//! Many searches at once: `knn_batch()` and `knn_join()`.
+//!
+//! FAISS looks for the candidates of all queries on several threads (`am::batch`). Then one ordinary query over the table
+//! takes them up, index scan by index scan, so that privileges, row-level security and visibility are PostgreSQL's own,
+//! as in `knn()`; a scan that needs more rows than were found for it searches on by itself.
+
+mod knn_batch;
+mod knn_join;
+
+use std::rc::Rc;
+
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::knn::query::{id_of, order, search_params};
+use super::target::{self, Target};
+use crate::am::batch::{self, Batch};
+use crate::am::{build, plan_hint};
+use crate::guc;
+use crate::index::search::Request;
+use crate::pg::error::SqlError;
+use crate::pg::spi;
+use crate::vector;
+
+/// More queries than this at once make FAISS no faster.
+const MAX_QUERIES: usize = 1024;
+/// What the first rounds of a batch may take in memory.
+const BATCH_BYTES: usize = 64 << 20;
+/// Rows that one batch may bring.
+const BATCH_ROWS: usize = 100_000;
+
+/// A row near one of a batch's queries.
+struct Neighbor {
+    /// The query's place in the batch.
+    query: usize,
+    id: i64,
+    distance: f64,
+}
+
+/// Searches one index for batches of queries.
+struct Searcher {
+    target: Target,
+    plan: spi::Plan,
+    k: usize,
+    request: Request,
+    element_type: pg_sys::Oid,
+}
+
+impl Searcher {
+    /// `relation`: a table or an index. Errors unless the caller may read what `knn()` would read.
+    fn new(relation: pg_sys::Oid, k: i32, search: Option<&str>) -> Result<Self, SqlError> {
+        let Some(k) = usize::try_from(k).ok().filter(|&k| k > 0) else {
+            let message = format!("k must be at least 1, not {k}");
+            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
+        };
+        let target = target::describe(relation)?;
+        let query = query_text(&target)?;
+        // SAFETY: both look catalogue rows up by oid.
+        let (element_type, array_type) = unsafe {
+            let element_type = pg_sys::getBaseType(target.vector_type);
+            (element_type, pg_sys::get_array_type(element_type))
+        };
+        let plan = spi::Plan::prepare(&query, &[array_type, pg_sys::INT8OID]);
+        let params = search_params(target.index, search, None)?;
+        let request = Request::of(k, params);
+        let searcher = Searcher { target, plan, k, request, element_type };
+        // PostgreSQL locks the table and checks privileges as this starts: before the index is read.
+        let nobody = Batch::default();
+        searcher.run(nobody, &[], 1);
+        Ok(searcher)
+    }
+
+    /// Dimensions that queries must have; None: those of the index, which its scan checks.
+    fn dims(&self) -> Option<usize> {
+        usize::try_from(self.target.dims).ok().filter(|&dims| dims > 0)
+    }
+
+    /// How many queries `nearest` takes at once, so that memory stays bounded.
+    fn most_queries(&self) -> Result<usize, SqlError> {
+        let bytes = batch::bytes_per_query(&self.target.indexes, &self.request)?;
+        Ok((BATCH_BYTES / bytes.max(1)).min(BATCH_ROWS / self.k).clamp(1, MAX_QUERIES))
+    }
+
+    /// The nearest rows of each of `queries`, each of `dims` values: query by query, nearest first.
+    fn nearest(&self, queries: &[f32], dims: usize) -> Result<Vec<Neighbor>, SqlError> {
+        let threads = guc::batch_threads().unwrap_or(build::resources().threads);
+        let batch = Batch::search(&self.target.indexes, dims, queries, &self.request, threads)?;
+        Ok(self.run(batch, queries, dims))
+    }
+
+    fn run(&self, batch: Batch, queries: &[f32], dims: usize) -> Vec<Neighbor> {
+        let array = vector::into_array(self.element_type, queries.chunks_exact(dims));
+        let arguments = [Some(array), Some(pg_sys::Datum::from(self.k as i64))];
+        let mut found = Vec::new();
+        let (indexes, request) = (self.target.indexes.clone(), self.request.clone());
+        plan_hint::with_batch(indexes, array, request, Rc::new(batch), || {
+            self.plan.for_each_row(&arguments, |row| {
+                if let [Some(number), Some(id), Some(distance)] = [1, 2, 3].map(|column| row.datum(column)) {
+                    // SAFETY: the query's third column is float8.
+                    let distance = unsafe { f64::from_datum(distance, false) }.unwrap_or(f64::NAN);
+                    found.push(Neighbor { query: number.value() - 1, id: id.value() as i64, distance });
+                }
+            });
+        });
+        // SAFETY: the array was made above, and the query over it has ended.
+        unsafe { pg_sys::pfree(array.cast_mut_ptr()) };
+        // An approximate index may come up late with a nearer row.
+        found.sort_by(|a: &Neighbor, b| a.query.cmp(&b.query).then_with(|| order(a.distance, b.distance)));
+        found
+    }
+}
+
+/// Queries, all of the same dimensions, that wait until they are enough for a batch, each under a label.
+struct Waiting<L> {
+    most: usize,
+    labels: Vec<L>,
+    values: Vec<f32>,
+}
+
+impl<L> Waiting<L> {
+    fn new(most: usize) -> Self {
+        Waiting { most, labels: Vec::new(), values: Vec::new() }
+    }
+
+    fn push(&mut self, label: L, query: &[f32]) {
+        self.labels.push(label);
+        self.values.extend_from_slice(query);
+    }
+
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.labels.len() >= self.most
+    }
+
+    /// Shows `visit` the nearest rows of each query: its label, their ids and distances. Nobody waits afterwards.
+    fn answer(&mut self, searcher: &Searcher, mut visit: impl FnMut(&L, i64, f64)) -> Result<(), SqlError> {
+        if !self.labels.is_empty() {
+            let dims = self.values.len() / self.labels.len();
+            for Neighbor { query, id, distance } in searcher.nearest(&self.values, dims)? {
+                visit(&self.labels[query], id, distance);
+            }
+        }
+        self.labels.clear();
+        self.values.clear();
+        Ok(())
+    }
+}
+
+/// For each vector of the array `$1` its place and the `$2` nearest rows: their ids and distances.
+fn query_text(target: &Target) -> Result<String, SqlError> {
+    let id = id_of(target)?;
+    let Target { table, vector, operator, .. } = target;
+    let predicate =
+        target.predicate.as_ref().map_or(String::new(), |predicate| format!("({predicate}) AND "));
+    // Not the name of the table, whose columns stand for themselves.
+    let queries = if table.ends_with(".queries") { "vectors" } else { "queries" };
+    Ok(format!(
+        "SELECT {queries}.number, nearest.id, nearest.distance \
+         FROM pg_catalog.unnest($1) WITH ORDINALITY AS {queries} (query, number) \
+         CROSS JOIN LATERAL (SELECT {id}::pg_catalog.int8 AS id, {vector} {operator} {queries}.query AS distance \
+           FROM {} WHERE {predicate}{id} IS NOT NULL AND {vector} IS NOT NULL \
+           ORDER BY {vector} {operator} {queries}.query LIMIT $2) AS nearest",
+        target.from()
+    ))
+}

@@ -39,10 +39,11 @@ pub fn merge(
 ) -> Result<Outcome, IndexError> {
     let sources: Vec<Arc<OpenedSegment>> =
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
-    let base = plan.base.map(|at| snapshot.segments[at].clone());
+    let factory = factory_for(plan, &sources, host);
+    let base = plan.base.filter(|_| factory == plan.factory).map(|at| snapshot.segments[at].clone());
     failpoint::reach("merge.planned");
     let begun = Instant::now();
-    let started = start(snapshot, plan, base.as_deref(), &sources, resources, host)?;
+    let started = start(snapshot, plan, factory, base.as_deref(), &sources, resources, host)?;
     let (mut builder, factory, models) = match started {
         Ok(started) => started,
         Err(outcome) => return Ok(outcome),
@@ -130,28 +131,29 @@ type Started = (Builder, String, Models);
 fn start(
     snapshot: &Snapshot,
     plan: &Plan,
+    factory: &str,
     base: Option<&OpenedSegment>,
     sources: &[Arc<OpenedSegment>],
     resources: Resources,
     host: &mut dyn Host,
 ) -> Result<Result<Started, Outcome>, IndexError> {
     let (dims, metric) = (snapshot.dims(), snapshot.metric);
-    let fresh = Builder::new(&plan.factory, dims, metric)?;
+    let fresh = Builder::new(factory, dims, metric)?;
     let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
-    build::check_memory(&fresh, &plan.factory, untrained, plan.rows, resources)?;
+    build::check_memory(&fresh, factory, untrained, plan.rows, resources)?;
     let quantiser = match base {
         Some(base) => Some((base, true)),
         None if plan.retrain || !fresh.needs_training() => None,
-        None => newest_trained(snapshot, &plan.factory).map(|donor| (donor, false)),
+        None => newest_trained(snapshot, factory).map(|donor| (donor, false)),
     };
     if let Some((donor, keep_rows)) = quantiser {
         let serial = donor.segment.serial();
-        let builder = interruptible(1, || Builder::resume(&plan.factory, dims, metric, serial, keep_rows))?;
-        return Ok(Ok((builder, plan.factory.clone(), Models::of(&donor.reference))));
+        let builder = interruptible(1, || Builder::resume(factory, dims, metric, serial, keep_rows))?;
+        return Ok(Ok((builder, factory.to_string(), Models::of(&donor.reference))));
     }
     if !fresh.needs_training() {
-        return Ok(Ok((fresh, plan.factory.clone(), Models::None)));
+        return Ok(Ok((fresh, factory.to_string(), Models::None)));
     }
     let wanted = fresh.training_rows();
     let sample = match sample(metric, sources, &fresh, wanted.wanted as u64, host)? {
@@ -164,13 +166,23 @@ fn start(
     }
     let mut builder = fresh;
     let taken = TrainingSample { rows: sample.len() / dims, table_rows: sample.len() / dims };
-    build::check_memory(&builder, &plan.factory, taken, plan.rows, resources)?;
+    build::check_memory(&builder, factory, taken, plan.rows, resources)?;
     let trained = stoppable(resources.threads, &mut || !host.must_yield(), || builder.train(&sample))?;
     if trained.is_none() {
         return Ok(Err(Outcome::Yielded));
     }
     failpoint::reach("merge.trained");
-    Ok(Ok((builder, plan.factory.clone(), Models::Own { live_rows })))
+    Ok(Ok((builder, factory.to_string(), Models::Own { live_rows })))
+}
+
+/// The plan's factory string; or that of the codes, where there is no more to be had than they have kept: what ranks by
+/// the rows that it stores would rank by other rows than the table's.
+fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &dyn Host) -> &'a str {
+    let coded = sources.iter().find(|source| !source.segment.index.stores_rows());
+    match coded {
+        Some(coded) if plan.factory == UNTRAINED_FACTORY && !host.knows_table() => &coded.reference.factory,
+        _ => &plan.factory,
+    }
 }
 
 /// The segment whose quantiser has seen the most rows.

@@ -218,6 +218,18 @@ def test_deleting_nine_rows_of_ten_gives_their_space_back(db):
     assert_same_answer(db, "items", QUESTIONS[0], limit=None, index="built")
 
 
+@pytest.mark.parametrize("factory", ("SQ4", "IVF64,SQ4", "IVF64,PQ8x4fs", "LSH"))
+def test_vacuum_alone_does_not_take_codes_for_rows(db, factory):
+    """It cannot ask the table for rows, and what ranks by stored rows must have the table's."""
+    make(db, factory, rows=20_000)
+    db.execute("DELETE FROM items WHERE id % 10 <> 0")
+    with settings(db, **{"vekter.background_compaction": "off"}):
+        db.execute("VACUUM items")
+    for question in QUESTIONS:
+        assert is_ordered(with_index(db, nearest_sql("items", question, 10), "built"))
+    assert all_ids(db) == list(range(0, 20_000, 10))
+
+
 def test_relation_stays_bounded_under_steady_traffic(db):
     """Pages of retired segments are used again, once no transaction is left that could read them."""
     make(db, "IVF64,Flat", rows=10_000)

@@ -16,6 +16,7 @@
 #include <faiss/impl/LookupTableScaler.h>
 #include <faiss/impl/ProductAdditiveQuantizer.h>
 #include <faiss/impl/ResidualQuantizer.h>
+#include <faiss/utils/distances.h>
 
 namespace vekter {
 
@@ -36,6 +37,8 @@ constexpr size_t PRODUCT_BYTES = size_t{32} << 20;
 constexpr int ROWS_PER_CENTROID = 256;
 // Rows that LSQ encodes between two looks at the interrupt flag.
 constexpr size_t ENCODED_ROWS = 256;
+// As recipe.rs limits rows.
+constexpr float MAX_LEARNT_NORM = 1e7f;
 // As factory strings are limited: src/engine/additive.rs.
 constexpr size_t MAX_BITS = 12;
 
@@ -110,6 +113,15 @@ void tune(AdditiveQuantizer& quantizer, size_t parts) {
     }
 }
 
+// Squares of norms are clustered where they are stored as pairs, and k-means writes out of bounds where distances overflow.
+// Rows come no longer than that, but a transform may stretch them.
+void check_norms(const AdditiveQuantizer& quantizer, size_t rows, const float* values) {
+    for (size_t i = 0; stores_pairs_of_norms(quantizer) && i < rows; i++) {
+        require(faiss::fvec_norm_L2sqr(values + i * quantizer.d, quantizer.d) <= MAX_LEARNT_NORM * MAX_LEARNT_NORM,
+                "the index's transform overflows");
+    }
+}
+
 // Readers need no products between codebooks.
 void write_without_products(AdditiveQuantizer& quantizer) {
     if (auto* residual = dynamic_cast<ResidualQuantizer*>(&quantizer)) {
@@ -176,6 +188,7 @@ void train_additive(Index* index, idx_t rows, const float* values, idx_t encoder
         lists->train_q1(rows, values, false, lists->metric_type);
     }
     throw_if_interrupted();
+    check_norms(*additive_quantizer(*index), rows, values);
     std::vector<float> sample;
     if (count < rows) {
         sample = sample_of(values, rows, count, dims);

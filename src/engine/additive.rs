@@ -62,6 +62,14 @@ pub(super) struct Additive {
 }
 
 impl Additive {
+    /// The Euclidean norm up to which rows can be indexed where norms are learnt: their squares are clustered, by sums of
+    /// squares of those. The same number is in additive.cc.
+    pub(super) const MAX_LEARNT_NORM: f64 = 1e7;
+
+    pub(super) fn learns_norms(self) -> bool {
+        self.norm == Norm::Pair
+    }
+
     /// Understands what comes after transforms and lists; None: it is something else.
     pub(super) fn parse(text: &str, dims: usize, in_lists: bool) -> Result<Option<Self>, EngineError> {
         let mut scan = Scan(text);

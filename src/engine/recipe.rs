@@ -282,6 +282,11 @@ impl Recipe {
             // 16-bit floats end at 65,504, and lists store differences.
             return 3e4;
         }
+        if let Codec::Additive(additive) = self.codec
+            && additive.learns_norms()
+        {
+            return Additive::MAX_LEARNT_NORM;
+        }
         let plain = self.structure == Structure::Scan && self.codec == Codec::Flat;
         if plain && self.transforms.is_empty() && self.refine.is_none() { f64::INFINITY } else { 1e12 }
     }

@@ -22,8 +22,8 @@ const COMPARED_ROWS: usize = 1 << 14;
 /// Parts of the time so far that comparing may take, and comparing and measuring together.
 const COMPARING_PART: f64 = 0.1;
 const CALIBRATION_PART: f64 = 0.2;
-/// What measuring may always take.
-const MIN_BUDGET: Duration = Duration::from_millis(20);
+/// What measuring may always take: of a quick build, a fifth is too short for more than chance.
+const MIN_BUDGET: Duration = Duration::from_millis(300);
 
 /// How many rows to hold back of about `rows` of `dims` values.
 pub fn wanted_queries(rows: u64, dims: usize) -> usize {

@@ -48,6 +48,8 @@ fn error_limit(factory: &str) -> Option<f64> {
         Some(&"Refine(SQ8)") => Some(1e-3),
         Some(&"Refine(SQfp16)") => Some(1e-6),
         _ if has("LSH") || has("L2norm") => None,
+        // Before the scalar quantisers: "LSQ6x6" contains "SQ6".
+        _ if has("LSQ") => Some(0.25),
         _ if has("fp16") => Some(1e-6),
         _ if has("bf16") => Some(1e-4),
         _ if has("SQ8") => Some(1e-3),

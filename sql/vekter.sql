@@ -358,39 +358,47 @@ CREATE FUNCTION knn(
     AS 'MODULE_PATHNAME', 'knn_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 
 CREATE FUNCTION knn_like(
-    index regclass, row_id bigint, k integer DEFAULT 10, search text DEFAULT NULL, filter text DEFAULT NULL
+    index regclass, row_id bigint, k integer DEFAULT 10, search text DEFAULT NULL,
+    recall double precision DEFAULT NULL, filter text DEFAULT NULL
 )
     RETURNS TABLE (id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_like_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 
 CREATE FUNCTION knn_within(
     index regclass, query vector, radius double precision, max_rows integer DEFAULT NULL, search text DEFAULT NULL,
-    filter text DEFAULT NULL
+    recall double precision DEFAULT NULL, filter text DEFAULT NULL
 )
     RETURNS TABLE (id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_within_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 100;
 
 CREATE FUNCTION knn_rows(
     of anyelement, query vector, k integer DEFAULT 10, index regclass DEFAULT NULL, search text DEFAULT NULL,
-    filter text DEFAULT NULL
+    recall double precision DEFAULT NULL, filter text DEFAULT NULL
 )
     RETURNS TABLE (item anyelement, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_rows_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 10;
 
-CREATE FUNCTION knn_batch(index regclass, queries vector[], k integer DEFAULT 10, search text DEFAULT NULL)
+CREATE FUNCTION knn_batch(
+    index regclass, queries vector[], k integer DEFAULT 10, search text DEFAULT NULL,
+    recall double precision DEFAULT NULL
+)
     RETURNS TABLE (query_no integer, id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_batch_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
 
 CREATE FUNCTION knn_join(
     left_table regclass, left_id name, left_vector name, index regclass, k integer DEFAULT 10,
-    search text DEFAULT NULL
-) RETURNS TABLE (left_id bigint, id bigint, distance double precision)
+    search text DEFAULT NULL, recall double precision DEFAULT NULL
+)
+    RETURNS TABLE (left_id bigint, id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_join_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
 
+-- Without defaults: no call leaves open which of the two is meant.
 CREATE FUNCTION knn_join(
-    left_table regclass, left_id name, left_vector name, index regclass, k integer, search text, id_type anyelement
-) RETURNS TABLE (left_id anyelement, id bigint, distance double precision)
-    AS 'MODULE_PATHNAME', 'knn_join_of_type_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
+    left_table regclass, left_id name, left_vector name, index regclass, k integer, search text,
+    recall double precision, id_type anyelement
+)
+    RETURNS TABLE (left_id anyelement, id bigint, distance double precision)
+    AS 'MODULE_PATHNAME', 'knn_join_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
 
 -- knn_join() borrows the view of COPY, whose command is never NULL.
 CREATE VIEW vekter_join_progress AS

@@ -1,6 +1,7 @@
 //! What users call beside operators. All of it runs with the caller's privileges.
 
 mod access;
+mod arguments;
 mod batch;
 mod check;
 mod codes;

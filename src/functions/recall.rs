@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use pgrx::prelude::*;
-use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
+use pgrx::{PgRelation, pg_sys};
 
+use super::arguments::row_count;
 use super::target::{self, Target};
 use crate::am::plan_hint;
 use crate::engine::{OperatingPoint, SearchParams};
@@ -63,12 +64,7 @@ fn vekter_recall(index: pg_sys::Oid, k: i32, sample: i32) -> Option<f64> {
 }
 
 fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, SqlError> {
-    for (name, value) in [("k", k), ("sample", sample)] {
-        if value < 1 {
-            let message = format!("{name} must be at least 1, not {value}");
-            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
-        }
-    }
+    let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
     let target = target::describe(relation)?;
     let rows = rows_of(&target);
     let Target { vector, operator, vector_type, .. } = &target;
@@ -84,7 +80,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     let indexed = spi::Plan::prepare(&nearest(&order), &types);
 
     let mut chosen: Vec<(RowId, Vec<f32>)> = Vec::new();
-    queries.for_each_row(&[Some(pg_sys::Datum::from(i64::from(sample)))], |row| {
+    queries.for_each_row(&[Some(pg_sys::Datum::from(sample as i64))], |row| {
         if let (Some(id), Some(vector)) = (row_id(row), row.datum(3)) {
             // SAFETY: the query's third column is a vector, which is copied.
             let vector = unsafe { crate::vector::Vector::from_datum(vector) };
@@ -92,17 +88,16 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
         }
     });
     // The own row is found too, and left out.
-    let limit = k as usize + 1;
+    let limit = k + 1;
     let (mut found, mut wanted) = (0, 0);
     for (own, query) in &chosen {
         pgrx::check_for_interrupts!();
         let vector = crate::vector::into_datum(query);
         let arguments = [Some(vector), Some(pg_sys::Datum::from(limit as i64))];
-        let truth = ids(&exact, &arguments, *own, k as usize);
+        let truth = ids(&exact, &arguments, *own, k);
         let request = Request::of(limit, SearchParams::default());
-        let answer = plan_hint::with(target.indexes.clone(), vector, request, || {
-            ids(&indexed, &arguments, *own, k as usize)
-        });
+        let answer =
+            plan_hint::with(target.indexes.clone(), vector, request, || ids(&indexed, &arguments, *own, k));
         wanted += truth.len();
         found += truth.intersection(&answer).count();
     }

@@ -111,12 +111,12 @@ def test_views_partitioned_tables_and_arrays_stand_on_the_left(tables):
 def test_ids_of_another_type_come_as_that_type(tables):
     create_index(tables)
     tables.execute("CREATE TABLE named AS SELECT md5(id::text)::uuid AS id, 'n' || id AS name, embedding FROM asked")
-    rows = joined(tables, "'named', 'id', 'embedding', 'items', 2, NULL, NULL::uuid")
+    rows = joined(tables, "'named', 'id', 'embedding', 'items', 2, NULL, NULL, id_type => NULL::uuid")
     assert len(rows) == 2 * LEFT and all(isinstance(left, uuid.UUID) for left, _, _ in rows)
-    names = joined(tables, "'named', 'name', 'embedding', 'items', 2, search => NULL, id_type => NULL::text")
+    names = joined(tables, "'named', 'name', 'embedding', 'items', 2, NULL, NULL, NULL::text")
     assert {left for left, _, _ in names} == {f"n{id}" for id in range(LEFT)}
     tables.execute("INSERT INTO named (id, embedding) SELECT NULL, embedding FROM asked LIMIT 1")
-    assert None in {left for left, _, _ in joined(tables, "'named', 'id', 'embedding', 'items', 2, NULL, NULL::uuid")}
+    assert None in {left for left, _, _ in joined(tables, "'named', 'id', 'embedding', 'items', 2, NULL, NULL, id_type => NULL::uuid")}
     sqlstate, message, hint = refusal(tables, "SELECT * FROM knn_join('named', 'id', 'embedding', 'items')")
     assert sqlstate == "42804" and "uuid" in message and "id_type => NULL::uuid" in hint
 

@@ -99,6 +99,52 @@ def test_the_nearer_recall_wins_and_parameters_win_over_a_recall_beside_them(ite
     assert got(search="nprobe=128", recall=0.5) == 1.0
 
 
+# What each function of the family finds for the rows of `few`.
+FAMILY = {
+    "knn": "SELECT f.id, n.id FROM few f, knn('built', f.embedding, 11{}) n",
+    "knn_like": "SELECT f.id, n.id FROM few f, knn_like('built', f.id, 10{}) n",
+    "knn_within": "SELECT f.id, n.id FROM few f, knn_within('built', f.embedding, 'Infinity', 11{}) n",
+    "knn_rows": "SELECT f.id, (n.item).id FROM few f, knn_rows(NULL::items, f.embedding, 11{}) n",
+    "knn_batch": "SELECT query_no - 1, id FROM knn_batch('built', ARRAY(SELECT embedding FROM few ORDER BY id), 11{}) n",
+    "knn_join": "SELECT left_id, id FROM knn_join('few', 'id', 'embedding', 'built', 11{}) n",
+}
+
+
+@pytest.fixture
+def few(items):
+    index(items, "IVF128,Flat", options=", recall = 0.5")
+    items.execute("CREATE TEMPORARY TABLE few AS SELECT id, embedding FROM items WHERE id < 20")
+    yield items
+    items.execute("DROP TABLE few")
+
+
+def neighbours(conn, name, arguments):
+    return {(row, id) for row, id in conn.execute(FAMILY[name].format(arguments)) if row != id}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_function_of_the_family_takes_search_and_recall_as_knn_does(few, name):
+    found = {arguments: neighbours(few, name, arguments) for arguments in (
+        "", ", recall => 0.5", ", recall => 0.99", ", search => 'nprobe=128'", ", search => 'nprobe=128', recall => 0.5")}
+    assert found == {arguments: neighbours(few, "knn", arguments) for arguments in found}
+    everything = found[", search => 'nprobe=128'"]
+    assert found[""] == found[", recall => 0.5"] != everything, "half is not all, or this tests nothing"
+    assert found[", search => 'nprobe=128', recall => 0.5"] == everything
+    assert len(found[", recall => 0.99"] & everything) >= 0.95 * len(everything)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("arguments, message", (
+    (", recall => 2", "recall must be above 0 and at most 1, not 2"),
+    (", search => 'nprobe=1', recall => 0", "recall must be above 0 and at most 1, not 0"),
+    (", search => 'efSearch=9', recall => 0.9", 'search parameter "efSearch" does not fit the index'),
+))
+def test_every_function_of_the_family_refuses_the_same(few, name, arguments, message):
+    with pytest.raises(psycopg.Error) as error:
+        neighbours(few, name, arguments)
+    assert error.value.diag.message_primary == message
+
+
 def test_by_default_95_percent_are_found(items):
     for factory in ("HNSW32", "IVF128,Flat"):
         index(items, factory)

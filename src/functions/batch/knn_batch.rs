@@ -4,18 +4,20 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::{Searcher, Waiting};
+use crate::functions::arguments::Effort;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::results::ResultRows;
 use crate::vector::Vectors;
 
-/// Arguments are declared as `(regclass, vector[], integer, text)`. No rows where one of the first three is NULL, as of a
-/// STRICT function.
+/// Arguments are declared as `(regclass, vector[], integer, text, double precision)`. No rows where one of the first three
+/// is NULL, as of a STRICT function.
 #[pg_extern]
 fn knn_batch(
     index: Option<pg_sys::Oid>,
     queries: Option<Vectors<'_>>,
     k: Option<i32>,
     search: Option<&str>,
+    recall: Option<f64>,
     call: pg_sys::FunctionCallInfo,
 ) {
     // SAFETY: the running call, of a function that returns a table.
@@ -27,7 +29,7 @@ fn knn_batch(
         results.push([query_no.into_datum(), id.into_datum(), distance.into_datum()]);
     };
     check_form(&queries).or_raise();
-    let searcher = Searcher::new(index, k, search).or_raise();
+    let searcher = Searcher::new(index, k, Effort { search, recall }).or_raise();
     answer(&searcher, &queries, push).or_raise();
 }
 

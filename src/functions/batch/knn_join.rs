@@ -11,6 +11,7 @@ use pgrx::spi::quote_identifier;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::{Searcher, Waiting};
+use crate::functions::arguments::Effort;
 use crate::functions::target;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress::RowsThrough;
@@ -18,9 +19,14 @@ use crate::pg::results::ResultRows;
 use crate::pg::spi::{Cursor, Row};
 use crate::vector::Vector;
 
-/// Arguments are declared as `(regclass, name, name, regclass, integer, text)`. No rows where one of the first five is
-/// NULL, as of a STRICT function.
+/// Counted from 0.
+const ID_TYPE_ARGUMENT: i32 = 7;
+
+/// Arguments are declared as `(regclass, name, name, regclass, integer, text, double precision)`. Of one more, only the
+/// type counts: it is that of the left ids, which else are bigint. No rows where one of the first five is NULL, as of a
+/// STRICT function.
 #[pg_extern]
+#[expect(clippy::too_many_arguments, reason = "the signature is SQL's")]
 fn knn_join(
     left_table: Option<pg_sys::Oid>,
     left_id: Option<&CStr>,
@@ -28,46 +34,28 @@ fn knn_join(
     index: Option<pg_sys::Oid>,
     k: Option<i32>,
     search: Option<&str>,
+    recall: Option<f64>,
     call: pg_sys::FunctionCallInfo,
 ) {
     // SAFETY: the running call, of a function that returns a table.
-    let results = unsafe { ResultRows::begin(call) };
-    let left = Left::named(left_table, left_id, left_vector, pg_sys::INT8OID);
-    join(left, index, k, search, results).or_raise();
-}
-
-/// Of `knn_join_of_type`, counted from 0.
-const ID_TYPE_ARGUMENT: i32 = 6;
-
-/// The same for ids of any type: that of one more argument, whose value counts for nothing.
-#[pg_extern]
-fn knn_join_of_type(
-    left_table: Option<pg_sys::Oid>,
-    left_id: Option<&CStr>,
-    left_vector: Option<&CStr>,
-    index: Option<pg_sys::Oid>,
-    k: Option<i32>,
-    search: Option<&str>,
-    call: pg_sys::FunctionCallInfo,
-) {
-    // SAFETY: as above.
     let (results, id_type) =
         unsafe { (ResultRows::begin(call), pg_sys::get_fn_expr_argtype((*call).flinfo, ID_TYPE_ARGUMENT)) };
+    let id_type = if id_type == pg_sys::InvalidOid { pg_sys::INT8OID } else { id_type };
     let left = Left::named(left_table, left_id, left_vector, id_type);
-    join(left, index, k, search, results).or_raise();
+    join(left, index, k, Effort { search, recall }, results).or_raise();
 }
 
 fn join(
     left: Option<Left>,
     index: Option<pg_sys::Oid>,
     k: Option<i32>,
-    search: Option<&str>,
+    effort: Effort,
     mut results: ResultRows,
 ) -> Result<(), SqlError> {
     let (Some(left), Some(index), Some(k)) = (left, index, k) else {
         return Ok(());
     };
-    let searcher = Searcher::new(index, k, search)?;
+    let searcher = Searcher::new(index, k, effort)?;
     left.join(&searcher, |left_id, id, distance| {
         results.push([left_id, id.into_datum(), distance.into_datum()]);
     })

@@ -9,10 +9,11 @@ mod knn_join;
 
 use std::rc::Rc;
 
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::knn::query::{id_of, order, search_params};
+use super::arguments::{Effort, row_count};
+use super::knn::query::{id_of, order};
 use super::target::{self, Target};
 use crate::am::batch::{self, Batch};
 use crate::am::{build, plan_hint};
@@ -48,11 +49,8 @@ struct Searcher {
 
 impl Searcher {
     /// `relation`: a table or an index. Errors unless the caller may read what `knn()` would read.
-    fn new(relation: pg_sys::Oid, k: i32, search: Option<&str>) -> Result<Self, SqlError> {
-        let Some(k) = usize::try_from(k).ok().filter(|&k| k > 0) else {
-            let message = format!("k must be at least 1, not {k}");
-            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
-        };
+    fn new(relation: pg_sys::Oid, k: i32, effort: Effort) -> Result<Self, SqlError> {
+        let k = row_count("k", k)?;
         let target = target::describe(relation)?;
         let query = query_text(&target)?;
         // SAFETY: both look catalogue rows up by oid.
@@ -61,8 +59,7 @@ impl Searcher {
             (element_type, pg_sys::get_array_type(element_type))
         };
         let plan = spi::Plan::prepare(&query, &[array_type, pg_sys::INT8OID]);
-        let params = search_params(target.index, search, None)?;
-        let request = Request::of(k, params);
+        let request = Request::of(k, effort.params(target.index)?);
         let searcher = Searcher { target, plan, k, request, element_type };
         // PostgreSQL locks the table and checks privileges as this starts: before the index is read.
         let nobody = Batch::default();

@@ -14,6 +14,7 @@ use pgrx::datum::AnyElement;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::functions::arguments::{Effort, row_count};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::vector::Vector;
 use query::{Asked, Output, Question};
@@ -34,8 +35,8 @@ fn knn(
         return TableIterator::empty();
     };
     let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Id) };
-    let limit = Some(check_limit("k", k).or_raise());
-    let asked = Asked { limit, search, recall, ..Asked::of(&query) };
+    let limit = Some(row_count("k", k).or_raise());
+    let asked = Asked { limit, effort: Effort { search, recall }, ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
@@ -47,6 +48,7 @@ fn knn_within(
     radius: Option<f64>,
     max_rows: Option<i32>,
     search: Option<&str>,
+    recall: Option<f64>,
     filter: Option<&str>,
 ) -> Found {
     let (Some(index), Some(query), Some(radius)) = (index, query, radius) else {
@@ -62,8 +64,9 @@ fn knn_within(
         let message = "radius must be a number";
         SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message).raise();
     }
-    let limit = max_rows.map(|rows| check_limit("max_rows", rows)).transpose().or_raise();
-    let asked = Asked { limit, search, radius: Some(radius), ..Asked::of(&query) };
+    let limit = max_rows.map(|rows| row_count("max_rows", rows)).transpose().or_raise();
+    let effort = Effort { search, recall };
+    let asked = Asked { limit, effort, radius: Some(radius), ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
@@ -74,6 +77,7 @@ fn knn_like(
     id: Option<i64>,
     k: Option<i32>,
     search: Option<&str>,
+    recall: Option<f64>,
     filter: Option<&str>,
 ) -> Found {
     let (Some(index), Some(id), Some(k)) = (index, id, k) else {
@@ -84,22 +88,25 @@ fn knn_like(
         bound: Some(query::Bound::Except),
         ..Question::about(index, Output::Id)
     };
-    let limit = Some(check_limit("k", k).or_raise());
+    let limit = Some(row_count("k", k).or_raise());
     let stored = like::stored_vector(index, id).or_raise();
     // SAFETY: a vector's datum, in this call's memory.
     let query = unsafe { Vector::from_datum(stored) };
-    let asked = Asked { limit, search, except: Some(id), ..Asked::of(&query) };
+    let effort = Effort { search, recall };
+    let asked = Asked { limit, effort, except: Some(id), ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
 /// Whole rows of the table whose row type the first argument has.
 #[pg_extern]
+#[expect(clippy::too_many_arguments, reason = "the signature is SQL's")]
 fn knn_rows(
     _of: Option<AnyElement>,
     query: Option<Vector<'_>>,
     k: Option<i32>,
     index: Option<pg_sys::Oid>,
     search: Option<&str>,
+    recall: Option<f64>,
     filter: Option<&str>,
     call: pg_sys::FunctionCallInfo,
 ) -> TableIterator<'static, (name!(item, AnyElement), name!(distance, f64))> {
@@ -110,16 +117,10 @@ fn knn_rows(
     };
     let index = rows::index_of(row_type, index).or_raise();
     let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Row) };
-    let asked = Asked { limit: Some(check_limit("k", k).or_raise()), search, ..Asked::of(&query) };
+    let limit = Some(row_count("k", k).or_raise());
+    let asked = Asked { limit, effort: Effort { search, recall }, ..Asked::of(&query) };
     let found = query::rows(&question, &asked).or_raise();
     // SAFETY: rows of this type, in memory of the call that made them, which lasts until the last is returned.
     let item = move |row| unsafe { AnyElement::from_polymorphic_datum(row, false, row_type) };
     TableIterator::new(found.into_iter().filter_map(move |(row, distance)| Some((item(row)?, distance))))
-}
-
-fn check_limit(name: &str, rows: i32) -> Result<usize, SqlError> {
-    usize::try_from(rows).ok().filter(|&rows| rows >= 1).ok_or_else(|| {
-        let message = format!("{name} must be at least 1, not {rows}");
-        SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
-    })
 }

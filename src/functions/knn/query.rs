@@ -9,13 +9,12 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::filter::{self, Narrowing};
-use crate::am::{plan_hint, search_options};
-use crate::engine::SearchParams;
+use crate::am::plan_hint;
+use crate::functions::arguments::Effort;
 use crate::functions::target::{self, Target};
 use crate::index::search::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::SqlError;
 use crate::pg::invalidation::{self, Change};
-use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector::Vector;
 
@@ -58,10 +57,7 @@ pub struct Asked<'a> {
     pub query: &'a Vector<'a>,
     /// Rows at most.
     pub limit: Option<usize>,
-    /// Search parameters that the caller names.
-    pub search: Option<&'a str>,
-    /// Share of the true neighbours to find.
-    pub recall: Option<f64>,
+    pub effort: Effort<'a>,
     /// Of `Bound::Radius`.
     pub radius: Option<f64>,
     /// Of `Bound::Except`.
@@ -70,7 +66,7 @@ pub struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     pub fn of(query: &'a Vector<'a>) -> Self {
-        Asked { query, limit: None, search: None, recall: None, radius: None, except: None }
+        Asked { query, limit: None, effort: Effort::default(), radius: None, except: None }
     }
 }
 
@@ -145,7 +141,7 @@ pub fn order(a: f64, b: f64) -> Ordering {
 }
 
 fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Request, SqlError> {
-    let params = search_params(prepared.target.index, asked.search, asked.recall)?;
+    let params = asked.effort.params(prepared.target.index)?;
     let spared = usize::from(asked.except.is_some());
     let rows = asked.limit.map(|limit| limit + spared);
     let request = match rows {
@@ -159,25 +155,6 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
         },
     };
     Ok(Request { radius: asked.radius.map(|radius| radius as f32), ..request })
-}
-
-/// What the caller asks for beside settings and the index's options.
-pub fn search_params(
-    index: pg_sys::Oid,
-    search: Option<&str>,
-    recall: Option<f64>,
-) -> Result<SearchParams, SqlError> {
-    recall.map_or(Ok(()), search_options::check_recall)?;
-    let Some(text) = search else {
-        return Ok(SearchParams { recall, ..SearchParams::default() });
-    };
-    match OpenRelation::open(index, pg_sys::AccessShareLock) {
-        Some(relation) => {
-            let named = search_options::parse(relation.rel(), text)?;
-            Ok(SearchParams { recall, ..named })
-        }
-        None => Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped meanwhile")),
-    }
 }
 
 fn check_dims(query: &Vector, dims: i32) -> Result<(), SqlError> {

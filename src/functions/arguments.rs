@@ -1,0 +1,43 @@
+//! Arguments that several functions take, with the same meaning and the same errors.
+
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use crate::am::search_options;
+use crate::engine::SearchParams;
+use crate::pg::error::SqlError;
+use crate::pg::relation::OpenRelation;
+
+/// How hard a call searches, beside settings and the index's options. Where both are given, parameters win.
+#[derive(Clone, Copy, Default)]
+pub struct Effort<'a> {
+    /// Search parameters, in FAISS's syntax.
+    pub search: Option<&'a str>,
+    /// Share of the true neighbours to find: above 0, at most 1.
+    pub recall: Option<f64>,
+}
+
+impl Effort<'_> {
+    /// What it asks of a search of `index`. Errors where the recall is none, or the parameters are not the index's.
+    pub fn params(self, index: pg_sys::Oid) -> Result<SearchParams, SqlError> {
+        let recall = self.recall;
+        recall.map_or(Ok(()), search_options::check_recall)?;
+        let Some(text) = self.search else {
+            return Ok(SearchParams { recall, ..SearchParams::default() });
+        };
+        match OpenRelation::open(index, pg_sys::AccessShareLock) {
+            Some(relation) => {
+                let named = search_options::parse(relation.rel(), text)?;
+                Ok(SearchParams { recall, ..named })
+            }
+            None => Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped meanwhile")),
+        }
+    }
+}
+
+/// A number of rows; Err, with the argument's name, unless there is at least one.
+pub fn row_count(name: &str, rows: i32) -> Result<usize, SqlError> {
+    usize::try_from(rows).ok().filter(|&rows| rows >= 1).ok_or_else(|| {
+        let message = format!("{name} must be at least 1, not {rows}");
+        SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
+    })
+}

@@ -1,4 +1,4 @@
-// k-means over rows, and the nearest centroid of each row.
+// k-means over rows.
 
 #include "internal.h"
 
@@ -6,7 +6,6 @@
 
 #include <faiss/Clustering.h>
 #include <faiss/IndexFlat.h>
-#include <faiss/utils/distances.h>
 
 namespace vekter {
 
@@ -31,22 +30,6 @@ void cluster(
     faiss::IndexFlat nearest(static_cast<idx_t>(dims), metric);
     clustering.train(static_cast<idx_t>(count), rows, nearest);
     std::copy(clustering.centroids.begin(), clustering.centroids.end(), centroids);
-}
-
-void assign(
-        const float* rows,
-        size_t count,
-        const float* centroids,
-        size_t clusters,
-        size_t dims,
-        bool spherical,
-        idx_t* nearest) {
-    std::vector<float> values(count);
-    if (spherical) {
-        faiss::knn_inner_product(rows, centroids, dims, count, clusters, 1, values.data(), nearest);
-    } else {
-        faiss::knn_L2sqr(rows, centroids, dims, count, clusters, 1, values.data(), nearest);
-    }
 }
 
 } // namespace vekter

@@ -2,6 +2,7 @@
 
 use super::builder::norm;
 use super::ffi;
+use super::nearest::nearest_rows;
 use super::{EngineError, MAX_DIMS, Metric};
 
 /// Rows beyond which sums of squared differences may overflow; FAISS would write out of bounds then (see
@@ -126,22 +127,10 @@ impl Clustering {
     /// The number of the nearest centroid of each prepared row, from 0 on, and the operator's distance to it.
     pub fn assign(&self, rows: &[f32]) -> Result<Vec<(usize, f64)>, EngineError> {
         let count = check_rows(rows, self.dims)?;
-        let mut nearest = vec![0i64; count];
-        if count > 0 {
-            // SAFETY: both arrays hold whole, finite rows of `dims` values, and there is room for a number for each.
-            let code = unsafe {
-                ffi::vekter_assign(
-                    rows.as_ptr(),
-                    count as i64,
-                    self.centroids.as_ptr(),
-                    (self.centroids.len() / self.dims) as i32,
-                    self.dims as i32,
-                    i32::from(self.metric == Metric::Cosine),
-                    nearest.as_mut_ptr(),
-                )
-            };
-            EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
+        if count == 0 {
+            return Ok(Vec::new());
         }
+        let (_, nearest) = nearest_rows(self.metric, self.dims, rows, &self.centroids, 1)?;
         std::iter::zip(nearest, rows.chunks_exact(self.dims))
             .map(|(number, row)| {
                 let number = usize::try_from(number).unwrap_or(usize::MAX);

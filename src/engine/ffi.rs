@@ -178,15 +178,6 @@ unsafe extern "C" {
         seed: i32,
         centroids: *mut f32,
     ) -> c_int;
-    pub fn vekter_assign(
-        values: *const f32,
-        rows: i64,
-        centroids: *const f32,
-        clusters: i32,
-        dims: i32,
-        spherical: c_int,
-        nearest: *mut i64,
-    ) -> c_int;
     pub fn vekter_squared_distances(
         out: *mut f32,
         query: *const f32,

@@ -119,14 +119,6 @@ void cluster(
         int iterations,
         int seed,
         float* centroids);
-void assign(
-        const float* rows,
-        size_t count,
-        const float* centroids,
-        size_t clusters,
-        size_t dims,
-        bool spherical,
-        idx_t* nearest);
 
 // searching.cc
 struct Candidate {

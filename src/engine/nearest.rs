@@ -59,22 +59,7 @@ impl Sample {
             self.add_one_by_one(positions, rows);
             return Ok(());
         }
-        let (mut distances, mut found) = (vec![0f32; queries * k], vec![-1i64; queries * k]);
-        // SAFETY: queries and rows hold as many rows of `dims` values as is said, and both results k for each query.
-        let code = unsafe {
-            ffi::vekter_nearest_rows(
-                self.queries.as_ptr(),
-                queries as i64,
-                rows.as_ptr(),
-                positions.len() as i64,
-                self.dims as i32,
-                self.metric.stored_as(false),
-                k as i64,
-                distances.as_mut_ptr(),
-                found.as_mut_ptr(),
-            )
-        };
-        EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
+        let (distances, found) = nearest_rows(self.metric, self.dims, &self.queries, rows, k)?;
         let sign = if self.metric.stored_as(false) == ffi::INNER_PRODUCT { -1.0 } else { 1.0 };
         for (query, near) in self.near.iter_mut().enumerate() {
             let at = query * k..(query + 1) * k;
@@ -109,6 +94,35 @@ impl Sample {
     pub(super) fn neighbours(&self, query: usize) -> impl Iterator<Item = u64> + '_ {
         self.near[query].iter().map(|near| near.1)
     }
+}
+
+/// For each of `queries` the `k` nearest of `rows`, both prepared, row-major and finite: FAISS's distance values and their
+/// numbers, best first; -1 where there are no more. On all threads of OpenMP that the calling thread has; not under L1.
+pub(super) fn nearest_rows(
+    metric: Metric,
+    dims: usize,
+    queries: &[f32],
+    rows: &[f32],
+    k: usize,
+) -> Result<(Vec<f32>, Vec<i64>), EngineError> {
+    let count = queries.len() / dims;
+    let (mut distances, mut found) = (vec![0f32; count * k], vec![-1i64; count * k]);
+    // SAFETY: queries and rows hold as many rows of `dims` values as is said, and both results k for each query.
+    let code = unsafe {
+        ffi::vekter_nearest_rows(
+            queries.as_ptr(),
+            count as i64,
+            rows.as_ptr(),
+            (rows.len() / dims) as i64,
+            dims as i32,
+            metric.stored_as(false),
+            k as i64,
+            distances.as_mut_ptr(),
+            found.as_mut_ptr(),
+        )
+    };
+    EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
+    Ok((distances, found))
 }
 
 #[cfg(test)]

@@ -408,20 +408,6 @@ int vekter_cluster(
     });
 }
 
-int vekter_assign(
-        const float* values,
-        int64_t rows,
-        const float* centroids,
-        int32_t clusters,
-        int32_t dims,
-        int spherical,
-        int64_t* nearest) {
-    return guarded([&] {
-        vekter::throw_if_interrupted();
-        vekter::assign(values, rows, centroids, clusters, dims, spherical != 0, nearest);
-    });
-}
-
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
     faiss::fvec_L2sqr_ny(out, query, values, dims, rows);
 }

@@ -197,15 +197,6 @@ int vekter_cluster(
         int32_t iterations,
         int32_t seed,
         float* centroids);
-// The number of the nearest centroid of each row.
-int vekter_assign(
-        const float* values,
-        int64_t rows,
-        const float* centroids,
-        int32_t clusters,
-        int32_t dims,
-        int spherical,
-        int64_t* nearest);
 
 // Squared Euclidean distances, taxicab distances and inner products of one query and `rows` rows.
 void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);

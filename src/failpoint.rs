@@ -49,6 +49,7 @@ pub const NAMES: &[&str] = &[
     "reclaim.offered",
     "blob.page_allocated",
     "blob.page_written",
+    "seal.page_closed",
     "seal.frozen",
     "seal.stored",
     "seal.published",

@@ -1,8 +1,9 @@
 //! The delta: pages of `(tid, row)` for the rows that came after the last seal. They are searched exactly.
 //!
-//! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Inserts append to
-//! the tail; VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the
-//! last; sealing cuts the oldest pages off (`seal`).
+//! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Statements begin at the
+//! tail; one of many rows goes on with pages of its own, so that such statements need not wait for each other at every
+//! row. VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the last;
+//! sealing cuts the oldest pages off (`seal`), after it has closed those that would take more entries.
 //!
 //! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
 //! find itself on a page that was unlinked or cut off meanwhile. Such a page keeps its entries and its link, because
@@ -27,6 +28,8 @@ use crate::pg::xid;
 /// How often an insert looks for the last page. Each time, another backend has appended one since; that this happens so
 /// often means that the page is damaged.
 const APPEND_ATTEMPTS: usize = 1000;
+/// A statement that has inserted so many rows fills pages of its own: at most one page more is left half empty by it.
+const SHARING_ROWS: u32 = 16;
 
 /// The entry to append, in the pieces that pages take.
 struct Entry<'a> {
@@ -38,24 +41,15 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    fn fits(&self, head: &DeltaHead) -> bool {
-        if self.layout.overflow_pages > 0 {
-            // Never into a page that held an overflowing entry before: its head may still be read.
-            head.entries == 0 && head.overflow_block == NO_BLOCK
-        } else {
-            usize::from(head.entries) < self.layout.entries_per_page
-        }
-    }
-
     fn counted(&self, head: DeltaHead) -> DeltaHead {
         let (overflow_block, overflow_id) = self.overflow;
         DeltaHead { entries: head.entries + 1, overflow_block, overflow_id, ..head }
     }
 }
 
-/// Appends a row in the form that is indexed (`Metric::prepare`). `tail`: where the last row went, or where the root
-/// said that the chain ends; it moves on. One WAL record makes the row visible; the overflow pages of a long one are
-/// logged before it. Returns the bytes that the delta has grown to if it took a new page.
+/// Appends a row in the form that is indexed (`Metric::prepare`). `tail`: where the statement's last row went, or where
+/// the root said that the chain ends; it moves on. One WAL record makes the row visible; the overflow pages of a long one
+/// are logged before it. Returns the bytes that the delta has grown to if it took a new page.
 pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
     let layout = DeltaLayout::new(row.len());
     let bytes = bytes_of(row);
@@ -65,75 +59,90 @@ pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option
     let entry = Entry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
     failpoint::reach("insert.started");
 
+    tail.rows = tail.rows.saturating_add(1);
     for _ in 0..APPEND_ATTEMPTS {
         pgrx::check_for_interrupts!();
-        let page = PageLock::exclusive(rel, tail.block);
-        if let Some(head) = tail_head(&page.view(), tail.index_id) {
-            if entry.fits(&head) {
-                let mut record = WalRecord::start(rel);
-                record.edit(&page, |page| {
-                    page.patch_body(0, &entry.counted(head).to_bytes());
-                    page.extend_body(&[&entry.tid, entry.head]);
-                });
-                failpoint::reach("insert.before_append");
-                record.commit();
-                failpoint::reach("insert.appended");
-                return Ok(None);
-            }
-            drop(page);
-            if let Some((block, bytes)) = append_page(rel, Some(&entry))? {
-                tail.block = block;
-                return Ok(Some(bytes));
-            }
-        } else {
-            drop(page);
+        if append_to(rel, tail, &entry) {
+            return Ok(None);
         }
-        // Another backend has appended a page.
-        tail.block = read_meta(rel)?.delta_tail;
+        if tail.shares() {
+            let last = read_meta(rel)?.delta_tail;
+            if last != tail.block {
+                // Another backend has appended a page.
+                tail.block = last;
+                continue;
+            }
+        }
+        if let Some((block, bytes)) = append_page(rel, Some(&entry), tail.shares())? {
+            tail.block = block;
+            return Ok(Some(bytes));
+        }
     }
     Err(IndexError::Damaged(format!("block {} is not the last delta page", tail.block)))
 }
 
-/// The page that is thought to be the chain's last, of the index with this id. Only the page itself tells.
+/// Appends the entry to a page of the chain. False: the page takes it not, or it is none.
+fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> bool {
+    let page = PageLock::exclusive(rel, tail.block);
+    let Some(head) = head_of(&page.view(), tail.index_id).filter(|head| head.takes_more(entry.layout)) else {
+        return false;
+    };
+    let mut record = WalRecord::start(rel);
+    record.edit(&page, |page| {
+        page.patch_body(0, &entry.counted(head).to_bytes());
+        page.extend_body(&[&entry.tid, entry.head]);
+    });
+    failpoint::reach("insert.before_append");
+    record.commit();
+    failpoint::reach("insert.appended");
+    true
+}
+
+/// Where a statement puts its rows: a page that is thought to be in the chain, of the index with this id. Only the page
+/// itself tells.
 #[derive(Debug, Clone, Copy)]
 pub struct Tail {
     index_id: u128,
     block: u32,
+    /// Of the statement so far.
+    rows: u32,
 }
 
 impl Tail {
     pub fn of(meta: &Meta) -> Self {
-        Tail { index_id: meta.index_id, block: meta.delta_tail }
+        Tail { index_id: meta.index_id, block: meta.delta_tail, rows: 0 }
+    }
+
+    /// Whether it looks for room in pages that others have appended.
+    fn shares(&self) -> bool {
+        self.rows <= SHARING_ROWS
     }
 }
 
-/// The head of a page that is the chain's last; None if it is not, or not any more.
-fn tail_head(view: &PageView, index_id: u128) -> Option<DeltaHead> {
+/// The head of a delta page of the index with this id; None if it is none, or not any more.
+fn head_of(view: &PageView, index_id: u128) -> Option<DeltaHead> {
     let tag = view.tag()?;
-    if tag.owner != index_id || tag.kind != PageKind::Delta {
-        return None;
-    }
-    let head = DeltaHead::from_bytes(view.body());
-    (head.next_block == NO_BLOCK).then_some(head)
+    (tag.owner == index_id && tag.kind == PageKind::Delta).then(|| DeltaHead::from_bytes(view.body()))
 }
 
 /// Ends the last page, so that every row so far is in front of it and can be sealed.
 pub fn roll(rel: Rel) -> Result<(), IndexError> {
-    append_page(rel, None).map(|_| ())
+    append_page(rel, None, true).map(|_| ())
 }
 
 /// Links a new last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
-/// old one still does: another backend was faster, or it is empty as a rolled tail should be. Returns the page and the
-/// delta's bytes.
-fn append_page(rel: Rel, entry: Option<&Entry>) -> Result<Option<(u32, u64)>, IndexError> {
+/// old one still does for one that `shares` it: another backend was faster, or it is empty as a rolled tail should be.
+/// Returns the page and the delta's bytes.
+fn append_page(rel: Rel, entry: Option<&Entry>, shares: bool) -> Result<Option<(u32, u64)>, IndexError> {
     let fresh = PageLock::allocate(rel);
     failpoint::reach("insert.page_allocated");
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(meta_page.view().body())?;
     let tail = PageLock::exclusive(rel, meta.delta_tail);
-    let head = tail_head(&tail.view(), meta.index_id)
+    let head = head_of(&tail.view(), meta.index_id)
+        .filter(|head| head.next_block == NO_BLOCK)
         .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
-    if entry.map_or(head.entries == 0, |entry| entry.fits(&head)) {
+    if shares && entry.map_or(head.entries == 0, |entry| head.takes_more(entry.layout)) {
         let block = fresh.block();
         drop((tail, meta_page, fresh));
         super::space::offer(rel, block);
@@ -265,6 +274,25 @@ impl<'a> Walker<'a> {
         };
         pgrx::check_for_interrupts!();
         self.page.read(self.rel, self.meta, place)?;
+        self.follow(place)
+    }
+
+    /// As `next_page`; but for the last one, nobody appends to the page any more. For the holder of the maintenance lock.
+    fn next_closed_page(&mut self) -> Result<Option<&DeltaPage>, IndexError> {
+        let Some(place) = self.next else {
+            return Ok(None);
+        };
+        self.next_page()?;
+        let layout = DeltaLayout::new(self.meta.dims as usize);
+        if self.page.next().is_some() && self.page.head.takes_more(layout) {
+            close(self.rel, place.block);
+            self.page.read(self.rel, self.meta, place)?;
+        }
+        self.follow(place)
+    }
+
+    /// Goes on from the page at `place`, which was read.
+    fn follow(&mut self, place: Place) -> Result<Option<&DeltaPage>, IndexError> {
         self.next = self.page.next();
         if self.next.is_some_and(|next| next.chunk <= place.chunk) {
             return Err(IndexError::Damaged(format!("delta page {} links back", place.block)));
@@ -303,8 +331,9 @@ pub struct Frozen {
     pub rest: Place,
 }
 
-/// Reads the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen: inserts
-/// append to it. The caller holds the maintenance lock, so that nothing in front of that page changes.
+/// Reads the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen. Pages that
+/// would take more entries are closed first. The caller holds the maintenance lock, so that nobody makes room in the
+/// others.
 pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
     let rest = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
     let most_bytes = max_bytes.min(meta.delta_bytes() as usize) + PAGE_BYTES;
@@ -312,7 +341,7 @@ pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexEr
     let mut frozen = Frozen { tids: Vec::new(), rows, blocks: Vec::new(), rest };
     let mut walker = Walker::new(rel, meta);
     while size_of_val(frozen.rows.as_slice()) < max_bytes
-        && let Some(page) = walker.next_page()?
+        && let Some(page) = walker.next_closed_page()?
         && let Some(rest) = page.next()
     {
         page.read_rows(rel, meta, &mut frozen.tids, &mut frozen.rows)?;
@@ -320,6 +349,17 @@ pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexEr
         frozen.rest = rest;
     }
     Ok(frozen)
+}
+
+/// Lets a page take no more entries.
+fn close(rel: Rel, block: u32) {
+    let lock = PageLock::exclusive(rel, block);
+    let head = DeltaHead { is_closed: true, ..DeltaHead::from_bytes(lock.view().body()) };
+    let mut record = WalRecord::start(rel);
+    record.edit(&lock, |page| page.patch_body(0, &head.to_bytes()));
+    record.commit();
+    drop(lock);
+    failpoint::reach("seal.page_closed");
 }
 
 /// Appends the rest of a long row to `row`.

@@ -28,7 +28,7 @@ pub const TAG_BYTES: usize = 32;
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
 /// Version of all formats in this file.
-pub const FORMAT_VERSION: u16 = 3;
+pub const FORMAT_VERSION: u16 = 4;
 /// "no block": PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 pub const META_BLOCK: u32 = 0;
@@ -296,7 +296,7 @@ pub struct Meta {
     /// First page of the delta and its number in the chain; sealing moves it on.
     pub delta_head: u32,
     pub delta_head_chunk: u32,
-    /// Where an insert looks for room first; always the last page of the chain.
+    /// The last page of the chain, where a statement looks for room first.
     pub delta_tail: u32,
     /// Number that the next delta page gets.
     pub delta_next_chunk: u32,
@@ -389,6 +389,8 @@ pub struct DeltaHead {
     /// First overflow page of the one entry, or `NO_BLOCK`.
     pub overflow_block: u32,
     pub entries: u16,
+    /// Whether it takes no more entries: it is being sealed.
+    pub is_closed: bool,
     /// Random owner of the entry's overflow pages; 0 if it has none.
     pub overflow_id: u128,
 }
@@ -399,8 +401,20 @@ impl DeltaHead {
         next_chunk: 0,
         overflow_block: NO_BLOCK,
         entries: 0,
+        is_closed: false,
         overflow_id: 0,
     };
+
+    /// Whether an entry of this layout can still be appended. One that overflows never goes where another one was: the
+    /// head may still be read.
+    pub fn takes_more(&self, layout: DeltaLayout) -> bool {
+        let has_room = if layout.overflow_pages > 0 {
+            self.entries == 0 && self.overflow_block == NO_BLOCK
+        } else {
+            usize::from(self.entries) < layout.entries_per_page
+        };
+        has_room && !self.is_closed
+    }
 
     pub fn to_bytes(self) -> [u8; DELTA_HEAD_BYTES] {
         let mut bytes = [0u8; DELTA_HEAD_BYTES];
@@ -408,6 +422,7 @@ impl DeltaHead {
         bytes[4..8].copy_from_slice(&self.next_chunk.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.overflow_block.to_le_bytes());
         bytes[12..14].copy_from_slice(&self.entries.to_le_bytes());
+        bytes[14] = u8::from(self.is_closed);
         bytes[16..32].copy_from_slice(&self.overflow_id.to_le_bytes());
         bytes
     }
@@ -419,6 +434,7 @@ impl DeltaHead {
             next_chunk: u32::from_le_bytes(array(&body[4..8])),
             overflow_block: u32::from_le_bytes(array(&body[8..12])),
             entries: u16::from_le_bytes(array(&body[12..14])),
+            is_closed: body[14] != 0,
             overflow_id: u128::from_le_bytes(array(&body[16..32])),
         }
     }

@@ -36,11 +36,11 @@ def items(db):
 class Held:
     """A statement in a thread, on a connection of its own, that waits at a failpoint until the block ends."""
 
-    def __init__(self, cluster, database, failpoint, statement, rules=()):
+    def __init__(self, cluster, database, failpoint, statement, rules=(), arrival=1):
         self.cluster, self.failpoint, self.statement = cluster, failpoint, statement
         self.conn = cluster.connect(database)
         apply(self.conn, dict(rules))
-        arm(self.conn, f"{failpoint}=wait@1")
+        arm(self.conn, f"{failpoint}=wait@{arrival}")
         self.rows, self.failure = None, None
         self.thread = threading.Thread(target=self._run)
 
@@ -56,11 +56,15 @@ class Held:
         self.file = wait_for_arrival(self.cluster, self.failpoint, self.thread.is_alive)
         return self
 
-    def __exit__(self, *failure):
+    def go_on(self):
+        """To its end, before the block ends."""
         self.file.unlink(missing_ok=True)
         self.thread.join(60)
-        self.conn.close()
         assert not self.thread.is_alive(), "it did not go on"
+
+    def __exit__(self, *failure):
+        self.go_on()
+        self.conn.close()
         if failure == (None, None, None) and self.failure:
             raise self.failure
 
@@ -109,6 +113,23 @@ def test_insert_finds_the_delta_where_it_is_by_then(db, cluster, database, dimen
     got = assert_same_answer(db, "items", vectors[0], limit=None)
     assert {id for id, _ in got} == {-1, *range(60)}
     assert_clean(db, "built", orphans_allowed=True)
+
+
+@pytest.mark.parametrize("step", ("seal.page_closed", "seal.frozen", "seal.stored", "seal.published", "seal.retired"))
+def test_statement_goes_on_in_other_pages_when_its_own_are_sealed(items, cluster, database, step):
+    """A statement of many rows fills pages of its own. They are sealed half full if others have gone on behind them, and
+    what it appended to a page of which a seal has taken a copy would be lost."""
+    insert = "INSERT INTO items SELECT 50000 + id, embedding FROM items WHERE id > 900 AND id < 1200"
+    many = Held(cluster, database, "insert.started", insert, arrival=150)
+    with many:
+        copy_vectors(items, "items", VECTORS[2_000:2_300], ids=range(20_000, 20_300))
+        with Held(cluster, database, step, "SELECT vekter_compact('built')"):
+            many.go_on()
+            assert_same_answer(items, "items", QUERY, limit=None)
+    got = assert_same_answer(items, "items", QUERY, limit=None)
+    inserted, = items.execute("SELECT count(*) FROM items WHERE id >= 50000").fetchone()
+    assert sum(id >= 50_000 for id, _ in got) == inserted > 200
+    assert_clean(items, "built", orphans_allowed=True)
 
 
 @pytest.mark.parametrize("step", ("merge.planned", "merge.batch_added", "merge.staged"))

@@ -5,7 +5,8 @@ use std::io::Write;
 use super::error::IndexError;
 use super::format::{BODY_BYTES, BlobRef, Extent, PageKind, PageTag};
 use crate::failpoint;
-use crate::pg::buffer::{Allocator, PageLock};
+use crate::pg::buffer::PageLock;
+use crate::pg::extension::NewPages;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
@@ -26,36 +27,40 @@ pub fn random_id() -> Result<u128, IndexError> {
     Ok(u128::from_le_bytes(bytes))
 }
 
-/// Writes `bytes` as blob `id`. A crash before the root points to it leaves orphans that VACUUM finds.
+/// Writes `bytes` as blob `id`: to pages that are free, as long as there are, and to new ones. A crash before the root
+/// points to it leaves orphans that VACUUM finds.
 pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobRef, IndexError> {
     let mut blocks = Vec::with_capacity(bytes.len().div_ceil(BODY_BYTES));
-    let (mut crc, mut pages) = (0, Allocator::new(rel));
-    for (chunk, part) in bytes.chunks(BODY_BYTES).enumerate() {
-        pgrx::check_for_interrupts!();
-        crc = crc32c::crc32c_append(crc, part);
-        let tag = PageTag { owner: id, full_xid: xid::next(), chunk: chunk as u32, kind: PageKind::Blob };
-        blocks.push(write_page(rel, &mut pages, tag, part, logging));
-    }
-    Ok(BlobRef { id, bytes: bytes.len() as u64, crc32c: crc, extents: Extent::cover(&blocks) })
-}
-
-fn write_page(rel: Rel, pages: &mut Allocator, tag: PageTag, part: &[u8], logging: Logging) -> u32 {
-    match logging {
-        Logging::WithRelation => {
-            let mut page = PageLock::extend(rel, pgrx::pg_sys::ForkNumber::MAIN_FORKNUM);
-            page.write_unlogged(tag, &[part]);
-            page.block()
-        }
-        Logging::Now => {
-            let page = pages.allocate();
+    let full_xid = xid::next();
+    let tag = |chunk: usize| PageTag { owner: id, full_xid, chunk: chunk as u32, kind: PageKind::Blob };
+    let mut parts = bytes.chunks(BODY_BYTES).enumerate().map(|(chunk, part)| (tag(chunk), part)).peekable();
+    if logging == Logging::Now {
+        while parts.peek().is_some()
+            && let Some(page) = PageLock::reuse(rel)
+            && let Some((tag, part)) = parts.next()
+        {
+            pgrx::check_for_interrupts!();
             failpoint::reach("blob.page_allocated");
             let mut record = WalRecord::start(rel);
             record.create(&page, tag, &[part]);
             record.commit();
             failpoint::reach("blob.page_written");
-            page.block()
+            blocks.push(page.block());
         }
     }
+    let mut pages = NewPages::new(rel);
+    while parts.peek().is_some() {
+        pgrx::check_for_interrupts!();
+        let written = pages.append(parts.by_ref().take(NewPages::MAX_PAGES));
+        failpoint::reach("blob.page_allocated");
+        if logging == Logging::Now {
+            pages.log();
+        }
+        failpoint::reach("blob.page_written");
+        blocks.extend(written);
+    }
+    let crc = crc32c::crc32c(bytes);
+    Ok(BlobRef { id, bytes: bytes.len() as u64, crc32c: crc, extents: Extent::cover(&blocks) })
 }
 
 /// Shows `visit` what is in the blob's pages, one after the other and with no lock held, until it returns false. `Stale`

@@ -139,11 +139,12 @@ impl PageLock {
     /// A page for new content, exclusively locked: one that the free space map offers and that really is free, or
     /// else a new one at the relation's end.
     pub fn allocate(rel: Rel) -> Self {
-        Allocator::new(rel).allocate()
+        Self::reuse(rel).unwrap_or_else(|| Self::extend(rel, pg_sys::ForkNumber::MAIN_FORKNUM))
     }
 
-    /// The free space map is a hint that crashes can falsify: the page itself must say that it is free.
-    fn reuse(rel: Rel) -> Option<Self> {
+    /// A page that the free space map offers, exclusively locked. The map is a hint that crashes can falsify: the page
+    /// itself must say that it is free.
+    pub fn reuse(rel: Rel) -> Option<Self> {
         loop {
             // SAFETY: the relation is open.
             let block = unsafe { pg_sys::GetFreeIndexPage(rel.as_ptr()) };
@@ -234,30 +235,6 @@ impl PageLock {
 
     pub(super) fn buffer(&self) -> pg_sys::Buffer {
         self.buffer
-    }
-}
-
-/// Hands out page after page. Once the free space map has offered none it is not asked again, which costs a system call
-/// where there is no map yet.
-pub struct Allocator {
-    rel: Rel,
-    asks_map: bool,
-}
-
-impl Allocator {
-    pub fn new(rel: Rel) -> Self {
-        Allocator { rel, asks_map: true }
-    }
-
-    /// As `PageLock::allocate`.
-    pub fn allocate(&mut self) -> PageLock {
-        if self.asks_map
-            && let Some(page) = PageLock::reuse(self.rel)
-        {
-            return page;
-        }
-        self.asks_map = false;
-        PageLock::extend(self.rel, pg_sys::ForkNumber::MAIN_FORKNUM)
     }
 }
 

@@ -11,6 +11,7 @@ pub mod catalogue;
 pub mod condition;
 pub mod error;
 pub mod exit;
+pub mod extension;
 pub mod invalidation;
 pub mod lock;
 pub mod memory;

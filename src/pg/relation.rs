@@ -30,6 +30,18 @@ impl Rel {
         unsafe { &*self.data().rd_rel }
     }
 
+    /// Which file it is.
+    #[cfg(feature = "pg15")]
+    pub fn locator(self) -> pg_sys::RelFileNode {
+        self.data().rd_node
+    }
+
+    /// Which file it is.
+    #[cfg(not(feature = "pg15"))]
+    pub fn locator(self) -> pg_sys::RelFileLocator {
+        self.data().rd_locator
+    }
+
     pub fn oid(self) -> pg_sys::Oid {
         self.data().rd_id
     }

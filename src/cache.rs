@@ -7,7 +7,8 @@
 //! compare the stamp, and verify again where it differs.
 //!
 //! Files are written under a temporary name, preallocated (a full disk is an error then, not a SIGBUS later), synced
-//! and renamed; they are never truncated or written again, since other backends have them mapped.
+//! and renamed; they are never truncated or written again, since other backends have them mapped. Who writes a file that
+//! it does not need itself leaves the sync to whoever opens it first; without one there is no stamp.
 //!
 //! Where there is a limit, the files that were used longest ago go first: the time of a stamp says when its file was
 //! used last. To remove a file that is mapped is harmless: the map stays, and the space comes back with its end.
@@ -144,17 +145,18 @@ impl Cache {
         if let Some(mapping) = self.open_verified(key, bytes) {
             return Some(mapping);
         }
-        let (mapping, stamp) = self.map(key, bytes)?;
+        let (mapping, file, stamp) = self.map(key, bytes)?;
         if checksum(mapping.bytes(), tick) != crc32c {
             return None;
         }
+        file.sync_data().ok()?;
         self.write_stamp(key, &stamp);
         Some(Arc::new(mapping))
     }
 
     /// The file of `key` if it is there and somebody has verified it since this server started.
     pub fn open_verified(&self, key: &FileKey, bytes: u64) -> Option<Arc<Mapping>> {
-        let (mapping, stamp) = self.map(key, bytes)?;
+        let (mapping, _, stamp) = self.map(key, bytes)?;
         let is_verified = fs::read_to_string(self.stamp_path(key)).is_ok_and(|known| known == stamp);
         if !is_verified {
             return None;
@@ -175,7 +177,7 @@ impl Cache {
     }
 
     /// The file of `key`, unverified, and the stamp that it should have; None: there is no regular file of this length.
-    fn map(&self, key: &FileKey, bytes: u64) -> Option<(Mapping, String)> {
+    fn map(&self, key: &FileKey, bytes: u64) -> Option<(Mapping, File, String)> {
         let path = self.folder.join(key.file_name());
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
@@ -184,7 +186,7 @@ impl Cache {
             return None;
         }
         let mapping = Mapping::of(&file, bytes as usize).ok()?;
-        Some((mapping, self.stamp(&metadata)))
+        Some((mapping, file, self.stamp(&metadata)))
     }
 
     /// What is in the file of `key`, whatever its stamp says.
@@ -193,7 +195,7 @@ impl Cache {
             return Content::Missing;
         }
         let is_right =
-            self.map(key, bytes).is_some_and(|(mapping, _)| checksum(mapping.bytes(), tick) == crc32c);
+            self.map(key, bytes).is_some_and(|(mapping, ..)| checksum(mapping.bytes(), tick) == crc32c);
         if is_right { Content::Right } else { Content::Wrong }
     }
 
@@ -339,6 +341,15 @@ impl Cache {
     }
 }
 
+/// Who waits for the disk to have a new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncAt {
+    /// Who writes it.
+    Writing,
+    /// Who opens it first, and verifies it.
+    FirstUse,
+}
+
 /// A cache file being written. Dropped unpublished, it leaves nothing.
 pub struct CacheWriter<'a> {
     cache: &'a Cache,
@@ -352,7 +363,7 @@ pub struct CacheWriter<'a> {
 
 impl CacheWriter<'_> {
     /// Maps the file and makes it visible under its name. The caller vouches for the content.
-    pub fn publish(mut self) -> io::Result<Arc<Mapping>> {
+    pub fn publish(mut self, sync: SyncAt) -> io::Result<Arc<Mapping>> {
         failpoint::reach_io("cache.written")?;
         self.file.flush()?;
         let file = self.file.get_ref();
@@ -361,7 +372,9 @@ impl CacheWriter<'_> {
         }
         // A crash of the system costs nothing: the next server believes no stamp of this one. But where the disk fails to
         // take the bytes, the kernel may forget them and show zeros that the stamp vouches for; only a sync tells.
-        file.sync_data()?;
+        if sync == SyncAt::Writing {
+            file.sync_data()?;
+        }
         failpoint::reach_io("cache.synced")?;
         let path = self.cache.folder.join(self.key.file_name());
         if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
@@ -374,8 +387,10 @@ impl CacheWriter<'_> {
             renamed => renamed?,
         }
         failpoint::reach_io("cache.renamed")?;
-        // The rename changed the file's ctime: the stamp names what others will see.
-        self.cache.write_stamp(&self.key, &self.cache.stamp(&file.metadata()?));
+        if sync == SyncAt::Writing {
+            // The rename changed the file's ctime: the stamp names what others will see.
+            self.cache.write_stamp(&self.key, &self.cache.stamp(&file.metadata()?));
+        }
         failpoint::reach_io("cache.stamped")?;
         Ok(Arc::new(mapping))
     }

@@ -26,7 +26,7 @@ impl Scratch {
         let cache = self.cache(1);
         let mut writer = cache.create(KEY, content.len() as u64).unwrap();
         writer.write_all(content).unwrap();
-        assert_eq!(writer.publish().unwrap().bytes(), content);
+        assert_eq!(writer.publish(SyncAt::Writing).unwrap().bytes(), content);
     }
 }
 
@@ -50,6 +50,19 @@ fn a_published_file_is_found_by_all_and_readable_by_its_owner_alone() {
     assert_eq!(open(&scratch, 1).unwrap().bytes(), CONTENT);
     assert_eq!(fs::metadata(scratch.file()).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(scratch.0.join(FOLDER)).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_file_that_nobody_has_waited_for_is_verified_by_who_opens_it_first() {
+    let scratch = Scratch::new("unsynced");
+    let cache = scratch.cache(1);
+    let mut writer = cache.create(KEY, CONTENT.len() as u64).unwrap();
+    writer.write_all(CONTENT).unwrap();
+    assert_eq!(writer.publish(SyncAt::FirstUse).unwrap().bytes(), CONTENT);
+    let verified = || cache.open_verified(&KEY, CONTENT.len() as u64).is_some();
+    assert!(!verified());
+    assert_eq!(open(&scratch, 1).unwrap().bytes(), CONTENT);
+    assert!(verified());
 }
 
 #[test]
@@ -98,7 +111,7 @@ fn a_folder_that_vanishes_while_a_file_is_written_costs_only_the_copy() {
     let mut writer = cache.create(KEY, CONTENT.len() as u64).unwrap();
     fs::remove_dir_all(scratch.0.join(FOLDER)).unwrap();
     writer.write_all(CONTENT).unwrap();
-    assert_eq!(writer.publish().unwrap().bytes(), CONTENT);
+    assert_eq!(writer.publish(SyncAt::Writing).unwrap().bytes(), CONTENT);
     assert!(open(&scratch, 1).is_none());
 }
 
@@ -126,7 +139,7 @@ fn the_sweeper_removes_what_nobody_wants_and_what_dead_writers_left() {
 fn write(cache: &Cache, segment: u128, bytes: usize) {
     let mut writer = cache.create(FileKey { segment, ..KEY }, bytes as u64).unwrap();
     writer.write_all(&vec![7; bytes]).unwrap();
-    writer.publish().unwrap();
+    writer.publish(SyncAt::Writing).unwrap();
 }
 
 /// The segments that are cached, in order.

@@ -13,6 +13,7 @@ use super::format::{DeltaHead, META_BLOCK, Manifest, PointRef, Tid};
 use super::native::interruptible;
 use super::segment::{self, Models, Staged};
 use super::{Definition, blob, delta, first_pages, read_meta};
+use crate::cache::SyncAt;
 use crate::engine::{self, Builder};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
@@ -154,7 +155,7 @@ fn stage_segment(
     let cache = segment::cache();
     let key = segment::file_key(rel, blob::random_id()?);
     let staged = interruptible(resources.threads, || {
-        segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids)
+        segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids, SyncAt::Writing)
     })?;
     failpoint::reach("build.staged");
     Ok((Some(staged), added))

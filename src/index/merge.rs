@@ -19,6 +19,7 @@ use super::plan::Plan;
 use super::rows::{Host, Outcome, read, sample};
 use super::segment::Models;
 use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
+use crate::cache::SyncAt;
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
 use crate::pg::invalidation;
@@ -91,7 +92,7 @@ pub fn merge(
         let cache = segment::cache();
         let key = segment::file_key(rel, blob::random_id()?);
         let staged = stoppable(resources.threads, &mut || !host.must_yield(), || {
-            segment::stage(&cache, key, &builder, snapshot.metric, &factory, &tids)
+            segment::stage(&cache, key, &builder, snapshot.metric, &factory, &tids, SyncAt::Writing)
         })?;
         if staged.is_none() {
             return Ok(Outcome::Yielded);
@@ -447,7 +448,7 @@ fn store_strays(
             live_rows.extend_from_slice(row);
         }
     }
-    seal::flat_segment(rel, &snapshot.meta, &live_tids, &live_rows)
+    seal::flat_segment(rel, &snapshot.meta, &live_tids, &live_rows, SyncAt::Writing)
 }
 
 /// Publishes the manifest with the result in the sources' place, and gives their pages and files back. Sessions that

@@ -1,7 +1,7 @@
 //! Sealing: the oldest part of the delta becomes a Flat segment, exact as the delta was.
 //!
-//! What is sealed lies before the delta's last page, so nobody appends to it, and the maintenance lock keeps VACUUM
-//! from taking rows out of it. One WAL record adds the segment to the manifest and moves the delta's start behind what
+//! What is sealed lies before the delta's last page, in pages that are full or closed, so nobody appends to it, and the
+//! maintenance lock keeps VACUUM from taking rows out of it. One WAL record adds the segment to the manifest and moves the delta's start behind what
 //! went into it (invariant 4): a search finds each row in the one or the other.
 
 use super::blob::{self, Logging};
@@ -9,6 +9,7 @@ use super::error::IndexError;
 use super::format::{Meta, SegmentRef, Tid};
 use super::segment::Models;
 use super::{delta, metric_of, publish, read_manifest, read_meta, recycle, segment, space};
+use crate::cache::SyncAt;
 use crate::engine::Builder;
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
@@ -32,7 +33,7 @@ pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     let end = meta.delta_next_chunk;
     while is_due(&meta, limit_bytes) && meta.delta_head_chunk < end {
         let lock = IndexLock::acquire(rel, Purpose::Maintenance);
-        seal(rel, &lock)?;
+        seal(rel, SyncAt::Writing, &lock)?;
         meta = read_meta(rel)?;
     }
     Ok(())
@@ -48,36 +49,36 @@ pub fn all(rel: Rel) -> Result<(), IndexError> {
     let end = read_meta(rel)?.delta_next_chunk - 1;
     while read_meta(rel)?.delta_head_chunk < end {
         let lock = IndexLock::acquire(rel, Purpose::Maintenance);
-        seal(rel, &lock)?;
+        seal(rel, SyncAt::Writing, &lock)?;
     }
     Ok(())
 }
 
-/// One small segment if nobody else is at it: what an insert can do by itself. As large as it may be, since each waits
-/// for the disk once.
+/// One small segment if nobody else is at it: what an insert can do by itself. It does not wait for the disk.
 pub fn try_one(rel: Rel) -> Result<(), IndexError> {
     if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
-        seal(rel, &lock)?;
+        seal(rel, SyncAt::FirstUse, &lock)?;
     }
     Ok(())
 }
 
 /// Makes one segment of the oldest rows, under the maintenance lock.
-fn seal(rel: Rel, _lock: &IndexLock) -> Result<(), IndexError> {
+fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
     let meta = read_meta(rel)?;
-    recycle::offer(rel, meta.index_id);
     let frozen = delta::freeze(rel, &meta, MAX_SEALED_BYTES)?;
     if frozen.blocks.is_empty() {
         return Ok(());
     }
     failpoint::reach("seal.frozen");
     let mut manifest = read_manifest(rel, &meta)?;
-    manifest.segments.extend(flat_segment(rel, &meta, &frozen.tids, &frozen.rows)?);
+    manifest.segments.extend(flat_segment(rel, &meta, &frozen.tids, &frozen.rows, sync)?);
     failpoint::reach("seal.stored");
     publish(rel, &manifest, Some(frozen.rest))?;
     failpoint::reach("seal.published");
     space::retire(rel, frozen.blocks.iter().copied());
     recycle::remember(meta.index_id, frozen.blocks);
+    // Behind the segment, which goes to new pages more cheaply than the rows to come.
+    recycle::offer(rel, meta.index_id);
     failpoint::reach("seal.retired");
     Ok(())
 }
@@ -88,6 +89,7 @@ pub fn flat_segment(
     meta: &Meta,
     tids: &[Tid],
     rows: &[f32],
+    sync: SyncAt,
 ) -> Result<Option<SegmentRef>, IndexError> {
     if tids.is_empty() {
         return Ok(None);
@@ -97,7 +99,7 @@ pub fn flat_segment(
     builder.reserve(tids.len() as u64)?;
     builder.add(rows)?;
     let key = segment::file_key(rel, blob::random_id()?);
-    let staged = segment::stage(&segment::cache(), key, &builder, metric, SEALED_FACTORY, tids)?;
+    let staged = segment::stage(&segment::cache(), key, &builder, metric, SEALED_FACTORY, tids, sync)?;
     drop(builder);
     staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
 }

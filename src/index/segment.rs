@@ -13,7 +13,7 @@ use super::error::IndexError;
 use super::format::{
     PointRef, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
 };
-use crate::cache::{Cache, CacheWriter, FileKey, Mapping};
+use crate::cache::{Cache, CacheWriter, FileKey, Mapping, SyncAt};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
 use crate::pg::catalogue;
@@ -168,7 +168,7 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
                     let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;
                     blob::read(rel, &segment.payload, &mut writer)?;
                     failpoint::reach("materialise.copied");
-                    let mapping = writer.publish().map_err(IndexError::Cache)?;
+                    let mapping = writer.publish(SyncAt::Writing).map_err(IndexError::Cache)?;
                     sweep_now_and_then(rel);
                     mapping
                 }
@@ -252,6 +252,7 @@ pub fn stage(
     metric: Metric,
     factory: &str,
     tids: &[Tid],
+    sync: SyncAt,
 ) -> Result<Staged, IndexError> {
     let layout = builder.layout()?;
     let mut head = SegmentHead {
@@ -269,7 +270,7 @@ pub fn stage(
     let mut writer = cache.create(key, head.payload_bytes()).map_err(IndexError::Cache)?;
     write_tids(&mut writer, &head, tids).map_err(IndexError::Cache)?;
     builder.write(&mut writer)?;
-    let mapping = writer.publish().map_err(IndexError::Cache)?;
+    let mapping = writer.publish(sync).map_err(IndexError::Cache)?;
     Ok(Staged { mapping, head, cache: cache.clone(), key, is_stored: false })
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::table::TableRows;
+use crate::engine;
 use crate::guc;
 use crate::index::build::Resources;
 use crate::index::compact::{self, Settings, Surroundings};
@@ -214,6 +215,7 @@ fn request_worker(index: Rel) -> bool {
 pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
     let argument = argument.value() as u64;
     worker::connect(pg_sys::Oid::from((argument >> 32) as u32));
+    engine::work_in_background();
     let index = pg_sys::Oid::from(argument as u32);
     while worker::transaction(|| round(index).or_raise()) {}
 }

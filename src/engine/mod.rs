@@ -53,7 +53,7 @@ pub use operating_points::{DEFAULT_RECALL, MAX_POINTS, OperatingPoint, choose};
 pub use param_names::{KnownParams, ParamsError};
 pub use params::SearchParams;
 pub use recipe::TrainingRows;
-pub use worker::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker};
+pub use worker::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker, work_in_background};
 
 /// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).
 pub const MAX_DIMS: usize = 16_000;

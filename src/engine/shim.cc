@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -186,6 +187,15 @@ int vekter_initialise(bool (*interrupted)(void)) {
 
 void vekter_set_threads(int threads) {
     omp_set_num_threads(std::max(1, threads));
+}
+
+void vekter_give_way() {
+#ifdef __linux__
+    // Here priorities are of threads, and 0 is the calling one; elsewhere they are of processes. If the system refuses, the
+    // work is done all the same.
+    constexpr int BACKGROUND_PRIORITY = 10;
+    setpriority(PRIO_PROCESS, 0, BACKGROUND_PRIORITY);
+#endif
 }
 
 int vekter_block_signals(void* previous, size_t previous_bytes) {

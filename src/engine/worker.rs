@@ -19,6 +19,8 @@ const STACK_BYTES: usize = 16 << 20;
 static CANCEL: AtomicBool = AtomicBool::new(false);
 /// Whether a worker is at work.
 static RUNNING: AtomicBool = AtomicBool::new(false);
+/// Whether nobody waits for what this process does.
+static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
 /// The caller's `fn() -> bool` as an address; 0 before [`initialise`].
 static INTERRUPTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -32,6 +34,12 @@ pub fn initialise(interrupted: fn() -> bool) {
     unsafe { ffi::vekter_initialise(is_interrupted_callback) };
     // SAFETY: sets a property of the calling thread.
     unsafe { ffi::vekter_set_threads(1) };
+}
+
+/// From here on FAISS's threads in this process leave the processor to all who want it: nobody waits for their work. The
+/// caller's own thread, which may hold locks, does not.
+pub fn work_in_background() {
+    IN_BACKGROUND.store(true, Ordering::Relaxed);
 }
 
 /// Whether the work at hand should end.
@@ -113,8 +121,13 @@ pub fn on_worker_while<T: Send>(
             std::thread::Builder::new().name("vekter".into()).stack_size(STACK_BYTES).spawn_scoped(
                 scope,
                 || {
-                    // SAFETY: sets a property of this new thread.
-                    unsafe { ffi::vekter_set_threads(i32::try_from(threads).unwrap_or(i32::MAX)) };
+                    // SAFETY: sets properties of this new thread.
+                    unsafe {
+                        ffi::vekter_set_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+                        if IN_BACKGROUND.load(Ordering::Relaxed) {
+                            ffi::vekter_give_way();
+                        }
+                    }
                     let outcome = run();
                     RUNNING.store(false, Ordering::Release);
                     *lock(&finished) = true;

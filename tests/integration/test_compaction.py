@@ -19,8 +19,10 @@ VECTORS = clustered(FIRST + LATER + QUERIES, DIMENSIONS, seed=211)
 ROWS, QUESTIONS = VECTORS[:-QUERIES], VECTORS[-QUERIES:]
 EVERY_LIST = {"vekter.nprobe": 64, "vekter.ef_search": 1000}
 
-# How far recall@10 may lie below that of an index which was built over the same rows at once.
+# How far recall@10 may lie below that of an index which was built over the same rows at once, or below what is asked by
+# default where that one reaches more.
 TOLERANCE = 0.04
+ASKED = 0.95
 GROWN = [("Flat", "l2"), ("HNSW32", "l2"), ("HNSW32", "cosine"), ("HNSW16,SQ8", "ip"), ("SQ8", "l2"),
          ("IVF64,Flat", "l2"), ("IVF64,Flat", "ip"), ("IVF64,SQ8", "cosine"), ("IVF64,PQ8x4fs", "l2"),
          ("IVF64,PQ8x4fs,RFlat", "l2"), ("IVF64,PQ8x4fs,RFlat", "cosine"), ("IVF64,RaBitQ", "l2"),
@@ -103,13 +105,13 @@ def test_index_that_grew_tenfold_is_as_good_as_one_built_at_once(db, cluster, fa
     db.execute("UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'grown'::regclass")
     db.execute("DROP INDEX built")
     db.execute("ALTER INDEX grown RENAME TO built")
-    assert grown >= built - TOLERANCE, f"recall@10 is {grown:.3f}, and {built:.3f} when built at once"
+    assert grown >= min(built, ASKED) - TOLERANCE, f"recall@10 is {grown:.3f}, and {built:.3f} when built at once"
     db.execute("DELETE FROM items WHERE id % 3 = 0")
     db.execute("VACUUM items")
     wait_for_rest(db)
     assert all_ids(db, metric) == [id for id in range(FIRST + LATER) if id % 3]
     thinned = mean_recall(db, metric)
-    assert thinned >= built - TOLERANCE, f"recall@10 is {thinned:.3f}, and {built:.3f} when built at once over more"
+    assert thinned >= min(built, ASKED) - TOLERANCE, f"recall@10 is {thinned:.3f}, and {built:.3f} when built at once over more"
     assert complaints(cluster, log) == []
 
 

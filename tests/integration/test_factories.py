@@ -7,7 +7,7 @@ from data import clustered, copy_vectors
 from oracle import (OPERATORS, assert_nearest, assert_same_answer, indexes_used, is_ordered, nearest_sql, recall,
                     settings, with_index, without_index)
 
-ROWS, DIMENSIONS, QUERIES = 20_000, 64, 20
+ROWS, DIMENSIONS, QUERIES = 20_000, 64, 100
 METRICS = ("l2", "ip", "cosine", "l1")
 
 # Settings under which the index must give the exact answer: every list is probed, every candidate is re-ranked.
@@ -25,33 +25,14 @@ EXACT = {
     "IVF64,RQ8x4fsr_Nrq2x4": ALL_CANDIDATES,
 }
 
-# recall@10 that each string must reach under the default settings, whatever the metric. What is asked by default is
-# 0.95; so few rows and queries leave room for chance (test_recall.py asks with more).
-FLOORS = {
-    "HNSW32": 0.78,
-    "HNSW16": 0.78,
-    "HNSW32,SQ8": 0.78,
-    "IVF64,Flat": 0.78,
-    "IVF64_HNSW16,Flat": 0.78,
-    "IVF64,SQ8": 0.78,
-    "IVF64,PQ16": 0.78,
-    "IVF64,PQ16x4fs": 0.72,
-    "IVF64,PQ16x4fs,RFlat": 0.78,
-    "IVF64,RaBitQ": 0.78,
-    "PQ16": 0.78,
-    "PQ16x4fs": 0.72,
-    "SQ8": 0.78,
-    "SQfp16": 0.78,
-    "LSH": 0.75,
-    "OPQ4_32,IVF64,PQ8": 0.78,
-    "PCA32,IVF64,Flat": 0.78,
-    "RR32,PQ16x4fs": 0.68,
-    "RQ4x8_Nqint8": 0.78,
-    "LSQ4x6_Nfloat": 0.70,
-    "IVF64,PQ16x4fsr": 0.78,
-    "IVF64,PRQ4x2x6_Nqint8": 0.78,
-    "IVF64,RQ12x4fsr_Nrq2x4": 0.78,
-}
+# What is asked by default is 0.95; the queries leave room for chance (test_recall.py asks with more).
+FLOOR = 0.92
+ASKED_BY_DEFAULT = (
+    "HNSW32", "HNSW16", "HNSW32,SQ8", "IVF64,Flat", "IVF64_HNSW16,Flat", "IVF64,SQ8", "IVF64,PQ16", "IVF64,PQ16x4fs",
+    "IVF64,PQ16x4fs,RFlat", "IVF64,RaBitQ", "PQ16", "PQ16x4fs", "SQ8", "SQfp16", "LSH", "OPQ4_32,IVF64,PQ8",
+    "PCA32,IVF64,Flat", "RR32,PQ16x4fs", "RQ4x8_Nqint8", "LSQ4x6_Nfloat", "IVF64,PQ16x4fsr", "IVF64,PRQ4x2x6_Nqint8",
+    "IVF64,RQ12x4fsr_Nrq2x4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +88,14 @@ def test_exact_setting_finds_every_neighbour(indexed):
     assert all(is_ordered(rows) for rows in found)
 
 
-@pytest.mark.parametrize("indexed", cases(FLOORS), indirect=True)
-def test_default_settings_reach_the_stated_floor(indexed):
+@pytest.mark.parametrize("indexed", cases(ASKED_BY_DEFAULT), indirect=True)
+def test_default_settings_reach_the_recall_that_is_asked_by_default(indexed):
     conn, queries, truth, factory, metric = indexed
     found = answers(conn, queries, metric)
     assert all(len(rows) == 10 and len({id for id, _ in rows}) == 10 for rows in found)
     assert all(is_ordered(rows) for rows in found), "results come ordered by the exact distance"
     mean = sum(recall(f, t) for f, t in zip(found, truth)) / QUERIES
-    assert mean >= FLOORS[factory], f"recall@10 = {mean:.3f}"
+    assert mean >= FLOOR, f"recall@10 = {mean:.3f}"
 
 
 def test_nprobe_widens_the_search(library):

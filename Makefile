@@ -87,8 +87,9 @@ $(BENCH_VENV)/installed: bench/requirements.txt
 	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
 	@touch $@
 
-bench-factories: ## measure the index types and rewrite the table of docs/factories.md (VEKTER_DATA=shared embeddings)
+bench-factories: ## measure the index types and rewrite the tables of docs/factories.md (VEKTER_DATA=shared embeddings)
 	cargo test --release --locked --test engine -- table::measure_every_family --ignored --exact --nocapture
+	cargo test --release --locked --test engine -- recall_table:: --ignored --nocapture
 
 bench-vector: $(VENV)/installed ## distances, side by side with an installed pgvector
 	$(VENV)/bin/python bench/vector/distances.py $(BENCH_ARGS)

@@ -412,8 +412,8 @@ GRANT SELECT ON vekter_join_progress TO PUBLIC;
 
 CREATE FUNCTION vekter_index_stats(
     index regclass,
-    OUT factory text, OUT metric text, OUT dimensions integer, OUT segments integer, OUT rows_indexed bigint,
-    OUT delta_rows bigint, OUT dead_rows bigint, OUT index_bytes bigint, OUT cache_bytes bigint,
+    OUT factory text, OUT reason text, OUT metric text, OUT dimensions integer, OUT segments integer,
+    OUT rows_indexed bigint, OUT delta_rows bigint, OUT dead_rows bigint, OUT index_bytes bigint, OUT cache_bytes bigint,
     OUT format_version integer
 ) RETURNS SETOF record
     AS 'MODULE_PATHNAME', 'vekter_index_stats_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 1;

@@ -26,6 +26,8 @@ mod memory;
 mod parameters;
 #[path = "engine/process.rs"]
 mod process;
+#[path = "engine/recall_table.rs"]
+mod recall_table;
 #[path = "engine/resume.rs"]
 mod resume;
 #[path = "engine/rows.rs"]

@@ -46,7 +46,14 @@ pub fn resources() -> Resources {
         threads: workers.max(0) as usize + 1,
         batch_bytes: (work_bytes as usize / 8).min(64 << 20),
         work_bytes: Some(work_bytes),
+        cache_bytes: cache_bytes(),
     }
+}
+
+/// What the planner, too, takes the system to keep of tables and indexes in memory.
+pub fn cache_bytes() -> u64 {
+    // SAFETY: a plain read of a setting.
+    u64::from(unsafe { pg_sys::effective_cache_size }.unsigned_abs()) * u64::from(pg_sys::BLCKSZ)
 }
 
 fn result(built: Built) -> *mut pg_sys::IndexBuildResult {

@@ -145,7 +145,7 @@ fn visited_rows(factory: &str, rows: f64, params: &SearchParams) -> f64 {
         lists + rows * (nprobe / lists).min(1.0)
     } else if factory.contains("HNSW")
         || factory.contains("NSG")
-        || (factory == engine::AUTO && rows >= 10_000.0)
+        || (factory == engine::AUTO && rows >= engine::scanned_rows(1) as f64)
     {
         // Each step of a graph search looks at about half the neighbours of a node; the descent adds a logarithm.
         let ef_search = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH) as f64;

@@ -3,6 +3,7 @@
 use pgrx::{PgRelation, PgSqlErrorCode as Code, PgTupleDesc, pg_sys};
 
 use super::options;
+use crate::engine;
 use crate::index::Definition;
 use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
@@ -26,7 +27,8 @@ pub fn read(index: Rel) -> Result<Definition, SqlError> {
             "the operator class's support function 1 does not return a metric",
         )
     })?;
-    Ok(Definition { dims, metric, factory: options::factory(index) })
+    let recall = options::recall(index).unwrap_or(engine::DEFAULT_RECALL);
+    Ok(Definition { dims, metric, factory: options::factory(index), recall })
 }
 
 /// One column may be included: the id that `knn()` returns.

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use super::build::cache_bytes;
+use super::options;
 use super::table::TableRows;
-use crate::engine;
+use crate::engine::{self, DEFAULT_RECALL};
 use crate::guc;
 use crate::index::build::Resources;
 use crate::index::compact::{self, Settings, Surroundings};
@@ -45,12 +47,18 @@ const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
 const WORKER_NAME: &str = "vekter compactor";
 const WORKER_MAIN: &str = "vekter_compactor_main";
 
-fn settings() -> Settings {
+fn settings(index: Rel) -> Settings {
     // SAFETY: a plain read of a setting.
     let workers = unsafe { pg_sys::max_parallel_maintenance_workers };
     Settings {
-        resources: Resources { threads: workers.max(1) as usize, batch_bytes: BATCH_BYTES, work_bytes: None },
+        resources: Resources {
+            threads: workers.max(1) as usize,
+            batch_bytes: BATCH_BYTES,
+            work_bytes: None,
+            cache_bytes: cache_bytes(),
+        },
         delta_limit_bytes: guc::delta_limit_bytes(),
+        recall: options::recall(index).unwrap_or(DEFAULT_RECALL),
     }
 }
 
@@ -74,9 +82,9 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
 
 /// The last thing that VACUUM does with an index.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
-    let settings = settings();
+    let settings = settings(index);
     upkeep(index, "seal", seal::down_to(index, settings.delta_limit_bytes))?;
-    if !compact::is_due(index, settings.delta_limit_bytes)? {
+    if !compact::is_due(index, settings)? {
         return Ok(());
     }
     if guc::background_compaction() && !index.is_temporary() && request_worker(index) {
@@ -150,7 +158,7 @@ impl IndexToCompact {
 pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -> Result<(), SqlError> {
     let index = index.rel();
     let mut table = Table::under(index, None);
-    if !as_owner(index, || compact::run(index, Effort::Everything, settings(), &mut table, lock))? {
+    if !as_owner(index, || compact::run(index, Effort::Everything, settings(index), &mut table, lock))? {
         let message = format!("index \"{}\" was not merged into one segment", index.name());
         SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .detail("There are rows that neither the index nor the table could give.")
@@ -228,13 +236,13 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
     let mut table = Table::under(index, Some(&lock));
-    if !as_owner(index, || compact::run(index, Effort::Tiers, settings(), &mut table, &lock))? {
+    if !as_owner(index, || compact::run(index, Effort::Tiers, settings(index), &mut table, &lock))? {
         return Ok(false);
     }
     super::vacuum::sweep_cache(index);
     let start = Instant::now();
     while start.elapsed() < LINGER && !table.must_yield() {
-        if compact::is_due(index, guc::delta_limit_bytes())? {
+        if compact::is_due(index, settings(index))? {
             return Ok(true);
         }
         worker::nap(LOOK);

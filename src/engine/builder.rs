@@ -1,8 +1,9 @@
 //! An index under construction, in private memory.
 
+use super::build_memory::{BuildBytes, BuildSize};
 use super::factory;
 use super::ffi::{self, Handle};
-use super::recipe::{BATCH_ROWS, Recipe, Structure, TrainingRows};
+use super::recipe::{Recipe, TrainingRows};
 use super::worker::is_interrupted;
 use super::{EngineError, Metric, SearchParams};
 use std::any::Any;
@@ -12,10 +13,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// HNSW's positions are 32-bit signed (faiss/impl/HNSW.h).
 const MAX_ROWS: u64 = i32::MAX as u64;
-/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS looks at the
-/// flag every few thousand; but a share of those that it has, since it sets up state for all of them every time.
-const GRAPH_BATCH_ROWS: usize = 1_024;
-const GRAPH_BATCH_SHARE: u64 = 512;
 
 /// Where FAISS's serialised bytes are, and would like to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +141,19 @@ impl Builder {
         self.recipe.trainable_rows(bytes)
     }
 
+    /// What building it over `rows` rows takes, of which `table_rows` were seen and `sample_rows` of those train it.
+    pub fn build_bytes(
+        &self,
+        rows: u64,
+        sample_rows: usize,
+        table_rows: usize,
+        batch_bytes: usize,
+    ) -> BuildBytes {
+        let enough_rows = self.training_rows().enough().min(table_rows);
+        let sample_rows = if self.needs_training() { sample_rows } else { 0 };
+        self.recipe.build_bytes(BuildSize { rows, sample_rows, enough_rows, batch_bytes: batch_bytes as u64 })
+    }
+
     /// Makes room for `rows` rows in all, so that arrays need not grow by being copied to twice their size.
     pub fn reserve(&mut self, rows: u64) -> Result<(), EngineError> {
         let rows = i64::try_from(rows.min(MAX_ROWS)).unwrap_or(i64::MAX);
@@ -192,7 +202,8 @@ impl Builder {
             if is_interrupted() {
                 return Err(EngineError::Interrupted);
             }
-            let (rows, later) = rest.split_at(rest.len().min(self.batch_rows() * dims));
+            let (rows, later) =
+                rest.split_at(rest.len().min(self.recipe.next_batch_rows(self.rows()) * dims));
             rest = later;
             let count = (rows.len() / dims) as i64;
             // SAFETY: the handle is a live, trained index that nothing else uses, and `rows` holds `count` rows of
@@ -301,18 +312,6 @@ impl Builder {
             // the call.
             unsafe { ffi::vekter_index_write(index, callback, context) }
         })
-    }
-
-    /// Rows for the next call of FAISS's `add`.
-    fn batch_rows(&self) -> usize {
-        let most = self.recipe.batch_rows();
-        match self.recipe.structure {
-            Structure::Graph { .. } => {
-                let share = usize::try_from(self.rows() / GRAPH_BATCH_SHARE).unwrap_or(BATCH_ROWS);
-                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS).min(most)
-            }
-            _ => most,
-        }
     }
 
     /// Whether a prepared row can be added: its values are finite, and it is not so long that sums of squares overflow in

@@ -22,12 +22,6 @@ use super::EngineError;
 use super::MAX_DIMS;
 use super::additive::Additive;
 use super::recipe::{Codec, Recipe, Structure, Transform, TransformKind};
-use std::borrow::Cow;
-
-/// The factory string that lets the engine choose.
-pub const AUTO: &str = "auto";
-/// From this many rows on a graph answers faster than a scan by enough to be worth building.
-const AUTO_GRAPH_ROWS: u64 = 10_000;
 
 const MAX_BYTES: usize = 1_000;
 const MAX_TRANSFORMS: usize = 4;
@@ -41,15 +35,6 @@ const MAX_PRODUCT_BITS: usize = 12;
 const MAX_MATRIX_DIMS: usize = 4_096;
 /// LSH's random rotation is made before the first row comes.
 const MAX_ROTATED_SIGN_DIMS: usize = 1_024;
-
-/// The factory string that `factory` stands for: [`AUTO`] becomes `Flat` for few expected rows and `HNSW32` for more.
-pub fn resolve(factory: &str, expected_rows: u64) -> Cow<'_, str> {
-    match factory {
-        AUTO if expected_rows < AUTO_GRAPH_ROWS => Cow::Borrowed("Flat"),
-        AUTO => Cow::Borrowed("HNSW32"),
-        _ => Cow::Borrowed(factory),
-    }
-}
 
 type Parsed<T> = Result<T, EngineError>;
 
@@ -387,13 +372,6 @@ impl Scan<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-
-    #[test]
-    fn auto_scans_few_rows_and_searches_a_graph_over_many() {
-        assert_eq!(resolve("auto", 9_999), "Flat");
-        assert_eq!(resolve("auto", 10_000), "HNSW32");
-        assert_eq!(resolve("IVF64,Flat", 0), "IVF64,Flat");
-    }
 
     #[test]
     fn a_composite_string_is_understood_part_by_part() {

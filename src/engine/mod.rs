@@ -22,7 +22,9 @@
 //!   index fit each other, so that bytes of another index are an error; it cannot check each link of a graph.
 
 mod additive;
+mod auto;
 mod batch;
+mod build_memory;
 mod builder;
 mod calibration;
 mod clustering;
@@ -40,12 +42,13 @@ mod recipe;
 mod rows;
 mod worker;
 
+pub use auto::{AUTO, Choice, Memory, Situation, grouped, scan_reason, scanned_rows};
+pub use build_memory::BuildBytes;
 pub use builder::{Builder, SerialLayout};
 pub use calibration::calibrate;
 pub use clustering::{Clustering, ClusteringPlan};
 pub use codes::{Kept, check_keeps_values};
 pub use error::EngineError;
-pub use factory::{AUTO, resolve};
 pub use metric::Metric;
 pub use nearest::Sample;
 pub use opened::{Hit, MappedBytes, OpenIndex};

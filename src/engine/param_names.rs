@@ -1,6 +1,6 @@
 //! Search parameters as text, in FAISS's own syntax (`nprobe=32,efSearch=64`), and which of them an index takes.
 
-use super::factory::AUTO;
+use super::auto::AUTO;
 use super::{Metric, SearchParams};
 use std::fmt;
 

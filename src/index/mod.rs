@@ -32,6 +32,7 @@ pub mod seal;
 pub mod search;
 pub mod segment;
 pub mod space;
+pub mod target;
 pub mod vacuum;
 
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub struct Definition {
     pub metric: Metric,
     /// The `factory` option.
     pub factory: String,
+    /// The recall that is asked of it, up to 1.
+    pub recall: f64,
 }
 
 /// A picture of the index that a search owns.

@@ -4,11 +4,9 @@
 //! and those of lower tiers go along. So there are at most `MERGE_WIDTH - 1` for each power of `TIER_FACTOR`, and a row
 //! is written again O(log n) times.
 
-use std::borrow::Cow;
-
 use super::build::UNTRAINED_FACTORY;
 use super::format::{SegmentRef, tier};
-use crate::engine;
+use super::target::{Chosen, Target};
 
 /// Segments of one tier that are merged into one.
 const MERGE_WIDTH: usize = 4;
@@ -61,8 +59,9 @@ pub struct Plan {
     pub sources: Vec<usize>,
     /// The source whose FAISS index the others' rows are added to, dead rows and all; None: a new one is built.
     pub base: Option<usize>,
-    /// Factory string of the result.
+    /// Factory string of the result, and why `auto` chose it.
     pub factory: String,
+    pub reason: String,
     /// Train on the rows, even if a segment has a quantiser for this factory.
     pub retrain: bool,
     /// Live rows.
@@ -70,11 +69,11 @@ pub struct Plan {
 }
 
 /// The next merge, or None if all is as it should be. `imbalance_percent`: of each segment's lists now, 0 where it has
-/// none. `factory`: the index's own option.
+/// none.
 pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
-    factory: &str,
+    target: &Target,
     effort: Effort,
     limits: Limits,
 ) -> Option<Plan> {
@@ -84,7 +83,7 @@ pub fn next(
         Effort::Everything => {
             let is_done = segments.len() == 1
                 && segments[0].dead_rows == 0
-                && segments[0].factory == result_factory(factory, total_rows, effort);
+                && segments[0].factory == target.choose_again(segments, &[0], total_rows, retrain).factory;
             if is_done && !retrain { Vec::new() } else { (0..segments.len()).collect() }
         }
         Effort::Tiers if retrain => (0..segments.len()).collect(),
@@ -96,23 +95,20 @@ pub fn next(
         return None;
     }
     let rows = live_rows(segments, sources.iter().copied());
-    let factory = result_factory(factory, rows, effort).into_owned();
+    // A small segment is Flat, unless the user asked for one segment; a larger one is what the index is to be.
+    let Chosen { factory, reason } = match effort {
+        Effort::Tiers if tier(rows) == 0 => {
+            Chosen { factory: UNTRAINED_FACTORY.into(), reason: String::new() }
+        }
+        _ => target.choose_again(segments, &sources, rows, retrain),
+    };
     let keeps_dead = effort == Effort::Tiers;
     let base = if retrain { None } else { base(segments, &sources, &factory, keeps_dead) };
-    Some(Plan { sources, base, factory, retrain, rows })
+    Some(Plan { sources, base, factory, reason, retrain, rows })
 }
 
 fn live_rows(segments: &[SegmentRef], which: impl IntoIterator<Item = usize>) -> u64 {
     which.into_iter().map(|at| segments[at].live_rows()).sum()
-}
-
-/// A small segment is Flat, unless the user asked for one segment; a larger one is what the index is to be.
-fn result_factory(factory: &str, rows: u64, effort: Effort) -> Cow<'_, str> {
-    if effort == Effort::Tiers && tier(rows) == 0 {
-        Cow::Borrowed(UNTRAINED_FACTORY)
-    } else {
-        engine::resolve(factory, rows)
-    }
 }
 
 /// Whether the newest quantiser is out of date.

@@ -12,6 +12,7 @@ fn segment(factory: &str, rows: u64, dead_rows: u64) -> SegmentRef {
         trained_rows: 0,
         trained_imbalance_percent: 0,
         points: Vec::new(),
+        reason: String::new(),
     }
 }
 
@@ -24,7 +25,7 @@ fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
 }
 
 fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
-    next(segments, &vec![0; segments.len()], factory, Effort::Tiers, Limits::NONE)
+    next(segments, &vec![0; segments.len()], &Target::Factory(factory), Effort::Tiers, Limits::NONE)
 }
 
 #[test]
@@ -119,23 +120,22 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
 #[test]
 fn badly_unbalanced_lists_are_trained_again() {
     let segments = [trained(10_000, 150)];
-    let plan = |imbalance| next(&segments, &[imbalance], "IVF64,Flat", Effort::Tiers, Limits::NONE);
+    let lists = Target::Factory("IVF64,Flat");
+    let plan = |imbalance| next(&segments, &[imbalance], &lists, Effort::Tiers, Limits::NONE);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
     // A small segment says little: the largest that has the newest quantiser counts.
     let small = SegmentRef { rows: 5000, ..trained(10_000, 150) };
-    assert_eq!(
-        next(&[segments[0].clone(), small], &[150, 900], "IVF64,Flat", Effort::Tiers, Limits::NONE),
-        None
-    );
+    assert_eq!(next(&[segments[0].clone(), small], &[150, 900], &lists, Effort::Tiers, Limits::NONE), None);
     // Data that is so by nature is not trained again for ever.
-    assert_eq!(next(&[trained(10_000, 300)], &[500], "IVF64,Flat", Effort::Tiers, Limits::NONE), None);
+    assert_eq!(next(&[trained(10_000, 300)], &[500], &lists, Effort::Tiers, Limits::NONE), None);
 }
 
 #[test]
 fn everything_becomes_one_segment_without_dead_rows() {
     let everything = |segments: &[SegmentRef]| {
-        next(segments, &vec![0; segments.len()], "HNSW32", Effort::Everything, Limits::NONE)
+        let graph = Target::Factory("HNSW32");
+        next(segments, &vec![0; segments.len()], &graph, Effort::Everything, Limits::NONE)
     };
     assert_eq!(everything(&[]), None);
     assert_eq!(everything(&[segment("HNSW32", 10_000, 0)]), None);
@@ -152,7 +152,7 @@ fn a_merge_that_came_to_nothing_does_not_keep_smaller_ones_from_being_done() {
     let large = || segment("SQ8", 20_000, 0);
     let small = || segment("Flat", 1000, 0);
     let segments = [large(), large(), large(), large(), small(), small(), small(), small()];
-    let plan = |limits| next(&segments, &[0; 8], "SQ8", Effort::Tiers, limits);
+    let plan = |limits| next(&segments, &[0; 8], &Target::Factory("SQ8"), Effort::Tiers, limits);
     let largest = plan(Limits::NONE).unwrap();
     assert_eq!(largest.sources.len(), 8);
     let limits = Limits::NONE.without(&largest, &segments);

@@ -329,6 +329,7 @@ impl Staged {
             trained_rows: 0,
             trained_imbalance_percent: 0,
             points,
+            reason: String::new(),
         };
         match (models, Metric::from_code(self.head.metric)) {
             (Models::Own { live_rows }, Some(metric)) => {

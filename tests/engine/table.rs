@@ -92,7 +92,7 @@ fn measure_every_family() {
     }
     std::fs::remove_file(&file).unwrap();
     if only.is_none() {
-        replace_table(Path::new("docs/factories.md"), &table);
+        replace_table(MARKS, &table);
     }
 }
 
@@ -137,9 +137,11 @@ fn search(folder: &Path, file: &Path) {
     println!("MEASURED {private_mib:.1} | {open_ms:.1} | {speed:.0} | {recall:.3}");
 }
 
-fn replace_table(path: &Path, table: &str) {
+/// Writes a table between its marks in docs/factories.md.
+pub fn replace_table(marks: [&str; 2], table: &str) {
+    let path = Path::new("docs/factories.md");
     let text = std::fs::read_to_string(path).unwrap();
-    let (head, rest) = text.split_once(MARKS[0]).unwrap();
-    let (_, tail) = rest.split_once(MARKS[1]).unwrap();
-    std::fs::write(path, format!("{head}{}\n\n{table}\n{}{tail}", MARKS[0], MARKS[1])).unwrap();
+    let (head, rest) = text.split_once(marks[0]).unwrap();
+    let (_, tail) = rest.split_once(marks[1]).unwrap();
+    std::fs::write(path, format!("{head}{}\n\n{table}\n{}{tail}", marks[0], marks[1])).unwrap();
 }

@@ -128,8 +128,8 @@ def test_partitioned_table_gets_its_index_on_every_partition(db):
 
 # -- statistics -----------------------------------------------------------------------------------------------------
 
-COLUMNS = ("factory", "metric", "dimensions", "segments", "rows_indexed", "delta_rows", "dead_rows", "index_bytes",
-           "cache_bytes", "format_version")
+COLUMNS = ("factory", "reason", "metric", "dimensions", "segments", "rows_indexed", "delta_rows", "dead_rows",
+           "index_bytes", "cache_bytes", "format_version")
 
 
 def stats(db, index="built"):

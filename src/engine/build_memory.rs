@@ -1,0 +1,175 @@
+//! What a build takes of memory, known before it begins: FAISS ends the process where memory runs out in one of its
+//! threads.
+
+use super::recipe::{BATCH_ROWS, Codec, Recipe, Structure};
+
+/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h), and of holes
+/// between such lists as they grow, which are of no use unless they make a page.
+const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
+/// Bytes that threads and libraries take once they work at all: stacks, arenas, OpenBLAS's panels.
+const LIBRARY_BYTES: u64 = 8 << 20;
+/// Bytes of a block of distances between rows and centroids, as vekter_initialise in shim.cc sets its sides.
+const DISTANCE_BLOCK_BYTES: u64 = 4 << 20;
+/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
+/// look at the interrupt flag within.
+const BATCH_VALUES: usize = 4 << 20;
+/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS looks at the
+/// flag every few thousand; but a share of those that it has, since it sets up state for all of them every time.
+const GRAPH_BATCH_ROWS: usize = 1_024;
+const GRAPH_BATCH_SHARE: u64 = 512;
+/// Bytes that the caller keeps of each row beside the index: where it lies in the table.
+const POINTER_BYTES: u64 = 8;
+
+/// What a build takes, in bytes of private memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildBytes {
+    /// Beside the index itself, and a third more for the caller's two batches of rows.
+    pub work: u64,
+    /// In all, at its highest.
+    pub total: u64,
+}
+
+/// What a build is going to see.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildSize {
+    pub rows: u64,
+    /// On how many rows it trains, and would at least if it may; 0: it needs not.
+    pub sample_rows: usize,
+    pub enough_rows: usize,
+    /// Of the rows that the caller hands over in one go.
+    pub batch_bytes: u64,
+}
+
+impl Recipe {
+    /// Rows for the next call of FAISS's `add` to an index that has `rows`.
+    pub(super) fn next_batch_rows(&self, rows: u64) -> usize {
+        let most = self.batch_rows();
+        match self.structure {
+            Structure::Graph { .. } => {
+                let share = usize::try_from(rows / GRAPH_BATCH_SHARE).unwrap_or(BATCH_ROWS);
+                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS).min(most)
+            }
+            _ => most,
+        }
+    }
+
+    /// Rows in one such call, at most.
+    fn batch_rows(&self) -> usize {
+        let most = match self.codec {
+            Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
+            _ => BATCH_ROWS,
+        };
+        (BATCH_VALUES / self.dims).clamp(1, most)
+    }
+
+    /// Bytes of each row in the serialised index.
+    pub(super) fn serial_bytes_per_row(&self) -> u64 {
+        let code = self.codec.bytes(self.inner_dims());
+        let indexed = match self.structure {
+            Structure::Scan => code,
+            // Links (row r reaches level l with probability links^-l), level, offset.
+            Structure::Graph { links } => code + 8 * links as u64 + 5 + 12,
+            Structure::Lists { .. } => code + 8,
+        };
+        indexed + self.refine.map_or(0, |codec| codec.bytes(self.dims))
+    }
+
+    /// Bytes that each row occupies while the index is built.
+    pub(super) fn bytes_per_row(&self) -> u64 {
+        let code = self.codec.bytes(self.inner_dims());
+        let is_packed = self.codec.is_packed();
+        let growing = match self.structure {
+            // FAISS has no way to reserve these: they double.
+            Structure::Scan if is_packed => code,
+            Structure::Scan => 0,
+            // A lock, a visited mark in each thread, and batches that grow with the rows.
+            Structure::Graph { .. } => 4 + 8 + self.batch_bytes_per_row().div_ceil(GRAPH_BATCH_SHARE),
+            Structure::Lists { .. } if is_packed => code + 8,
+            // A sixteenth, of which half is used on average: see `grow_lists` in building.cc.
+            Structure::Lists { .. } => (code + 8).div_ceil(32),
+        };
+        self.serial_bytes_per_row() + growing
+    }
+
+    /// Bytes beside rows and training sample: models, and what the first call of FAISS's `add` needs.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        self.model_bytes() + self.next_batch_rows(0) as u64 * self.batch_bytes_per_row()
+    }
+
+    /// Bytes of each row of a batch while FAISS adds it.
+    fn batch_bytes_per_row(&self) -> u64 {
+        let inner = self.inner_dims() as u64;
+        let images = if self.transforms.is_empty() { 0 } else { 4 * (self.dims as u64 + inner) };
+        let is_copied_once = self.codec == Codec::Flat
+            && self.refine.is_none()
+            && !matches!(self.structure, Structure::Lists { .. });
+        // To the room that was reserved for them.
+        let copies = if is_copied_once { 0 } else { 4 * inner + self.serial_bytes_per_row() };
+        copies + images + 32
+    }
+
+    /// What a build takes that stays within its estimates.
+    pub(super) fn build_bytes(&self, size: BuildSize) -> BuildBytes {
+        let training = |rows: usize| match size.sample_rows {
+            0 => 0,
+            _ => self.training_bytes(rows) + (4 * self.dims * rows) as u64,
+        };
+        let index = (self.serial_bytes_per_row() + POINTER_BYTES) * size.rows;
+        let growing = (self.bytes_per_row() - self.serial_bytes_per_row()) * size.rows;
+        let adding = self.fixed_bytes() + growing;
+        // The caller's two batches are a quarter of what it may use.
+        let work = training(size.enough_rows.max(size.sample_rows)).max(adding / 3 * 4);
+        BuildBytes { work, total: training(size.sample_rows).max(adding + index + 2 * size.batch_bytes) }
+    }
+
+    /// Bytes that are there while it trains as well as later.
+    fn model_bytes(&self) -> u64 {
+        let inner = self.inner_dims();
+        let mut bytes = LIBRARY_BYTES + DISTANCE_BLOCK_BYTES;
+        bytes += self.codec.model_bytes(inner) + self.codec.table_bytes(inner);
+        match (self.structure, self.codec) {
+            (Structure::Lists { lists, coarse_links }, _) => {
+                // Centroids, those of k-means at work, and the sums of its next round.
+                let centroid = 3 * 4 * inner as u64 + LIST_OVERHEAD_BYTES;
+                bytes += lists as u64 * (centroid + coarse_links.map_or(0, |links| 8 * links as u64 + 64));
+            }
+            // Distances between any two centroids.
+            (Structure::Graph { .. }, Codec::Product { parts, bits }) => {
+                bytes += (4 * parts as u64) << (2 * bits);
+            }
+            _ => {}
+        }
+        bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
+        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims) + codec.table_bytes(self.dims))
+    }
+
+    /// Bytes while it trains on `rows` rows, models included, beside the caller's copy of them.
+    pub(super) fn training_bytes(&self, rows: usize) -> u64 {
+        let mut width = self.dims;
+        let mut bytes = self.model_bytes() + 32 * rows as u64;
+        for transform in &self.transforms {
+            bytes += transform.training_bytes(rows);
+            width = transform.d_out;
+        }
+        if !self.transforms.is_empty() {
+            bytes += (rows * 4 * (self.dims + width)) as u64;
+        }
+        bytes += self.codec.training_bytes(width, rows);
+        bytes + self.refine.map_or(0, |codec| codec.training_bytes(self.dims, rows))
+    }
+
+    /// The most rows, up to those wanted, on which it trains within `bytes`, the caller's copy included.
+    pub(super) fn trainable_rows(&self, bytes: u64) -> usize {
+        let fits = |rows: usize| self.training_bytes(rows) + (4 * self.dims * rows) as u64 <= bytes;
+        let (mut most, mut too_many) = (0, self.training_rows().wanted + 1);
+        while most + 1 < too_many {
+            let rows = most.midpoint(too_many);
+            if fits(rows) {
+                most = rows;
+            } else {
+                too_many = rows;
+            }
+        }
+        most
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ use crate::pg::relation::Rel;
 /// A backend that writes cache files sweeps the folder at most so often, and leaves younger files alone.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 const SWEEP_MIN_AGE: Duration = Duration::from_secs(600);
+/// More ascending runs than this are no order to go by.
+const MAX_ASCENDING_RUNS: usize = 64;
 
 /// This server's cache folder.
 pub fn cache() -> Cache {
@@ -77,7 +80,7 @@ pub struct Segment {
     mapping: Arc<Mapping>,
     head: SegmentHead,
     pub index: OpenIndex,
-    tids_ascend: OnceLock<bool>,
+    ascending_runs: OnceLock<Option<Vec<Range<u64>>>>,
 }
 
 impl Segment {
@@ -89,7 +92,7 @@ impl Segment {
         {
             return Err(damaged(expected, "FAISS's part is not what its header says"));
         }
-        Ok(Segment { mapping, head, index, tids_ascend: OnceLock::new() })
+        Ok(Segment { mapping, head, index, ascending_runs: OnceLock::new() })
     }
 
     pub fn rows(&self) -> u64 {
@@ -113,35 +116,10 @@ impl Segment {
         bytes.chunks_exact(TID_BYTES).map(tid_from_bytes)
     }
 
-    /// Whether they ascend, as they do in a segment that was built from the table. Found out once.
-    pub fn tids_ascend(&self) -> bool {
-        *self.tids_ascend.get_or_init(|| self.tids().is_sorted())
-    }
-
-    /// The first position from `start` on whose TID is `tid` or greater; `rows` if there is none. The TIDs ascend.
-    pub fn first_from(&self, start: u64, tid: Tid) -> u64 {
-        let is_before = |position| self.tid_at(position).is_some_and(|other| other < tid);
-        // Steps that double, from where it probably is; then halves.
-        let (mut low, mut step) = (start, 1);
-        while is_before(low + step - 1) {
-            low += step;
-            step *= 2;
-        }
-        let mut high = (low + step - 1).min(self.rows());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if is_before(middle) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-
-    /// The heap TID of a position; None behind the end.
-    pub fn tid_at(&self, position: u64) -> Option<Tid> {
-        (position < self.rows()).then(|| self.tid(position))
+    /// The ranges of positions in which they ascend, if those are few: a build goes through the table, and adds last what
+    /// it held back; a merge does so segment by segment. Found out once.
+    pub fn ascending_runs(&self) -> Option<&[Range<u64>]> {
+        self.ascending_runs.get_or_init(|| ascending_runs(self.tids())).as_deref()
     }
 
     /// The heap TID of a position, which is less than `rows`.
@@ -149,6 +127,25 @@ impl Segment {
         let at = self.head.tids_at as usize + position as usize * TID_BYTES;
         tid_from_bytes(&self.mapping.bytes()[at..at + TID_BYTES])
     }
+}
+
+/// The ranges in which TIDs ascend; None if there are many.
+fn ascending_runs(tids: impl Iterator<Item = Tid>) -> Option<Vec<Range<u64>>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    let mut last = None;
+    for (position, tid) in (0..).zip(tids) {
+        if last < Some(tid)
+            && let Some(run) = runs.last_mut()
+        {
+            run.end = position + 1;
+        } else if runs.len() < MAX_ASCENDING_RUNS {
+            runs.push(position..position + 1);
+        } else {
+            return None;
+        }
+        last = Some(tid);
+    }
+    Some(runs)
 }
 
 /// Opens a segment from its cache file, after writing that file from the pages if it is not there or not right.
@@ -345,5 +342,23 @@ impl Staged {
         }
         self.is_stored = true;
         Ok(reference)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_ASCENDING_RUNS, ascending_runs};
+
+    #[test]
+    fn a_build_and_a_merge_have_a_few_ascending_runs() {
+        assert_eq!(ascending_runs([].into_iter()), Some(vec![]));
+        assert_eq!(ascending_runs([4, 5, 9, 9].into_iter()), Some(vec![0..3, 3..4]));
+        assert_eq!(ascending_runs([4, 5, 9, 6, 8, 1].into_iter()), Some(vec![0..3, 3..5, 5..6]));
+        let descending = |count: usize| (0..count as u64).rev();
+        assert_eq!(
+            ascending_runs(descending(MAX_ASCENDING_RUNS)).map(|runs| runs.len()),
+            Some(MAX_ASCENDING_RUNS)
+        );
+        assert_eq!(ascending_runs(descending(MAX_ASCENDING_RUNS + 1)), None);
     }
 }

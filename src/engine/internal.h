@@ -101,7 +101,7 @@ bool can_decode(const Index& index);
 // Both need can_decode.
 size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t* positions, float* values);
 void rows_at(const Index& index, size_t count, const idx_t* positions, float* values);
-// False where the rows are not held by position, as floats.
+// Of positions that ascend, each once. False where the rows are not held as floats.
 bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances);
 // The code of the one row that the index has.
 std::vector<uint8_t> only_code(const Index& index);

@@ -29,6 +29,8 @@ namespace {
 // Of a row that is about to be read, and in a line of the processor's cache.
 constexpr size_t PREFETCHED_VALUES = 512;
 constexpr size_t LINE_VALUES = 16;
+// Rows that are compared between two looks at the interrupt flag.
+constexpr size_t INTERRUPTIBLE_ROWS = size_t{1} << 14;
 
 // Where an index keeps its rows, and the transforms that stand before them.
 struct Store {
@@ -208,6 +210,90 @@ void decode_from_lists(const faiss::IndexIVF& inverted, size_t count, const idx_
     require(std::find(is_done.begin(), is_done.end(), false) == is_done.end(), "a row is in no inverted list");
 }
 
+// A row that is stored as floats, and its number among those that are asked for.
+struct Placed {
+    const float* values;
+    size_t number;
+};
+
+// Lists lie apart, and the processor notices late where the next one begins.
+void prefetch_ids(const faiss::InvertedLists& lists, size_t list) {
+    constexpr size_t LINE_IDS = 64 / sizeof(idx_t), PREFETCHED_IDS = 512;
+    faiss::InvertedLists::ScopedIds ids(&lists, list);
+    for (size_t i = 0; i < std::min(lists.list_size(list), PREFETCHED_IDS); i += LINE_IDS) {
+        prefetch_L2(ids.get() + i);
+    }
+}
+
+// Where the rows at positions (ascending, each once) lie in inverted lists, list by list: one walk over the ids of all rows.
+std::vector<Placed> place_in_lists(const faiss::IndexIVFFlat& inverted, size_t count, const idx_t* positions) {
+    constexpr size_t WORD_BITS = 64;
+    // Which positions are asked for, and how many of them are before each word.
+    std::vector<uint64_t> words(inverted.ntotal / WORD_BITS + 1);
+    for (size_t i = 0; i < count; i++) {
+        words[positions[i] / WORD_BITS] |= uint64_t{1} << positions[i] % WORD_BITS;
+    }
+    std::vector<size_t> before(words.size());
+    for (size_t i = 1; i < words.size(); i++) {
+        before[i] = before[i - 1] + __builtin_popcountll(words[i - 1]);
+    }
+    std::vector<Placed> placed;
+    placed.reserve(count);
+    for (size_t list = 0; list < inverted.nlist; list++) {
+        const size_t rows = inverted.invlists->list_size(list);
+        faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
+        faiss::InvertedLists::ScopedCodes codes(inverted.invlists, list);
+        if (list + 1 < inverted.nlist) {
+            prefetch_ids(*inverted.invlists, list + 1);
+        }
+        const auto* values = reinterpret_cast<const float*>(codes.get());
+        for (size_t i = 0; i < rows; i++) {
+            const auto position = static_cast<size_t>(ids[i]);
+            if (position >= static_cast<size_t>(inverted.ntotal)) {
+                require(false, "a list holds a row that does not exist");
+            }
+            const uint64_t word = words[position / WORD_BITS], bit = uint64_t{1} << position % WORD_BITS;
+            if (word & bit) {
+                const size_t number = before[position / WORD_BITS] + __builtin_popcountll(word & (bit - 1));
+                placed.push_back({values + i * inverted.d, number});
+            }
+        }
+    }
+    require(placed.size() == count, "a row is in no inverted list, or in several");
+    return placed;
+}
+
+// FAISS's distances of a query to `count` rows, of which row(i) says where each is.
+template <class Row>
+void measure(const Index& index, const float* query, size_t count, Row&& row, float* distances) {
+    const size_t dims = index.d;
+    const bool by_product = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+    auto* four = by_product ? faiss::fvec_inner_product_batch_4 : faiss::fvec_L2sqr_batch_4;
+    auto* one = by_product ? faiss::fvec_inner_product : faiss::fvec_L2sqr;
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        if (i % INTERRUPTIBLE_ROWS == 0) {
+            throw_if_interrupted();
+        }
+        // Rows lie apart, and the processor sees only each one's own course.
+        for (size_t next = i + 4; next < std::min(count, i + 8); next++) {
+            for (size_t line = 0; line < std::min(dims, PREFETCHED_VALUES); line += LINE_VALUES) {
+                prefetch_L2(row(next).values + line);
+            }
+        }
+        const Placed at[] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
+        float found[4];
+        four(query, at[0].values, at[1].values, at[2].values, at[3].values, dims, found[0], found[1], found[2], found[3]);
+        for (size_t k = 0; k < 4; k++) {
+            distances[at[k].number] = found[k];
+        }
+    }
+    for (; i < count; i++) {
+        const Placed last = row(i);
+        distances[last.number] = one(query, last.values, dims);
+    }
+}
+
 } // namespace
 
 bool stores_rows(const Index& index) {
@@ -270,31 +356,22 @@ void rows_at(const Index& index, size_t count, const idx_t* positions, float* va
 
 bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances) {
     const Store store = store_of(index);
-    auto* flat = dynamic_cast<const faiss::IndexFlat*>(store.codes);
-    if (!flat || !store.steps.empty() || flat->metric_type == faiss::METRIC_L1) {
+    if (!store.steps.empty() || store.codes->metric_type == faiss::METRIC_L1) {
         return false;
     }
-    const size_t dims = flat->d;
-    const float* rows = flat->get_xb();
-    auto* four = flat->metric_type == faiss::METRIC_INNER_PRODUCT ? faiss::fvec_inner_product_batch_4
-                                                                  : faiss::fvec_L2sqr_batch_4;
-    auto* one = flat->metric_type == faiss::METRIC_INNER_PRODUCT ? faiss::fvec_inner_product : faiss::fvec_L2sqr;
-    auto row = [&](size_t i) { return rows + static_cast<size_t>(positions[i]) * dims; };
-    size_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        // Rows lie apart, and the processor sees only each one's own course.
-        for (size_t next = i + 4; next < std::min(count, i + 8); next++) {
-            for (size_t line = 0; line < std::min(dims, PREFETCHED_VALUES); line += LINE_VALUES) {
-                prefetch_L2(row(next) + line);
-            }
-        }
-        float* out = distances + i;
-        four(query, row(i), row(i + 1), row(i + 2), row(i + 3), dims, out[0], out[1], out[2], out[3]);
+    if (auto* flat = dynamic_cast<const faiss::IndexFlat*>(store.codes)) {
+        const auto row = [values = flat->get_xb(), dims = flat->d, positions](size_t i) {
+            return Placed{values + static_cast<size_t>(positions[i]) * dims, i};
+        };
+        measure(*flat, query, count, row, distances);
+        return true;
     }
-    for (; i < count; i++) {
-        distances[i] = one(query, row(i), dims);
+    if (auto* inverted = dynamic_cast<const faiss::IndexIVFFlat*>(store.codes)) {
+        const std::vector<Placed> placed = place_in_lists(*inverted, count, positions);
+        measure(*inverted, query, count, [&placed](size_t i) { return placed[i]; }, distances);
+        return true;
     }
-    return true;
+    return false;
 }
 
 std::vector<uint8_t> only_code(const Index& index) {

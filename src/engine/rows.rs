@@ -106,41 +106,45 @@ impl OpenIndex {
         outcome
     }
 
-    /// The operator's distances of a prepared query (d values) to the rows at `positions`, up to rounding; None where
-    /// the index does not hold its rows by position as floats, be it only for refinement.
+    /// The operator's distances of a prepared query (d values) to the rows at `positions`, which ascend, up to rounding;
+    /// None where the index does not hold its rows as floats, be it only for refinement. Inverted lists know no positions,
+    /// so there each call reads the ids of all rows: ask for many at once. Looks at the interrupt flag.
     ///
-    /// Errors: `BadParameter` for a position that does not exist or a query of other dimensions, `OutOfMemory`.
+    /// Errors: `BadParameter` for positions that do not ascend or exist, or a query of other dimensions, `OutOfMemory`,
+    /// `Interrupted`.
     pub fn distances_at(&self, query: &[f32], positions: &[u64]) -> Result<Option<Vec<f32>>, EngineError> {
-        if query.len() != self.dims() || positions.iter().any(|&position| position >= self.rows()) {
+        let ascend = positions.is_sorted_by(|a, b| a < b);
+        if query.len() != self.dims() || !ascend || positions.last().is_some_and(|&last| last >= self.rows())
+        {
             return Err(EngineError::bad_parameter(
-                "there is no such row, or the query has other dimensions",
+                "rows do not ascend or do not exist, or the query has other dimensions",
             ));
         }
-        let (mut native, mut distances): (Vec<i64>, Vec<f32>) = (Vec::new(), Vec::new());
-        native.try_reserve_exact(positions.len()).map_err(|_| EngineError::OutOfMemory)?;
+        let mut distances: Vec<f32> = Vec::new();
         distances.try_reserve_exact(positions.len()).map_err(|_| EngineError::OutOfMemory)?;
-        // Smaller than the number of rows, which is an i64.
-        native.extend(positions.iter().map(|&position| position as i64));
         distances.resize(positions.len(), 0.0);
         let mut can = 0;
-        // SAFETY: the handle is a live index, the query has its dimension, the positions exist in it, and there is room
-        // for a distance for each.
+        // SAFETY: the handle is a live index, the query has its dimension, the positions exist in it (so they are numbers
+        // of an i64 too) and ascend, and there is room for a distance for each.
         let code = unsafe {
             ffi::vekter_index_distances_at(
                 self.handle().as_ptr(),
                 query.as_ptr(),
-                native.len(),
-                native.as_ptr(),
+                positions.len(),
+                positions.as_ptr().cast::<i64>(),
                 distances.as_mut_ptr(),
                 &mut can,
             )
         };
         EngineError::from_code(code, |reason| EngineError::Failed { reason })?;
+        if can == 0 {
+            return Ok(None);
+        }
         let (metric, stored_as) = (self.metric(), self.about().metric);
         for distance in &mut distances {
             *distance = metric.operator_distance(stored_as, *distance);
         }
-        Ok((can != 0).then_some(distances))
+        Ok(Some(distances))
     }
 
     /// How unequal the inverted lists are: rows that a query with nprobe = 1 scans on average, if rows and queries

@@ -158,8 +158,8 @@ int vekter_index_next_rows(
         size_t* found);
 // The rows at positions, which exist.
 int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t* positions, float* values);
-// Distances, in FAISS's terms, of a query to the rows at positions, which exist; *can = 0 and none where the index does
-// not hold its rows by position, as floats.
+// Distances, in FAISS's terms, of a query to the rows at positions, which exist and ascend, each once; *can = 0 and none
+// where the index does not hold its rows as floats. In lists, it takes a walk over the ids of all rows.
 int vekter_index_distances_at(
         const vekter_index* index,
         const float* query,

@@ -37,8 +37,6 @@ const LARGEST_ROUND_PART: u64 = 8;
 /// Candidates per wanted row that are ranked by exact distance from the table where codes are lossy, unless
 /// vekter.k_factor says so. Less than where FAISS refines by itself, as each of them is a row to fetch.
 const DEFAULT_K_FACTOR: f32 = 4.0;
-/// Candidates that are ranked between two looks at the interrupt flag.
-const RANKED_AT_ONCE_ROWS: usize = 1 << 14;
 /// Positions that one round of a search without order takes.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
 
@@ -47,7 +45,7 @@ const UNORDERED_ROUND_ROWS: u64 = 4096;
 pub struct Request {
     /// How many rows will probably be wanted: what the first round asks each segment for.
     pub wanted_rows: usize,
-    /// Those of them that are all that will be asked for, where that is known.
+    /// How many of the nearest rows are to be found as surely as the recall says, where that is known.
     pub k: Option<usize>,
     pub params: SearchParams,
     /// What rows are to be found among; None: among all. Others may be found with them.
@@ -358,12 +356,7 @@ impl Cursor {
             None => match index.search(query, candidates, &params, scan.excluded()?) {
                 // A query so long that FAISS's sums would overflow.
                 Err(EngineError::BadParameter { .. }) => return self.rank_all(at, rerank),
-                Err(EngineError::Interrupted) => {
-                    // PostgreSQL knows why, and its error is the one to raise.
-                    pgrx::check_for_interrupts!();
-                    return Err(EngineError::Interrupted.into());
-                }
-                hits => hits?,
+                hits => not_interrupted(hits)?,
             },
         };
         scan.exhausted = hits.len() as u64 >= live_rows;
@@ -420,23 +413,21 @@ impl Cursor {
         }
     }
 
-    /// Ranks every candidate in the segment by its exact distance, if the segment holds its rows by position.
+    /// Ranks every candidate in the segment by its exact distance, if the segment holds its rows as they are.
     fn rank_among(&mut self, at: usize, query: &[f32]) -> Result<bool, IndexError> {
         let scan = &mut self.scans[at];
         let opened = scan.opened.clone();
         let Some(among) = &scan.among else {
             return Ok(false);
         };
+        let Some(distances) = not_interrupted(opened.segment.index.distances_at(query, &among.positions))?
+        else {
+            return Ok(false);
+        };
         let mut found: Vec<Reverse<(Distance, Tid)>> = Vec::new();
-        found.try_reserve_exact(among.positions.len())?;
-        for positions in among.positions.chunks(RANKED_AT_ONCE_ROWS) {
-            pgrx::check_for_interrupts!();
-            let Some(distances) = opened.segment.index.distances_at(query, positions)? else {
-                return Ok(false);
-            };
-            let tids = positions.iter().map(|&position| opened.segment.tid(position));
-            found.extend(distances.into_iter().map(Distance).zip(tids).map(Reverse));
-        }
+        found.try_reserve_exact(distances.len())?;
+        let tids = among.positions.iter().map(|&position| opened.segment.tid(position));
+        found.extend(distances.into_iter().map(Distance).zip(tids).map(Reverse));
         scan.exhausted = true;
         scan.among = None;
         if !self.seen.is_empty() {
@@ -447,6 +438,14 @@ impl Cursor {
         self.pending.append(&mut BinaryHeap::from(found));
         Ok(true)
     }
+}
+
+/// Raises PostgreSQL's own error where the engine was interrupted: PostgreSQL knows why.
+fn not_interrupted<T>(outcome: Result<T, EngineError>) -> Result<T, EngineError> {
+    if matches!(outcome, Err(EngineError::Interrupted)) {
+        pgrx::check_for_interrupts!();
+    }
+    outcome
 }
 
 /// A radius that rows within it do not exceed, however FAISS's sums and the operator's are rounded. The errors grow with

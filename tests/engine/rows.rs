@@ -159,6 +159,42 @@ fn rows_at_positions_are_those_of_all_rows() {
 }
 
 #[test]
+fn distances_at_positions_are_those_of_the_rows_that_are_stored() {
+    let mut random = Random(18);
+    let mut measured = 0;
+    for family in FAMILIES {
+        each_metric(family, |built, opened, rows, queries| {
+            let metric = built.metric;
+            let mut positions: Vec<u64> = (0..500).map(|_| random.below(ROWS) as u64).collect();
+            positions.extend([0, ROWS as u64 - 1]);
+            positions.sort_unstable();
+            positions.dedup();
+            let query = &queries[..DIMS];
+            let Some(found) = opened.distances_at(query, &positions).unwrap() else {
+                assert!(!opened.stores_rows() || metric == Metric::L1, "{}", family.factory);
+                return;
+            };
+            let mut expected = Vec::new();
+            metric.distances(query, rows, &mut expected);
+            for (&position, distance) in std::iter::zip(&positions, found) {
+                let right = expected[position as usize];
+                assert!(
+                    (distance - right).abs() <= 1e-3 * right.abs().max(1.0),
+                    "{}: row {position}",
+                    family.factory
+                );
+            }
+            assert_eq!(opened.distances_at(query, &[]).unwrap(), Some(Vec::new()));
+            for wrong in [&[1, 1][..], &[2, 1], &[ROWS as u64]] {
+                assert!(matches!(opened.distances_at(query, wrong), Err(EngineError::BadParameter { .. })));
+            }
+            measured += 1;
+        });
+    }
+    assert!(measured > 10, "{measured}");
+}
+
+#[test]
 fn positions_that_do_not_exist_are_an_error_and_leave_nothing() {
     let _shared = CANCELLING.read();
     for factory in ["Flat", "IVF8,Flat", "IVF8,PQ8,RFlat"] {

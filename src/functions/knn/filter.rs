@@ -78,7 +78,10 @@ impl Narrowing {
         outcome?;
         if !is_narrowed {
             let looked_at = (limit / estimate.part()) as usize;
-            request.wanted_rows = request.wanted_rows.max(looked_at.min(MAX_FIRST_ROUND_ROWS));
+            let looked_at = looked_at.min(MAX_FIRST_ROUND_ROWS);
+            request.wanted_rows = request.wanted_rows.max(looked_at);
+            // The nearest that pass are to be found as surely as so many of all rows.
+            request.k = request.k.map(|k| k.max(looked_at));
             return Ok(None);
         }
         request.candidates = Some(Rc::new(candidates));

@@ -467,3 +467,13 @@ CREATE FUNCTION vekter_export(index regclass) RETURNS bytea
 
 CREATE FUNCTION vekter_export(index regclass, file text) RETURNS bigint
     AS 'MODULE_PATHNAME', 'vekter_export_file_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION vekter_import(
+    "table" regclass, id_column name, vector_column name, data bytea, metric text DEFAULT NULL, name name DEFAULT NULL
+) RETURNS regclass
+    AS 'MODULE_PATHNAME', 'vekter_import_wrapper' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION vekter_import(
+    "table" regclass, id_column name, vector_column name, file text, metric text DEFAULT NULL, name name DEFAULT NULL
+) RETURNS regclass
+    AS 'MODULE_PATHNAME', 'vekter_import_file_wrapper' LANGUAGE C VOLATILE PARALLEL UNSAFE;

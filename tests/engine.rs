@@ -14,6 +14,8 @@ mod clustering;
 mod data;
 #[path = "engine/families.rs"]
 mod families;
+#[path = "engine/foreign.rs"]
+mod foreign;
 #[path = "engine/graphs.rs"]
 mod graphs;
 #[path = "engine/hostile.rs"]

@@ -4,10 +4,12 @@ use core::ffi::{c_char, c_void};
 
 use pgrx::pg_sys;
 
+use super::export::{id_bytes, integer};
 use super::{definition, search_options, tid_of};
 use crate::index::build::{self, Built, Heap, Resources, VisitRow};
 use crate::index::create_init_fork;
 use crate::index::error::IndexError;
+use crate::index::import::Identified;
 use crate::pg::error::OrRaise;
 use crate::pg::progress;
 use crate::pg::relation::Rel;
@@ -27,7 +29,8 @@ pub unsafe extern "C-unwind" fn ambuild(
     let definition = definition::read(index).or_raise();
     search_options::check(index, &definition).or_raise();
     let mut table = Table { heap, index, info };
-    let built = build::build(index, &definition, &mut table, resources()).or_raise();
+    let foreign = super::import::take(heap.oid(), &index.name());
+    let built = build::build(index, &definition, &mut table, resources(), foreign).or_raise();
     super::vacuum::sweep_cache(index);
     result(built)
 }
@@ -119,6 +122,67 @@ impl Heap for Table {
         };
         collector.outcome.map(|()| heap_rows)
     }
+
+    fn identify(
+        &mut self,
+        visit: &mut dyn FnMut(Identified) -> Result<(), IndexError>,
+    ) -> Result<f64, IndexError> {
+        // SAFETY: PostgreSQL keeps the relation open for the build; the second column of an index is the id, and the
+        // array has room for any index.
+        let (columns, attribute) =
+            unsafe { ((*self.info).ii_NumIndexAttrs, (*self.info).ii_IndexAttrNumbers[1]) };
+        let id_bytes = (columns > 1).then(|| id_bytes(self.heap, attribute));
+        let mut identifier = Identifier { id_bytes, visit, outcome: Ok(()) };
+        // SAFETY: as in `scan`.
+        let heap_rows = unsafe {
+            pg_sys::table_index_build_range_scan(
+                self.heap.as_ptr(),
+                self.index.as_ptr(),
+                self.info,
+                false,
+                false,
+                false,
+                0,
+                self.heap.blocks(),
+                Some(identify),
+                (&raw mut identifier).cast::<c_void>(),
+                core::ptr::null_mut(),
+            )
+        };
+        identifier.outcome.map(|()| heap_rows)
+    }
+}
+
+struct Identifier<'a> {
+    /// Width of the id column's type; None: the index has none.
+    id_bytes: Option<i16>,
+    visit: &'a mut dyn FnMut(Identified) -> Result<(), IndexError>,
+    outcome: Result<(), IndexError>,
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn identify(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+    is_alive: bool,
+    state: *mut c_void,
+) {
+    // SAFETY: `state` is the identifier of `identify`, which is waiting for this call to end; the arrays have an element
+    // for each column of the index, at least one.
+    let (identifier, datum, is_null) = unsafe { (&mut *state.cast::<Identifier>(), *values, *nulls) };
+    if is_null || identifier.outcome.is_err() {
+        return;
+    }
+    let id = identifier.id_bytes.and_then(|bytes| {
+        // SAFETY: the index has a second column.
+        let (id, is_null) = unsafe { (*values.add(1), *nulls.add(1)) };
+        (!is_null).then(|| integer(id, bytes))
+    });
+    // SAFETY: the column is of type vector, and the tuple stays while the callback runs.
+    let (tid, vector) = unsafe { (tid_of(tid), Vector::from_datum(datum)) };
+    identifier.outcome = (identifier.visit)(Identified { tid, id, is_alive, vector: vector.as_slice() });
 }
 
 pub(super) struct Collector<'a, 'v> {

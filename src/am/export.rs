@@ -94,7 +94,7 @@ impl Table for VisibleRows {
 }
 
 /// Width of the id column's type.
-fn id_bytes(heap: Rel, attribute: pg_sys::AttrNumber) -> i16 {
+pub(super) fn id_bytes(heap: Rel, attribute: pg_sys::AttrNumber) -> i16 {
     // SAFETY: looks catalogue rows up.
     unsafe { pg_sys::get_typlen(pg_sys::get_atttype(heap.oid(), attribute)) }
 }
@@ -132,7 +132,7 @@ unsafe extern "C-unwind" fn collect(
 }
 
 /// The value of a smallint, integer or bigint.
-fn integer(datum: pg_sys::Datum, bytes: i16) -> i64 {
+pub(super) fn integer(datum: pg_sys::Datum, bytes: i16) -> i64 {
     match bytes {
         2 => i64::from(datum.value() as i16),
         4 => i64::from(datum.value() as i32),

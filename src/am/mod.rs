@@ -8,6 +8,7 @@ pub mod check;
 pub mod cost;
 pub mod definition;
 pub mod export;
+pub mod import;
 pub mod insert;
 pub mod maintenance;
 pub mod options;

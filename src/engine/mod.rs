@@ -19,7 +19,8 @@
 //!   decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048 centroids) nor within one
 //!   search of a graph.
 //! * E8. The bytes that are opened were checked by their owner (checksum). The engine checks that the parts of an
-//!   index fit each other, so that bytes of another index are an error; it cannot check each link of a graph.
+//!   index fit each other, so that bytes of another index are an error; it does not check each link of a graph.
+//!   Bytes without such an owner go through [`Foreign`], which does.
 
 mod additive;
 mod auto;
@@ -32,6 +33,7 @@ mod codes;
 mod error;
 mod factory;
 mod ffi;
+mod foreign;
 mod metric;
 mod nearest;
 mod opened;
@@ -49,6 +51,7 @@ pub use calibration::calibrate;
 pub use clustering::{Clustering, ClusteringPlan};
 pub use codes::{Kept, check_keeps_values};
 pub use error::EngineError;
+pub use foreign::{Foreign, ForeignError};
 pub use metric::Metric;
 pub use nearest::Sample;
 pub use opened::{Hit, MappedBytes, OpenIndex};

@@ -36,23 +36,32 @@ fn vekter_create_index(
     request.run().or_raise()
 }
 
-fn required<T>(argument: Option<T>, name: &str) -> Result<T, SqlError> {
+pub(super) fn required<T>(argument: Option<T>, name: &str) -> Result<T, SqlError> {
     argument.ok_or_else(|| {
         SqlError::new(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} must not be null"))
     })
 }
 
-struct Request {
-    table: pg_sys::Oid,
-    id_column: String,
-    vector_column: String,
-    factory: String,
-    metric: String,
-    name: Option<String>,
+/// An index to create.
+pub(super) struct Request {
+    pub table: pg_sys::Oid,
+    pub id_column: String,
+    pub vector_column: String,
+    pub factory: String,
+    pub metric: String,
+    pub name: Option<String>,
 }
 
 impl Request {
     fn run(&self) -> Result<pg_sys::Oid, SqlError> {
+        self.run_by(|_, statement| Spi::run(statement).map_err(catalogue_error))
+    }
+
+    /// Has `run` execute a statement that creates an index of the name that it is told.
+    pub fn run_by(
+        &self,
+        run: impl FnOnce(&str, &str) -> Result<(), SqlError>,
+    ) -> Result<pg_sys::Oid, SqlError> {
         let table = self.check_table()?;
         let operator_class = self.check_vector_column()?;
         self.check_id_column(&table)?;
@@ -67,7 +76,7 @@ impl Request {
             quote_identifier(&self.id_column),
             quote_literal(&self.factory),
         );
-        Spi::run(&statement).map_err(catalogue_error)?;
+        run(&name, &statement)?;
         self.index_named(&name)
     }
 

@@ -9,6 +9,7 @@ mod column;
 mod compact;
 mod create;
 mod export;
+mod import;
 mod kmeans;
 mod knn;
 mod recall;

@@ -1,7 +1,7 @@
-//! Files that are written on the server, by the rules of COPY: for members of a predefined role, under absolute names.
+//! Files on the server, by the rules of COPY: for members of predefined roles, under absolute names.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,15 +11,54 @@ use crate::pg::error::SqlError;
 
 /// Err unless the current user may write files on the server. `instead`: what he may do.
 pub fn require_writer(instead: &str) -> Result<(), SqlError> {
-    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_WRITE_SERVER_FILES);
+    require(pg_sys::ROLE_PG_WRITE_SERVER_FILES, "write", instead)
+}
+
+/// The same for reading.
+pub fn require_reader(instead: &str) -> Result<(), SqlError> {
+    require(pg_sys::ROLE_PG_READ_SERVER_FILES, "read", instead)
+}
+
+fn require(role: u32, what: &str, instead: &str) -> Result<(), SqlError> {
     // SAFETY: looks catalogue rows up by oid.
-    if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), role) } {
+    if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(role)) } {
         return Ok(());
     }
-    let message = "permission denied to write files on the server";
+    let message = format!("permission denied to {what} files on the server");
     Err(SqlError::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message)
-        .detail("Only roles with privileges of the \"pg_write_server_files\" role may write them.")
+        .detail(format!("Only roles with privileges of the \"pg_{what}_server_files\" role may {what} them."))
         .hint(instead))
+}
+
+/// Bytes that are read between two looks for interrupts.
+const READ_BYTES: u64 = 16 << 20;
+
+/// The whole of a file. `check_room` is told its length before memory is taken for it.
+pub fn read(
+    name: &str,
+    check_room: &mut dyn FnMut(u64) -> Result<(), SqlError>,
+) -> Result<Vec<u8>, SqlError> {
+    let path = absolute(name)?;
+    let failed = |error: io::Error| file_error("read", &path, &error);
+    // Asked before it is opened: opening a pipe waits for its writer.
+    if !fs::metadata(&path).map_err(failed)?.is_file() {
+        return Err(not_regular(&path));
+    }
+    let mut file = File::open(&path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    check_room(length)?;
+    let mut bytes = Vec::new();
+    let room = usize::try_from(length).unwrap_or(usize::MAX);
+    bytes.try_reserve_exact(room).map_err(|error| failed(io::Error::other(error)))?;
+    while (bytes.len() as u64) < length {
+        pgrx::check_for_interrupts!();
+        let wanted = READ_BYTES.min(length - bytes.len() as u64);
+        let read = Read::by_ref(&mut file).take(wanted).read_to_end(&mut bytes).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 fn absolute(name: &str) -> Result<PathBuf, SqlError> {

@@ -9,12 +9,13 @@ use super::blob::Logging;
 use super::calibration::{HeldBack, wanted_queries};
 use super::error::{IndexError, MemoryShortage, ShortageKind};
 use super::format::{DeltaHead, META_BLOCK, Manifest, PointRef, Tid};
+use super::import::{self, Identified, ImportError};
 use super::native::interruptible;
 use super::segment::{self, Models, Staged};
 use super::target::Target;
 use super::{Definition, blob, delta, first_pages, read_meta};
 use crate::cache::SyncAt;
-use crate::engine::{self, Builder};
+use crate::engine::{self, Builder, Foreign, TrainingRows};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::progress::{self, Phase};
@@ -65,6 +66,11 @@ pub trait Heap {
         sample: bool,
         visit: &mut VisitRow,
     ) -> Result<f64, IndexError>;
+    /// Shows `visit` all rows with their ids; NULLs are left out. Returns the table's rows, in the index or not.
+    fn identify(
+        &mut self,
+        visit: &mut dyn FnMut(Identified) -> Result<(), IndexError>,
+    ) -> Result<f64, IndexError>;
 }
 
 /// Rows of the table, and those of them in the index.
@@ -82,12 +88,13 @@ pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// Fills the new, empty relation `rel`.
+/// Fills the new, empty relation `rel`; from `foreign`, where that is to be imported.
 pub fn build(
     rel: Rel,
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
+    foreign: Option<Foreign>,
 ) -> Result<Built, IndexError> {
     check_factory(definition)?;
     let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
@@ -95,7 +102,7 @@ pub fn build(
     PageLock::extend(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
     PageLock::extend(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
 
-    let (staged, mut added) = stage_segment(rel, definition, heap, resources)?;
+    let (staged, mut added) = stage_segment(rel, definition, heap, resources, foreign)?;
     if let Some(staged) = staged {
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
@@ -121,44 +128,45 @@ pub fn build(
     Ok(Built { heap_rows: added.heap_rows, index_rows })
 }
 
+/// What rows are added to.
+pub struct Beginning {
+    pub builder: Builder,
+    pub factory: String,
+    /// Of the rows that are to be added.
+    pub held: HeldBack,
+    /// How many rows it is going to have, about.
+    pub expected_rows: u64,
+    /// Its models were learnt from this table.
+    pub is_trained: bool,
+    /// The rows that it has already, by position.
+    pub tids: Vec<Tid>,
+    /// The table's rows, if none of them is to be added.
+    pub complete: Option<f64>,
+}
+
 /// Everything up to the cache file; None for a table without rows to index.
 fn stage_segment(
     rel: Rel,
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
+    foreign: Option<Foreign>,
 ) -> Result<(Option<Staged>, Added), IndexError> {
-    let started = Instant::now();
-    progress::phase(Phase::Sampling);
     let target = target(definition, resources);
-    let definition = &match &target {
-        Target::Factory(_) => definition.clone(),
-        Target::Auto(_) => {
-            Definition { factory: target.choose(count_rows(definition, heap)?).factory, ..definition.clone() }
-        }
+    let is_import = foreign.is_some();
+    let mut beginning = match foreign {
+        Some(foreign) => import::begin(foreign, definition, heap, resources)?,
+        None => begin(definition, &target, heap, resources)?,
     };
-    let mut sample = Sample::take(definition, heap, resources)?;
-    failpoint::reach("build.sampled");
-    let (mut builder, factory) = choose_builder(definition, &sample)?;
-    let estimated_rows = sample.estimated_rows();
-    check_memory(&builder, factory, sample.training(), estimated_rows, resources)?;
-    let is_trained_here = builder.needs_training();
-    if builder.needs_training() {
-        progress::phase(Phase::Training);
-        interruptible(resources.threads, || builder.train(&sample.rows))?;
-        failpoint::reach("build.trained");
+    if beginning.complete.is_none() {
+        // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
+        beginning.builder.reserve(beginning.expected_rows + beginning.expected_rows / 16)?;
     }
-    let held = sample.hold_back(definition, &builder, started);
-    drop(sample);
-    // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
-    builder.reserve(estimated_rows + estimated_rows / 16)?;
-
     progress::phase(Phase::Adding);
-    let mut added = add_rows(definition, heap, &mut builder, held, resources, estimated_rows)?;
-    added.is_trained = is_trained_here;
+    let (builder, factory, mut added) = add_rows(definition, heap, beginning, resources)?;
     failpoint::reach("build.added");
     if added.tids.is_empty() {
-        return Ok((None, added));
+        return if is_import { Err(ImportError::EmptyTable.into()) } else { Ok((None, added)) };
     }
     progress::phase(Phase::Writing);
     let chosen = target.choose(added.tids.len() as u64);
@@ -168,10 +176,41 @@ fn stage_segment(
     let cache = segment::cache();
     let key = segment::file_key(rel, blob::random_id()?);
     let staged = interruptible(resources.threads, || {
-        segment::stage(&cache, key, &builder, definition.metric, factory, &added.tids, SyncAt::Writing)
+        segment::stage(&cache, key, &builder, definition.metric, &factory, &added.tids, SyncAt::Writing)
     })?;
     failpoint::reach("build.staged");
     Ok((Some(staged), added))
+}
+
+/// An empty index, trained on a sample of the table.
+fn begin(
+    definition: &Definition,
+    target: &Target,
+    heap: &mut dyn Heap,
+    resources: Resources,
+) -> Result<Beginning, IndexError> {
+    let started = Instant::now();
+    progress::phase(Phase::Sampling);
+    let definition = &match target {
+        Target::Factory(_) => definition.clone(),
+        Target::Auto(_) => {
+            Definition { factory: target.choose(count_rows(definition, heap)?).factory, ..definition.clone() }
+        }
+    };
+    let mut sample = Sample::take(definition, heap, resources, true)?;
+    failpoint::reach("build.sampled");
+    let (mut builder, factory) = choose_builder(definition, &sample)?;
+    let expected_rows = sample.estimated_rows();
+    check_memory(&builder, factory, sample.training(), expected_rows, resources)?;
+    let is_trained = builder.needs_training();
+    if is_trained {
+        progress::phase(Phase::Training);
+        interruptible(resources.threads, || builder.train(&sample.rows))?;
+        failpoint::reach("build.trained");
+    }
+    let held = sample.hold_back(definition, &builder, started);
+    let factory = factory.to_string();
+    Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids: Vec::new(), complete: None })
 }
 
 // ---------------------------------------------------------------- sample
@@ -204,7 +243,7 @@ fn count_rows(definition: &Definition, heap: &mut dyn Heap) -> Result<u64, Index
 }
 
 /// Rows from random places of the table, in the form that is indexed.
-struct Sample {
+pub(super) struct Sample {
     /// Those kept for training.
     rows: Vec<f32>,
     dims: usize,
@@ -218,9 +257,15 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(definition: &Definition, heap: &mut dyn Heap, resources: Resources) -> Result<Self, IndexError> {
+    /// `trains`: enough rows to train the index are kept.
+    pub(super) fn take(
+        definition: &Definition,
+        heap: &mut dyn Heap,
+        resources: Resources,
+        trains: bool,
+    ) -> Result<Self, IndexError> {
         let builder = Builder::new(&definition.factory, definition.dims, definition.metric)?;
-        let training = builder.training_rows();
+        let training = if trains { builder.training_rows() } else { TrainingRows::default() };
         let training_rows = training.wanted.min(builder.trainable_rows(resources.work_bytes()));
         // If there are enough, as `check_memory` must know.
         let least = if builder.is_approximate() { MIN_CALIBRATION_ROWS } else { MIN_SAMPLE_ROWS };
@@ -269,7 +314,12 @@ impl Sample {
     }
 
     /// The rows that calibrate `builder`.
-    fn hold_back(&mut self, definition: &Definition, builder: &Builder, started: Instant) -> HeldBack {
+    pub(super) fn hold_back(
+        &mut self,
+        definition: &Definition,
+        builder: &Builder,
+        started: Instant,
+    ) -> HeldBack {
         let mut queries = std::mem::take(&mut self.queries);
         queries.truncate(wanted_queries(self.estimated_rows(), self.dims));
         if !builder.is_approximate() {
@@ -282,7 +332,7 @@ impl Sample {
         TrainingSample { rows: self.rows.len() / self.dims, table_rows: self.count }
     }
 
-    fn estimated_rows(&self) -> u64 {
+    pub(super) fn estimated_rows(&self) -> u64 {
         let (read, all) = self.blocks;
         if read == 0 { 0 } else { (self.count as f64 * f64::from(all) / f64::from(read)) as u64 }
     }
@@ -373,26 +423,32 @@ struct Added {
     reason: String,
 }
 
-/// Adds every row of the table.
+/// Adds every row of the table that is not in the index yet.
 fn add_rows(
     definition: &Definition,
     heap: &mut dyn Heap,
-    builder: &mut Builder,
-    mut held: HeldBack,
+    beginning: Beginning,
     resources: Resources,
-    estimated_rows: u64,
-) -> Result<Added, IndexError> {
-    progress::rows(0, estimated_rows);
-    let (mut added, mut batch) = (Added::default(), Vec::<f32>::new());
+) -> Result<(Builder, String, Added), IndexError> {
+    let Beginning { mut builder, factory, mut held, expected_rows, is_trained, tids, complete } = beginning;
+    let mut present = tids.clone();
+    present.sort_unstable();
+    let (heap_rows, is_complete) = (complete.unwrap_or(0.0), complete.is_some());
+    let mut added = Added { tids, heap_rows, is_trained, ..Added::default() };
+    progress::rows(added.tids.len() as u64, expected_rows);
+    let mut batch = Vec::<f32>::new();
     let Added { tids, strays, heap_rows, .. } = &mut added;
     let (mut start, mut run_blocks) = (0u32, 1u32);
     // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
-    let end = heap.blocks();
+    let end = if is_complete { 0 } else { heap.blocks() };
     while start < end {
         pgrx::check_for_interrupts!();
         run_blocks = run_blocks.min(end - start);
         let filled = batch.len();
         *heap_rows += heap.scan(start, run_blocks, false, &mut |tid, vector| {
+            if present.binary_search(&tid).is_ok() {
+                return Ok(());
+            }
             let at = batch.len();
             batch.extend_from_slice(vector);
             let row = &mut batch[at..];
@@ -409,12 +465,12 @@ fn add_rows(
         start += run_blocks;
         let run_bytes = (batch.len() - filled) * size_of::<f32>();
         if start == end || batch.len() * size_of::<f32>() >= resources.batch_bytes {
-            add_batch(builder, &mut held, &batch, resources)?;
+            add_batch(&mut builder, &mut held, &batch, resources)?;
             batch.clear();
         }
         let done = tids.len() as u64;
         // There are at least as many rows as were seen, and in the end no more.
-        progress::rows(done, if start == end { done } else { estimated_rows.max(done) });
+        progress::rows(done, if start == end { done } else { expected_rows.max(done) });
         progress::blocks(start, end);
         // How many bytes lie behind a block depends on TOAST: feel for runs of about half a batch.
         run_blocks = match run_bytes {
@@ -423,13 +479,13 @@ fn add_rows(
             _ => run_blocks,
         };
     }
-    added.points = interruptible(resources.threads, || held.calibrate(builder, None, resources.threads))?;
+    added.points = interruptible(resources.threads, || held.calibrate(&builder, None, resources.threads))?;
     for (tid, row) in held.release() {
         added.tids.push(tid);
         batch.extend_from_slice(&row);
     }
     interruptible(resources.threads, || builder.add(&batch))?;
-    Ok(added)
+    Ok((builder, factory, added))
 }
 
 fn add_batch(

@@ -3,7 +3,8 @@
 use pgrx::PgSqlErrorCode as Code;
 
 use super::format::FormatError;
-use crate::engine::EngineError;
+use super::import::ImportError;
+use crate::engine::{EngineError, ForeignError};
 use crate::pg::error::{SqlError, capitalised};
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,8 @@ pub enum IndexError {
     NoId,
     #[error("not enough memory to build the index")]
     Memory(MemoryShortage),
+    #[error(transparent)]
+    Import(#[from] ImportError),
 }
 
 impl IndexError {
@@ -113,6 +116,7 @@ impl From<IndexError> for SqlError {
                 SqlError::new(Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED, message).hint(REINDEX)
             }
             IndexError::Memory(shortage) => shortage.into(),
+            IndexError::Import(error) => error.into(),
         }
     }
 }
@@ -120,6 +124,48 @@ impl From<IndexError> for SqlError {
 impl From<EngineError> for SqlError {
     fn from(error: EngineError) -> SqlError {
         from_engine(error)
+    }
+}
+
+impl From<ForeignError> for SqlError {
+    fn from(error: ForeignError) -> SqlError {
+        let detail = format!("{}.", capitalised(&error.to_string()));
+        match error {
+            ForeignError::Damaged(_) => {
+                SqlError::new(Code::ERRCODE_INVALID_BINARY_REPRESENTATION, "not a sound FAISS index")
+                    .detail(detail)
+            }
+            ForeignError::Unsupported(_) => {
+                SqlError::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, "cannot import this FAISS index")
+                    .detail(detail)
+            }
+            ForeignError::Interrupted => from_engine(EngineError::Interrupted),
+        }
+    }
+}
+
+impl From<ImportError> for SqlError {
+    fn from(error: ImportError) -> SqlError {
+        let misfit = |detail: String| {
+            let message = "the FAISS index does not fit the table";
+            SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message).detail(detail)
+        };
+        let detail = format!("{}.", capitalised(&error.to_string()));
+        match error {
+            ImportError::Foreign(error) => error.into(),
+            ImportError::Disordered(reason) => ForeignError::Unsupported(reason).into(),
+            ImportError::Count { .. } => misfit(detail)
+                .hint("Wrap the index in an IndexIDMap2, and add its rows with their ids: add_with_ids()."),
+            ImportError::Missing { .. } => {
+                misfit(detail).hint("Export or build it again, or import it without rows, after reset().")
+            }
+            ImportError::Changed { .. } | ImportError::Strangers { .. } => misfit(detail)
+                .hint("Build it of the table's vectors, or import it without rows, after reset()."),
+            ImportError::Ambiguous(_) => {
+                misfit(detail).hint("Name a column that identifies rows, such as the primary key.")
+            }
+            ImportError::Dimensions { .. } | ImportError::EmptyTable => misfit(detail),
+        }
     }
 }
 

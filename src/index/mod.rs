@@ -21,6 +21,7 @@ pub mod error;
 pub mod export;
 pub mod first_round;
 pub mod format;
+pub mod import;
 pub mod lookup;
 mod merge;
 pub mod native;

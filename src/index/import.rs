@@ -12,7 +12,6 @@ use super::error::IndexError;
 use super::format::Tid;
 use super::native::interruptible;
 use crate::engine::{Builder, Foreign, ForeignError};
-use crate::failpoint;
 use crate::pg::progress::{self, Phase};
 
 /// Rows of lossy codes that are compared, and how many of them may be off: a coarse quantiser that is a graph, or
@@ -103,7 +102,6 @@ pub fn begin(
         return Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete });
     }
     let matched = match_rows(&mut foreign, &fresh, definition, heap)?;
-    failpoint::reach("import.matched");
     let expected_rows = foreign.rows() + matched.others;
     check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
     let builder = resume(&foreign, true)?;

@@ -115,10 +115,10 @@ def test_index_that_grew_tenfold_is_as_good_as_one_built_at_once(db, cluster, fa
     assert complaints(cluster, log) == []
 
 
-@pytest.mark.parametrize("factory, floor", [("HNSW32", 0.95), ("IVF64,Flat", 0.85), ("IVF64,PQ96x4fs,RFlat", 0.85)])
+@pytest.mark.parametrize("factory, floor", [("HNSW32", 0.93), ("IVF64,Flat", 0.85), ("IVF64,PQ96x4fs,RFlat", 0.85)])
 def test_real_embeddings_are_found_after_growth_and_deletes(db, factory, floor):
     base, queries, _ = wordnet()
-    base, queries = base[:11_000], queries[:20]
+    base, queries = base[:11_000], queries[:100]
     db.execute("CREATE TABLE items (id bigint, embedding vector(384)) WITH (autovacuum_enabled = off)")
     copy_vectors(db, "items", base[:1_000])
     db.execute(f"CREATE INDEX built ON items USING faiss (embedding vector_cosine_ops) WITH (factory = '{factory}')")

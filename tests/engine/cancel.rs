@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vekter::engine::{Builder, EngineError, Metric, initialise, on_worker, on_worker_while};
 
 /// Longer than any cancel may take, with room for a busy machine.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(15);
 
 /// Runs `work`, which would take minutes, and unwinds from a tick after 50 ms; what comes out is the tick's panic.
 fn is_cancelled(work: impl FnOnce() -> Result<(), EngineError> + Send) {

@@ -90,6 +90,40 @@ struct Table {
     info: *mut pg_sys::IndexInfo,
 }
 
+impl Table {
+    /// Shows `collect` the rows in a run of blocks; returns how many there are. `any_visible`: also those that others have
+    /// not committed, as a sample wants them.
+    ///
+    /// # Safety
+    /// `state` is what `collect` takes for its last argument.
+    unsafe fn scan_blocks<S>(
+        &mut self,
+        start: u32,
+        blocks: u32,
+        any_visible: bool,
+        collect: pg_sys::IndexBuildCallback,
+        state: &mut S,
+    ) -> f64 {
+        // SAFETY: relations and info come from ambuild's caller; the rest is the caller's promise. Synchronised scans start
+        // anywhere, so a run of blocks forbids them. No progress: it would count runs.
+        unsafe {
+            pg_sys::table_index_build_range_scan(
+                self.heap.as_ptr(),
+                self.index.as_ptr(),
+                self.info,
+                false,
+                any_visible,
+                false,
+                start,
+                blocks,
+                collect,
+                core::ptr::from_mut(state).cast::<c_void>(),
+                core::ptr::null_mut(),
+            )
+        }
+    }
+}
+
 impl Heap for Table {
     fn blocks(&self) -> u32 {
         self.heap.blocks()
@@ -103,23 +137,8 @@ impl Heap for Table {
         visit: &mut VisitRow,
     ) -> Result<f64, IndexError> {
         let mut collector = Collector { visit, outcome: Ok(()) };
-        // SAFETY: relations and info come from ambuild's caller; the collector outlives the call that uses it.
-        // Synchronised scans start anywhere, so a run of blocks forbids them. No progress: it would count runs.
-        let heap_rows = unsafe {
-            pg_sys::table_index_build_range_scan(
-                self.heap.as_ptr(),
-                self.index.as_ptr(),
-                self.info,
-                false,
-                sample,
-                false,
-                start,
-                blocks,
-                Some(collect),
-                (&raw mut collector).cast::<c_void>(),
-                core::ptr::null_mut(),
-            )
-        };
+        // SAFETY: the state is the collector that `collect` takes.
+        let heap_rows = unsafe { self.scan_blocks(start, blocks, sample, Some(collect), &mut collector) };
         collector.outcome.map(|()| heap_rows)
     }
 
@@ -133,22 +152,9 @@ impl Heap for Table {
             unsafe { ((*self.info).ii_NumIndexAttrs, (*self.info).ii_IndexAttrNumbers[1]) };
         let id_bytes = (columns > 1).then(|| id_bytes(self.heap, attribute));
         let mut identifier = Identifier { id_bytes, visit, outcome: Ok(()) };
-        // SAFETY: as in `scan`.
-        let heap_rows = unsafe {
-            pg_sys::table_index_build_range_scan(
-                self.heap.as_ptr(),
-                self.index.as_ptr(),
-                self.info,
-                false,
-                false,
-                false,
-                0,
-                self.heap.blocks(),
-                Some(identify),
-                (&raw mut identifier).cast::<c_void>(),
-                core::ptr::null_mut(),
-            )
-        };
+        let blocks = self.heap.blocks();
+        // SAFETY: the state is the identifier that `identify` takes.
+        let heap_rows = unsafe { self.scan_blocks(0, blocks, false, Some(identify), &mut identifier) };
         identifier.outcome.map(|()| heap_rows)
     }
 }

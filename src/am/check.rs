@@ -1,10 +1,9 @@
 //! `vekter_check()`: locks, the table's side of the comparison, and with whose rights it is read.
 
-use core::ffi::c_void;
-
 use pgrx::pg_sys;
 
 use super::build::{Collector, collect};
+use super::table::scan_visible;
 use crate::index::build::VisitRow;
 use crate::index::check::{self, Finding, LinePointers, Table};
 use crate::index::error::IndexError;
@@ -59,30 +58,11 @@ impl Table for Rows {
 
     fn scan(&mut self, visit: &mut VisitRow) -> Result<(), IndexError> {
         let mut collector = Collector { visit, outcome: Ok(()) };
-        // SAFETY: relations and snapshot are open; the scan is ended by table_index_build_scan; the collector outlives
-        // the call that uses it. `ii_Concurrent` makes it take the rows that the snapshot sees, as in CREATE INDEX
-        // CONCURRENTLY.
+        // SAFETY: relations and snapshot are open, and the state is the collector that `collect` takes.
         unsafe {
             let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
-            (*info).ii_Concurrent = true;
-            let scan = pg_sys::table_beginscan_strat(
-                self.heap.as_ptr(),
-                self.snapshot,
-                0,
-                core::ptr::null_mut(),
-                true,
-                true,
-            );
-            pg_sys::table_index_build_scan(
-                self.heap.as_ptr(),
-                self.index.as_ptr(),
-                info,
-                true,
-                false,
-                Some(collect),
-                (&raw mut collector).cast::<c_void>(),
-                scan,
-            );
+            let relations = (self.heap, self.index);
+            scan_visible(relations, info, self.snapshot, true, Some(collect), &mut collector);
         }
         collector.outcome
     }

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use pgrx::pg_sys;
 
 use super::build::resources;
-use super::table::TableRows;
+use super::table::{TableRows, scan_visible};
 use super::{search_options, tid_of};
 use crate::engine::SearchParams;
 use crate::index::error::IndexError;
@@ -53,32 +53,14 @@ impl Table for VisibleRows {
     fn scan(&mut self, visit: &mut dyn FnMut(Tid, i64) -> Result<(), IndexError>) -> Result<(), IndexError> {
         let id_bytes = id_bytes(self.heap, self.id_attribute);
         let mut collector = Collector { id_bytes, visit, outcome: Ok(()) };
-        // SAFETY: relations and snapshot are open; the scan is ended by table_index_build_scan; the collector outlives
-        // the call that uses it. `ii_Concurrent` makes it take the rows that the snapshot sees, each under the TID that
-        // an index has for it. The second value of each row is the id, in the index or not.
+        // SAFETY: relations and snapshot are open, and the state is the collector that `collect` takes. The second value of
+        // each row is the id, in the index or not; the array has room for any index.
         unsafe {
             let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
-            (*info).ii_Concurrent = true;
             (*info).ii_NumIndexAttrs = 2;
             (*info).ii_IndexAttrNumbers[1] = self.id_attribute;
-            let scan = pg_sys::table_beginscan_strat(
-                self.heap.as_ptr(),
-                self.snapshot,
-                0,
-                core::ptr::null_mut(),
-                true,
-                false,
-            );
-            pg_sys::table_index_build_scan(
-                self.heap.as_ptr(),
-                self.index.as_ptr(),
-                info,
-                true,
-                false,
-                Some(collect),
-                (&raw mut collector).cast::<c_void>(),
-                scan,
-            );
+            let relations = (self.heap, self.index);
+            scan_visible(relations, info, self.snapshot, false, Some(collect), &mut collector);
         }
         collector.outcome
     }

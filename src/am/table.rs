@@ -1,4 +1,6 @@
-//! The indexed values of single rows, read from the table by TID.
+//! A table's rows as an index has them: one by one by TID, or all that a snapshot sees.
+
+use core::ffi::c_void;
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -103,5 +105,44 @@ impl Drop for TableRows {
                 pg_sys::FreeExecutorState(self.estate);
             }
         }
+    }
+}
+
+/// Shows `collect` every row that the snapshot sees and the index wants, under the TID that an index has for it, as CREATE
+/// INDEX CONCURRENTLY takes them. `starts_anywhere`: where another scan of the table just is.
+///
+/// # Safety
+/// The relations and the snapshot are open, `info` is the index's, and `state` is what `collect` takes for its last
+/// argument.
+pub unsafe fn scan_visible<S>(
+    (heap, index): (Rel, Rel),
+    info: *mut pg_sys::IndexInfo,
+    snapshot: pg_sys::Snapshot,
+    starts_anywhere: bool,
+    collect: pg_sys::IndexBuildCallback,
+    state: &mut S,
+) {
+    // SAFETY: the caller's promise; table_index_build_scan ends the scan. `ii_Concurrent` makes it go by the snapshot.
+    unsafe {
+        (*info).ii_Concurrent = true;
+        let scan = pg_sys::table_beginscan_strat(
+            heap.as_ptr(),
+            snapshot,
+            0,
+            core::ptr::null_mut(),
+            true,
+            starts_anywhere,
+        );
+        let state = core::ptr::from_mut(state).cast::<c_void>();
+        pg_sys::table_index_build_scan(
+            heap.as_ptr(),
+            index.as_ptr(),
+            info,
+            true,
+            false,
+            collect,
+            state,
+            scan,
+        );
     }
 }

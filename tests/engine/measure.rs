@@ -4,12 +4,12 @@
 use super::data::*;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use vekter::engine::{Metric, SearchParams, on_worker};
+use vekter::engine::{Hit, Metric, SearchParams, on_worker};
 
 const DIMS: usize = 384;
 
 /// The values of a little-endian, two-dimensional .npy file (numpy's format 1.0), as f32.
-pub fn npy(path: &Path) -> Vec<f32> {
+fn npy(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(&bytes[..6], b"\x93NUMPY");
     let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -42,6 +42,29 @@ pub fn data_folder() -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
+/// The shared embeddings, of unit length.
+pub fn shared_rows(folder: &Path) -> Vec<f32> {
+    prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS)
+}
+
+/// Queries, of unit length, and the positions of the 100 rows nearest to each.
+pub fn shared_queries(folder: &Path) -> (Vec<f32>, Vec<f32>) {
+    let queries = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_queries.f32.npy")), DIMS);
+    (queries, npy(&folder.join("wordnet_minilm_neighbors.i32.npy")))
+}
+
+/// Ranks candidates again by their rows, as the index access method does with lossy codes.
+pub fn rank_by_rows(hits: &mut [Hit], query: &[f32], rows: &[f32]) {
+    let mut distance = Vec::with_capacity(1);
+    for hit in hits.iter_mut() {
+        distance.clear();
+        let row = &rows[hit.position as usize * DIMS..][..DIMS];
+        Metric::L2.distances(query, row, &mut distance);
+        hit.distance = distance[0];
+    }
+    hits.sort_by(by_distance);
+}
+
 #[test]
 #[ignore = "a measurement, of minutes"]
 fn measure() {
@@ -49,9 +72,8 @@ fn measure() {
         println!("no data: nothing is measured");
         return;
     };
-    let rows = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS);
-    let queries = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_queries.f32.npy")), DIMS);
-    let truth = npy(&folder.join("wordnet_minilm_neighbors.i32.npy"));
+    let rows = shared_rows(&folder);
+    let (queries, truth) = shared_queries(&folder);
     let none = SearchParams::default();
     let ef = |ef| SearchParams { ef_search: Some(ef), ..none };
     let lists = |nprobe, k_factor| SearchParams { nprobe: Some(nprobe), k_factor: Some(k_factor), ..none };

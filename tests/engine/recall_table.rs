@@ -2,7 +2,7 @@
 //! between its marks: `VEKTER_DATA=... cargo test --release --locked --test engine recall_table -- --ignored --nocapture`
 
 use super::data::*;
-use super::measure::{data_folder, npy};
+use super::measure::{data_folder, rank_by_rows, shared_queries, shared_rows};
 use super::table::replace_table;
 use std::time::Instant;
 use vekter::engine::{Metric, OpenIndex, SearchParams, on_worker};
@@ -61,13 +61,7 @@ fn measure(
     for (query, near) in std::iter::zip(queries.chunks(DIMS), truth.chunks(100)) {
         let mut hits = opened.search(query, wanted, &params, None).unwrap();
         if ranks_again {
-            for hit in &mut hits {
-                let mut distance = Vec::with_capacity(1);
-                let row = &rows[hit.position as usize * DIMS..][..DIMS];
-                Metric::L2.distances(query, row, &mut distance);
-                hit.distance = distance[0];
-            }
-            hits.sort_by(by_distance);
+            rank_by_rows(&mut hits, query, rows);
         }
         found += hits.iter().take(K).filter(|hit| near[..K].contains(&(hit.position as f32))).count();
     }
@@ -82,9 +76,8 @@ fn measure_at_the_same_recall() {
         println!("no data: nothing is measured");
         return;
     };
-    let rows = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS);
-    let queries = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_queries.f32.npy")), DIMS);
-    let truth = npy(&folder.join("wordnet_minilm_neighbors.i32.npy"));
+    let rows = shared_rows(&folder);
+    let (queries, truth) = shared_queries(&folder);
     let only = std::env::var("VEKTER_ONLY").ok();
     let mut table = String::from(
         "| factory | build s | bytes a row | queries/s at 0.90 | at 0.95 | at 0.98 | at 0.99 |\n\
@@ -136,8 +129,8 @@ fn measure_scans_beside_graphs() {
         println!("no data: nothing is measured");
         return;
     };
-    let all = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS);
-    let queries = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_queries.f32.npy")), DIMS);
+    let all = shared_rows(&folder);
+    let (queries, _) = shared_queries(&folder);
     for count in [2_500, 5_000, 10_000, 20_000] {
         let rows = &all[..count * DIMS];
         for (factory, queue) in [("Flat", 0), ("HNSW32", 16), ("HNSW32", 32), ("HNSW32", 64)] {

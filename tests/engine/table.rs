@@ -2,7 +2,7 @@
 //! `VEKTER_DATA=... cargo test --release --locked --test engine table -- --ignored --nocapture`
 
 use super::data::*;
-use super::measure::{data_folder, npy};
+use super::measure::{data_folder, rank_by_rows, shared_queries, shared_rows};
 use super::memory::{Map, private_kib};
 use super::process;
 use std::fs::File;
@@ -65,7 +65,7 @@ fn measure_every_family() {
         process::alone_with(TEST, "", 0, |_| search(&folder, &file));
         return;
     }
-    let rows = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS);
+    let rows = shared_rows(&folder);
     let only = std::env::var("VEKTER_ONLY").ok();
     let mut table = String::from(
         "| factory | what it is | build s | bytes a row | private MiB | open ms | queries/s | recall@10 |\n\
@@ -99,8 +99,7 @@ fn measure_every_family() {
 /// In a process of its own: what opening takes, and how well and fast one thread finds.
 fn search(folder: &Path, file: &Path) {
     vekter::engine::initialise(|| false);
-    let queries = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_queries.f32.npy")), DIMS);
-    let truth = npy(&folder.join("wordnet_minilm_neighbors.i32.npy"));
+    let (queries, truth) = shared_queries(folder);
     let before = private_kib();
     let map: Arc<dyn MappedBytes> = Arc::new(Map::new(&File::open(file).unwrap()));
     let length = map.bytes().len();
@@ -112,19 +111,13 @@ fn search(folder: &Path, file: &Path) {
         opened.search(query, wanted, &narrow(), None).unwrap();
     }
     let private_mib = (private_kib() - before) as f64 / 1024.0;
-    let rows = prepared(Metric::Cosine, npy(&folder.join("wordnet_minilm_base.f16.npy")), DIMS);
+    let rows = shared_rows(folder);
     let start = Instant::now();
     let (mut found, mut asked) = (0, 0);
     for (query, near) in std::iter::zip(queries.chunks(DIMS), truth.chunks(100)) {
         let mut hits = opened.search(query, wanted, &narrow(), None).unwrap();
         if !opened.ranks_exactly() {
-            for hit in &mut hits {
-                let mut distance = Vec::with_capacity(1);
-                let row = &rows[hit.position as usize * DIMS..][..DIMS];
-                Metric::L2.distances(query, row, &mut distance);
-                hit.distance = distance[0];
-            }
-            hits.sort_by(by_distance);
+            rank_by_rows(&mut hits, query, &rows);
         }
         found += hits.iter().take(K).filter(|hit| near[..K].contains(&(hit.position as f32))).count();
         asked += 1;

@@ -1,6 +1,7 @@
 //! CREATE INDEX and REINDEX.
 
 use core::ffi::{c_char, c_void};
+use std::time::Instant;
 
 use pgrx::pg_sys;
 
@@ -30,7 +31,14 @@ pub unsafe extern "C-unwind" fn ambuild(
     search_options::check(index, &definition).or_raise();
     let mut table = Table { heap, index, info };
     let foreign = super::import::take(heap.oid(), &index.name());
+    let started = Instant::now();
     let built = build::build(index, &definition, &mut table, resources(), foreign).or_raise();
+    pgrx::debug1!(
+        "index \"{}\" was built in {:.2} s, of which calibration took {:.2} s",
+        index.name(),
+        started.elapsed().as_secs_f64(),
+        built.calibration.as_secs_f64()
+    );
     super::vacuum::sweep_cache(index);
     result(built)
 }

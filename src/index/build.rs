@@ -3,7 +3,7 @@
 //! The table is scanned in runs of blocks. FAISS works between two runs, when no buffer is pinned or locked, on
 //! threads of its own (`engine::on_worker`), while the main thread keeps taking interrupts.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::blob::Logging;
 use super::calibration::{HeldBack, wanted_queries};
@@ -73,11 +73,14 @@ pub trait Heap {
     ) -> Result<f64, IndexError>;
 }
 
-/// Rows of the table, and those of them in the index.
+/// What came of a build.
 #[derive(Default)]
 pub struct Built {
+    /// Rows of the table, and those of them in the index.
     pub heap_rows: f64,
     pub index_rows: f64,
+    /// What calibration took of the build's time.
+    pub calibration: Duration,
 }
 
 /// Err: FAISS does not build this factory for so many dimensions.
@@ -125,7 +128,7 @@ pub fn build(
     }
     failpoint::reach("build.finished");
     let index_rows = (added.tids.len() + added.strays.len()) as f64;
-    Ok(Built { heap_rows: added.heap_rows, index_rows })
+    Ok(Built { heap_rows: added.heap_rows, index_rows, calibration: added.calibration })
 }
 
 /// What rows are added to.
@@ -417,8 +420,9 @@ struct Added {
     heap_rows: f64,
     /// The segment's models were learnt from this table.
     is_trained: bool,
-    /// What its search parameters bring.
+    /// What its search parameters bring, and the time that it took to know.
     points: Vec<PointRef>,
+    calibration: Duration,
     /// Why `auto` chose what it is.
     reason: String,
 }
@@ -479,7 +483,9 @@ fn add_rows(
             _ => run_blocks,
         };
     }
+    let started = Instant::now();
     added.points = interruptible(resources.threads, || held.calibrate(&builder, None, resources.threads))?;
+    added.calibration = held.comparing() + started.elapsed();
     for (tid, row) in held.release() {
         added.tids.push(tid);
         batch.extend_from_slice(&row);

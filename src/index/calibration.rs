@@ -101,6 +101,11 @@ impl HeldBack {
         Ok(points.iter().map(PointRef::from).collect())
     }
 
+    /// What comparing has taken so far.
+    pub fn comparing(&self) -> Duration {
+        self.comparing
+    }
+
     /// The rows that are still to be added.
     pub fn release(self) -> Vec<(Tid, Vec<f32>)> {
         self.rows

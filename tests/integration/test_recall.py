@@ -3,6 +3,8 @@
 The queries are held out: of the rows' distribution, and none of them in the table.
 """
 
+import re
+
 import numpy as np
 import psycopg
 import pytest
@@ -48,8 +50,10 @@ def points(conn, name="built"):
     return conn.execute("SELECT search, recall, microseconds FROM vekter_operating_points(%s)", [name]).fetchall()
 
 
-@pytest.mark.parametrize("metric", ("l2", "ip", "cosine"))
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("factory, metric", [
+    *((factory, metric) for factory in FACTORIES for metric in ("l2", "ip", "cosine")),
+    # Taxicab distance has no codes.
+    ("HNSW32", "l1"), ("IVF128,Flat", "l1")])
 def test_held_out_queries_reach_the_recall_that_is_asked(items, factory, metric):
     exact = exact_neighbours(BASE, HELD_OUT, 10, metric)
     index(items, factory, metric)
@@ -67,6 +71,20 @@ def test_operating_points_ascend_and_are_few(items, factory):
     assert 1 <= len(listed) <= 24
     assert [p[1] for p in listed] == sorted({p[1] for p in listed})
     assert [p[2] for p in listed] == sorted(p[2] for p in listed)
+
+
+def test_a_build_says_how_much_of_it_was_calibration(items):
+    said = []
+    items.add_notice_handler(lambda notice: said.append((notice.severity_nonlocalized, notice.message_primary)))
+    index(items, "IVF128,Flat")
+    assert said == [], "nothing, if nobody asks"
+    with settings(items, client_min_messages="debug1"):
+        index(items, "IVF128,Flat")
+    form = re.compile(r'index "built" was built in ([\d.]+) s, of which calibration took ([\d.]+) s')
+    [(severity, [whole, calibration])] = [
+        (severity, map(float, found.groups())) for severity, text in said if (found := form.fullmatch(text))]
+    assert severity == "DEBUG"
+    assert 0 < calibration < whole
 
 
 def test_an_exact_index_needs_no_operating_points(items):

@@ -27,13 +27,14 @@ import growth  # noqa: E402
 import inserts  # noqa: E402
 import latency  # noqa: E402
 import machine  # noqa: E402
+import recall  # noqa: E402
 import vacuum  # noqa: E402
 from report import Report  # noqa: E402
 from scale import FULL, QUICK  # noqa: E402
 from server import Server  # noqa: E402
 
 PARTS = {"build": build, "inserts": inserts, "latency": latency, "vacuum": vacuum, "growth": growth, "delta": delta,
-         "filter": filter, "batch": batch}
+         "filter": filter, "recall": recall, "batch": batch}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from systems import HNSW, IVF, PGVECTOR_HNSW, Variant, faiss
 
 TITLE = "Filtered search"
 VARIANTS = [HNSW, faiss("IVF512,Flat"), IVF]
+ENOUGH = 0.95
 # The category of the row at these places among the categories, by their number of rows; and parts of all rows that
 # have nothing to do with their embeddings.
 CATEGORY_PLACES = (0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 1.0)
@@ -33,6 +34,7 @@ def run(server: Server, report: Report, scale) -> None:
     report.say(f"recall@{K} and median milliseconds of {scale.filter_queries} queries, one connection, default settings. "
                "Exact: the rows that pass, by a bitmap scan, and a sort. Categories are those of the embedded texts "
                "where those are at hand, else made; the parts are of rows at random. B-tree indexes on both.\n")
+    everywhere = {}
     for variant in variants:
         report.progress(variant.label)
         with server.copy(server.template(variant, server.dataset.rows)) as name, server.connect(name, variant) as db:
@@ -42,6 +44,35 @@ def run(server: Server, report: Report, scale) -> None:
                          [row(server, db, variant, condition, passes, scale)
                           for condition, passes in conditions(labels, parts)])
             report.say("")
+            if variant.is_vekter:
+                half = ("half of the rows", f"part < {PART_UNITS // 2}", parts < PART_UNITS // 2)
+                everywhere[variant.label] = [
+                    (what, passes.mean(), knn_recall(server, db, condition, passes, scale.filter_queries))
+                    for what, condition, passes in [*every_category(labels), half]]
+    report_everywhere(report, everywhere)
+
+
+def every_category(labels: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+    """(name, condition, which rows pass), fewest rows first."""
+    names, counts = np.unique(labels, return_counts=True)
+    return [(names[place], f"category = '{names[place]}'", labels == names[place])
+            for place in np.argsort(counts, kind="stable")]
+
+
+def knn_recall(server: Server, db: psycopg.Connection, condition: str, passes: np.ndarray, queries: int) -> float:
+    found, _ = measure(db, KNN.format(where=condition), queries, {})
+    return recall(found, nearest_passing(server, passes, queries))
+
+
+def report_everywhere(report: Report, everywhere: dict[str, list[tuple[str, float, float]]]) -> None:
+    """`everywhere`: by index (what passes, part of all rows, recall), the same conditions for each."""
+    report.say(f"recall@{K} of `knn(filter => ...)` in every category:\n")
+    rows = [[what, number(100 * share), *(f"{one[place][2]:.3f}" for one in everywhere.values())]
+            for place, (what, share, _) in enumerate(next(iter(everywhere.values())))]
+    least = [f"{min(found for *_, found in one):.3f}" for one in everywhere.values()]
+    report.table(["category", "% of rows", *everywhere], [*rows, ["least", "", *least]])
+    missed = [f"{label} in {what}" for label, one in everywhere.items() for what, _, found in one if found < ENOUGH]
+    report.say(f"\nLess than {ENOUGH}: {', '.join(missed) or 'none'}.")
 
 
 def ways(variant: Variant) -> dict[str, tuple[str, dict[str, str]]]:
@@ -94,15 +125,23 @@ def conditions(labels: np.ndarray, parts: np.ndarray) -> list[tuple[str, np.ndar
 
 
 def row(server: Server, db: psycopg.Connection, variant: Variant, condition: str, passes: np.ndarray, scale) -> list:
-    queries = server.dataset.queries[:scale.filter_queries]
-    ids = np.flatnonzero(passes)
-    nearest = ids[np.argsort(data.distances(server.dataset.base[ids], queries, "l2"), axis=1, kind="stable")[:, :K]]
+    nearest = nearest_passing(server, passes, scale.filter_queries)
     cells = [condition, number(100 * passes.mean())]
     for query, settings in ways(variant).values():
-        found, milliseconds = measure(db, query.format(where=condition), len(queries), settings)
-        hits = sum(len(set(f) & set(n)) for f, n in zip(found, nearest.tolist(), strict=True))
-        cells += [f"{hits / max(nearest.size, 1):.3f}", number(milliseconds)]
+        found, milliseconds = measure(db, query.format(where=condition), len(nearest), settings)
+        cells += [f"{recall(found, nearest):.3f}", number(milliseconds)]
     return cells
+
+
+def nearest_passing(server: Server, passes: np.ndarray, queries: int) -> np.ndarray:
+    """(queries, K or as many as pass): ids of the rows that pass, nearest first."""
+    ids = np.flatnonzero(passes)
+    distances = data.distances(server.dataset.base[ids], server.dataset.queries[:queries], "l2")
+    return ids[np.argsort(distances, axis=1, kind="stable")[:, :K]]
+
+
+def recall(found: list[list[int]], nearest: np.ndarray) -> float:
+    return data.recall(found, nearest) if nearest.size else 0.0
 
 
 def measure(db: psycopg.Connection, query: str, queries: int, settings: dict[str, str]):

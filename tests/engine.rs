@@ -28,6 +28,8 @@ mod memory;
 mod parameters;
 #[path = "engine/process.rs"]
 mod process;
+#[path = "engine/processor_time.rs"]
+mod processor_time;
 #[path = "engine/recall_table.rs"]
 mod recall_table;
 #[path = "engine/resume.rs"]

@@ -1,10 +1,14 @@
-//! The families that `factory = 'auto'` chooses from, at the same recall, for docs/factories.md, which this rewrites
-//! between its marks: `VEKTER_DATA=... cargo test --release --locked --test engine recall_table -- --ignored --nocapture`
+//! The families that `factory = 'auto'` chooses from, at the same recall, for docs/factories.md, where this rewrites rows
+//! between marks:
+//! `VEKTER_DATA=... cargo test --release --locked --test engine recall_table -- --ignored --nocapture --test-threads 1`
+//!
+//! `VEKTER_ONLY="HNSW32 IVF512,Flat"` measures those alone, in that order. Times are of the processor: of the whole
+//! process for a build, so nothing else may run in it.
 
 use super::data::*;
 use super::measure::{data_folder, rank_by_rows, shared_queries, shared_rows};
-use super::table::replace_table;
-use std::time::Instant;
+use super::processor_time;
+use super::table::{replace_row, wanted};
 use vekter::engine::{Metric, OpenIndex, SearchParams, on_worker};
 
 const DIMS: usize = 384;
@@ -57,7 +61,7 @@ fn measure(
 ) -> (f64, f64) {
     let ranks_again = !opened.ranks_exactly();
     let wanted = if ranks_again { K * factor } else { K };
-    let (mut found, start) = (0, Instant::now());
+    let (mut found, start) = (0, processor_time::of_thread());
     for (query, near) in std::iter::zip(queries.chunks(DIMS), truth.chunks(100)) {
         let mut hits = opened.search(query, wanted, &params, None).unwrap();
         if ranks_again {
@@ -66,7 +70,7 @@ fn measure(
         found += hits.iter().take(K).filter(|hit| near[..K].contains(&(hit.position as f32))).count();
     }
     let asked = (queries.len() / DIMS) as f64;
-    (found as f64 / (K as f64 * asked), asked / start.elapsed().as_secs_f64())
+    (found as f64 / (K as f64 * asked), asked / (processor_time::of_thread() - start).as_secs_f64())
 }
 
 #[test]
@@ -78,18 +82,10 @@ fn measure_at_the_same_recall() {
     };
     let rows = shared_rows(&folder);
     let (queries, truth) = shared_queries(&folder);
-    let only = std::env::var("VEKTER_ONLY").ok();
-    let mut table = String::from(
-        "| factory | build s | bytes a row | queries/s at 0.90 | at 0.95 | at 0.98 | at 0.99 |\n\
-         |---|--:|--:|--:|--:|--:|--:|\n",
-    );
-    for factory in FAMILIES {
-        if only.as_ref().is_some_and(|only| only != factory) {
-            continue;
-        }
-        let start = Instant::now();
+    for factory in wanted(&FAMILIES) {
+        let start = processor_time::of_process();
         let builder = on_worker(2, &mut || (), || build(factory, Metric::L2, &rows, DIMS)).unwrap();
-        let build_s = start.elapsed().as_secs_f64();
+        let build_s = (processor_time::of_process() - start).as_secs_f64();
         let serial = serialised(&builder);
         drop(builder);
         let bytes = serial.len() as f64 / (rows.len() / DIMS) as f64;
@@ -113,11 +109,7 @@ fn measure_at_the_same_recall() {
             }
         }
         println!("{line}");
-        table.push_str(&line);
-        table.push('\n');
-    }
-    if only.is_none() {
-        replace_table(MARKS, &table);
+        replace_row(MARKS, &FAMILIES, &line);
     }
 }
 
@@ -141,11 +133,11 @@ fn measure_scans_beside_graphs() {
             let mut found = 0;
             let mut best = f64::INFINITY;
             for _ in 0..3 {
-                let start = Instant::now();
+                let start = processor_time::of_thread();
                 for query in queries.chunks(DIMS).take(300) {
                     opened.search(query, K, &params, None).unwrap();
                 }
-                best = best.min(start.elapsed().as_secs_f64() / 300.0);
+                best = best.min((processor_time::of_thread() - start).as_secs_f64() / 300.0);
             }
             for query in queries.chunks(DIMS).take(300) {
                 let truth = exact(Metric::L2, query, rows, None);

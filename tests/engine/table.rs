@@ -1,14 +1,16 @@
-//! The families side by side on real embeddings, for docs/factories.md, which this rewrites between its marks:
-//! `VEKTER_DATA=... cargo test --release --locked --test engine table -- --ignored --nocapture`
+//! The families side by side on real embeddings, for docs/factories.md, where this rewrites rows between marks, each as
+//! soon as it is measured: `VEKTER_DATA=... cargo test --release --locked --test engine table -- --ignored --nocapture`
+//!
+//! `VEKTER_ONLY="IVF512,SQ8 LSH"` measures those alone, in that order. Times are of the processor.
 
 use super::data::*;
 use super::measure::{data_folder, rank_by_rows, shared_queries, shared_rows};
 use super::memory::{Map, private_kib};
 use super::process;
+use super::processor_time;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 use vekter::engine::{MappedBytes, Metric, OpenIndex, on_worker};
 
 const DIMS: usize = 384;
@@ -66,18 +68,12 @@ fn measure_every_family() {
         return;
     }
     let rows = shared_rows(&folder);
-    let only = std::env::var("VEKTER_ONLY").ok();
-    let mut table = String::from(
-        "| factory | what it is | build s | bytes a row | private MiB | open ms | queries/s | recall@10 |\n\
-         |---|---|--:|--:|--:|--:|--:|--:|\n",
-    );
-    for (factory, what) in FAMILIES {
-        if only.as_ref().is_some_and(|only| only != factory) {
-            continue;
-        }
-        let start = Instant::now();
+    let order: Vec<&str> = FAMILIES.iter().map(|(factory, _)| *factory).collect();
+    for factory in wanted(&order) {
+        let what = FAMILIES.iter().find(|(known, _)| *known == factory).unwrap().1;
+        let start = processor_time::of_process();
         let builder = on_worker(2, &mut || (), || build(factory, Metric::L2, &rows, DIMS)).unwrap();
-        let build_s = start.elapsed().as_secs_f64();
+        let build_s = (processor_time::of_process() - start).as_secs_f64();
         builder.write(&mut File::create(&file).unwrap()).unwrap();
         drop(builder);
         let bytes = std::fs::metadata(&file).unwrap().len() as f64 / (rows.len() / DIMS) as f64;
@@ -87,13 +83,10 @@ fn measure_every_family() {
         let measured = said.lines().find_map(|line| line.split_once("MEASURED ")).unwrap().1.to_owned();
         let line = format!("| `{factory}` | {what} | {build_s:.0} | {bytes:.0} | {measured} |");
         println!("{line}");
-        table.push_str(&line);
-        table.push('\n');
+        replace_row(MARKS, &order, &line);
     }
-    std::fs::remove_file(&file).unwrap();
-    if only.is_none() {
-        replace_table(MARKS, &table);
-    }
+    // Nothing was written if VEKTER_ONLY names families of the other table.
+    let _ = std::fs::remove_file(&file);
 }
 
 /// In a process of its own: what opening takes, and how well and fast one thread finds.
@@ -103,16 +96,16 @@ fn search(folder: &Path, file: &Path) {
     let before = private_kib();
     let map: Arc<dyn MappedBytes> = Arc::new(Map::new(&File::open(file).unwrap()));
     let length = map.bytes().len();
-    let start = Instant::now();
+    let start = processor_time::of_thread();
     let opened = OpenIndex::open(map, 0..length, Metric::L2).unwrap();
-    let open_ms = start.elapsed().as_secs_f64() * 1e3;
+    let open_ms = (processor_time::of_thread() - start).as_secs_f64() * 1e3;
     let wanted = if opened.ranks_exactly() { K } else { K * K_FACTOR };
     for query in queries.chunks(DIMS).take(20) {
         opened.search(query, wanted, &narrow(), None).unwrap();
     }
     let private_mib = (private_kib() - before) as f64 / 1024.0;
     let rows = shared_rows(folder);
-    let start = Instant::now();
+    let start = processor_time::of_thread();
     let (mut found, mut asked) = (0, 0);
     for (query, near) in std::iter::zip(queries.chunks(DIMS), truth.chunks(100)) {
         let mut hits = opened.search(query, wanted, &narrow(), None).unwrap();
@@ -121,20 +114,40 @@ fn search(folder: &Path, file: &Path) {
         }
         found += hits.iter().take(K).filter(|hit| near[..K].contains(&(hit.position as f32))).count();
         asked += 1;
-        if start.elapsed().as_secs() >= 20 {
+        if (processor_time::of_thread() - start).as_secs() >= 20 {
             break;
         }
     }
-    let speed = f64::from(asked) / start.elapsed().as_secs_f64();
+    let speed = f64::from(asked) / (processor_time::of_thread() - start).as_secs_f64();
     let recall = found as f64 / (K as f64 * f64::from(asked));
     println!("MEASURED {private_mib:.1} | {open_ms:.1} | {speed:.0} | {recall:.3}");
 }
 
-/// Writes a table between its marks in docs/factories.md.
-pub fn replace_table(marks: [&str; 2], table: &str) {
+/// Of these factories those that VEKTER_ONLY names, in its order; without it all.
+pub fn wanted<'a>(factories: &[&'a str]) -> Vec<&'a str> {
+    let Ok(only) = std::env::var("VEKTER_ONLY") else { return factories.to_vec() };
+    only.split_whitespace()
+        .filter_map(|name| factories.iter().find(|factory| **factory == name).copied())
+        .collect()
+}
+
+/// Puts a row into the table between the marks in docs/factories.md, in place of the one that begins like it; rows are
+/// in the order of `factories`.
+pub fn replace_row(marks: [&str; 2], factories: &[&str], row: &str) {
     let path = Path::new("docs/factories.md");
     let text = std::fs::read_to_string(path).unwrap();
     let (head, rest) = text.split_once(marks[0]).unwrap();
-    let (_, tail) = rest.split_once(marks[1]).unwrap();
-    std::fs::write(path, format!("{head}{}\n\n{table}\n{}{tail}", marks[0], marks[1])).unwrap();
+    let (table, tail) = rest.split_once(marks[1]).unwrap();
+    let (titles, mut rows): (Vec<&str>, Vec<&str>) =
+        table.trim().lines().partition(|line| !line.starts_with("| `"));
+    rows.retain(|old| factory_of(old) != factory_of(row));
+    rows.push(row);
+    rows.sort_by_key(|row| factories.iter().position(|factory| *factory == factory_of(row)));
+    let table = [titles, rows].concat().join("\n");
+    std::fs::write(path, format!("{head}{}\n\n{table}\n\n{}{tail}", marks[0], marks[1])).unwrap();
+}
+
+/// What a row stands for: it begins with it, in backquotes.
+fn factory_of(row: &str) -> &str {
+    row.split('`').nth(1).unwrap_or_default()
 }

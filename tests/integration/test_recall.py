@@ -250,7 +250,8 @@ def test_what_is_no_recall_is_refused(items, statement, message):
 @pytest.mark.parametrize("factory, metric", (
     ("HNSW32", "l2"), ("IVF512,Flat", "ip"), ("IVF512,PQ96x4fs,RFlat", "cosine"), ("IVF512,PQ96", "l2")))
 def test_real_embeddings_reach_the_recall_that_is_asked(new_cluster, factory, metric):
-    """Within 0.02: a loaded machine has the time for a few dozen queries of calibration only, by which 0.01 is not sure."""
+    """Within 0.01. Calibration takes a part of the build, whatever that takes: on a loaded machine all of them reach more
+    than what is asked."""
     base, queries, neighbours = wordnet()
     cluster = new_cluster({"maintenance_work_mem": "2GB", "max_parallel_maintenance_workers": 1, "max_wal_size": "8GB"})
     with cluster.connect() as conn:
@@ -262,4 +263,4 @@ def test_real_embeddings_reach_the_recall_that_is_asked(new_cluster, factory, me
         for asked in ASKED:
             got = recall(found(conn, queries, recall=asked), neighbours[:, :10])
             print(f"{factory} {metric}: {asked} asked, {got:.4f} found")
-            assert got >= min(asked, best) - 0.02
+            assert got >= min(asked, best) - 0.01

@@ -6,11 +6,12 @@
 use std::time::Instant;
 
 use super::Definition;
-use super::build::{Beginning, Heap, Resources, Sample, TrainingSample, check_memory};
+use super::build::{Beginning, Heap, Resources, TrainingSample, check_memory};
 use super::calibration::HeldBack;
 use super::error::IndexError;
 use super::format::Tid;
 use super::native::interruptible;
+use super::sample::Sample;
 use crate::engine::{Builder, Foreign, ForeignError};
 use crate::pg::progress::{self, Phase};
 

@@ -29,6 +29,7 @@ pub mod opened;
 pub mod plan;
 mod recycle;
 mod rows;
+mod sample;
 pub mod seal;
 pub mod search;
 pub mod segment;

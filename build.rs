@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const SOURCES: [&str; 11] = [
+    const SOURCES: [&str; 12] = [
         "shim.cc",
         "additive.cc",
         "batch.cc",
@@ -13,6 +13,7 @@ fn main() {
         "calibrating.cc",
         "clustering.cc",
         "exporting.cc",
+        "proportions.cc",
         "reading.cc",
         "resuming.cc",
         "rows.cc",

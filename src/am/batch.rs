@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 
 use super::search_options;
 use crate::index::first_round::FirstRounds;
-use crate::index::search::Request;
+use crate::index::request::Request;
 use crate::pg::error::SqlError;
 use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::snapshot::CallersSnapshot;

@@ -11,7 +11,7 @@ use super::{plan_hint, search_options};
 use crate::engine::{self, SearchParams};
 use crate::guc;
 use crate::index::format::SegmentRef;
-use crate::index::{self, search};
+use crate::index::{self, request};
 use crate::pg::relation::Rel;
 
 #[pgrx::pg_guard]
@@ -96,7 +96,7 @@ impl Cost {
         let pages = (relation_pages * visited_rows / rows).ceil();
         let startup = visited_rows * operator_cost + pages * random_page_cost * WARM_PAGE_PART;
         // Each doubling of the result costs a search of twice the size: constant per row.
-        let per_row = tuple_cost + operator_cost * visited_rows / search::FIRST_ROUND_ROWS as f64;
+        let per_row = tuple_cost + operator_cost * visited_rows / request::FIRST_ROUND_ROWS as f64;
         Cost { startup, total: startup + rows * per_row, pages, selectivity: 1.0 }
     }
 }
@@ -121,7 +121,7 @@ fn about(index_oid: pg_sys::Oid) -> (String, SearchParams) {
     // Of several segments the largest is the one that costs.
     let (factory, params) = match largest {
         Ok((_, Some(segment))) => {
-            let params = search::segment_params(&segment.points, &asked, None);
+            let params = request::segment_params(&segment.points, &asked, None);
             (segment.factory, params)
         }
         Ok((factory, None)) => (factory, asked),

@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::batch::Batch;
 use crate::index::first_round::FirstRounds;
-use crate::index::search::Request;
+use crate::index::request::Request;
 
 struct Hint {
     indexes: Vec<Oid>,

@@ -86,12 +86,19 @@ std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length, bool add
 const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list);
 
 // resuming.cc
+// proportions.cc
+// Refuses index types that the engine does not build, and proportions that would let FAISS read out of bounds.
+void check_proportions(const Index* index);
+
 // `like` is a new index after the factory string that the bytes must have.
 std::unique_ptr<Index> resume(const Index& like, const uint8_t* bytes, size_t length, bool keeps_rows);
 
 // exporting.cc
 // The parameters of searches that give none themselves.
 void set_search(Index* index, const vekter_written_params& params);
+// Whether lists lie in a map, and how many bytes of codes a list for fast scan has there.
+bool are_mapped(const faiss::InvertedLists& lists);
+size_t packed_bytes(const faiss::InvertedLists& lists, size_t list);
 // As an index whose labels are `labels`, one for each row; `normalises`: it brings queries to length 1 itself.
 void write_labelled(const Index& index, const idx_t* labels, bool normalises, faiss::IOWriter* writer);
 

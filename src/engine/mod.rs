@@ -43,6 +43,7 @@ mod params;
 mod recipe;
 mod rows;
 mod worker;
+mod surface;
 
 pub use auto::{AUTO, Choice, Memory, Situation, grouped, scan_reason, scanned_rows};
 pub use build_memory::BuildBytes;

@@ -12,7 +12,7 @@ use super::error::IndexError;
 use super::format::{Meta, Tid};
 use super::native::interruptible;
 use super::opened::OpenedSegment;
-use super::search::{self, Request};
+use super::request::{self, Request};
 use super::{Snapshot, delta, retry};
 use crate::engine::{Hit, Metric, SearchParams};
 use crate::pg::relation::Rel;
@@ -70,7 +70,7 @@ impl FirstRounds {
         let hits: usize = (snapshot.segments.iter())
             .filter_map(|opened| {
                 let params = params_of(opened, request);
-                search::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
+                request::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
             })
             .sum();
         // What FAISS finds lies there three times for a moment: as it found it, as arrays, and as hits.
@@ -180,7 +180,7 @@ fn compare_delta(
 
 /// What a search of this segment goes by.
 fn params_of(opened: &OpenedSegment, request: &Request) -> SearchParams {
-    search::segment_params(&opened.reference.points, &request.params, request.k)
+    request::segment_params(&opened.reference.points, &request.params, request.k)
 }
 
 /// The hits of each query.
@@ -191,7 +191,7 @@ fn search_segment(
     threads: usize,
 ) -> Result<Hits, IndexError> {
     let params = params_of(opened, request);
-    let Some(candidates) = search::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
+    let Some(candidates) = request::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
     else {
         return Ok(Vec::new());
     };

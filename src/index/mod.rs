@@ -28,6 +28,8 @@ pub mod native;
 pub mod opened;
 pub mod plan;
 mod recycle;
+pub mod request;
+mod rounds;
 mod rows;
 mod sample;
 pub mod seal;

@@ -14,177 +14,24 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
-use std::ops::Range;
-use std::rc::Rc;
-use std::sync::Arc;
 
-use super::candidates::{Among, Candidates};
 use super::error::IndexError;
 use super::first_round::FirstRounds;
-use super::format::{PointRef, Tid};
-use super::opened::OpenedSegment;
-use super::{Snapshot, calibration, delta, retry};
-use crate::engine::{DEFAULT_RECALL, EngineError, Hit, SearchParams};
+use super::format::Tid;
+use super::request::{Request, candidates};
+use super::rounds::{DeltaScan, Distance, SegmentScan, rank_delta};
+use super::{Snapshot, retry};
+use crate::engine::EngineError;
 use crate::failpoint;
 use crate::pg::relation::Rel;
 
-/// Rows that the first round asks for when nobody says how many are wanted: a typical LIMIT with some to spare.
-pub const FIRST_ROUND_ROWS: usize = 64;
-/// Rows that are read in the end when nobody says how many are wanted: a typical LIMIT, and what recall is measured by.
-const TYPICAL_ROWS: usize = 10;
-/// A round that would ask for more than this part of a segment ranks all of the segment instead.
-const LARGEST_ROUND_PART: u64 = 8;
-/// Candidates per wanted row that are ranked by exact distance from the table where codes are lossy, unless
-/// vekter.k_factor says so. Less than where FAISS refines by itself, as each of them is a row to fetch.
-const DEFAULT_K_FACTOR: f32 = 4.0;
 /// Positions that one round of a search without order takes.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
-
-/// What is asked of a search beside its query.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// How many rows will probably be wanted: what the first round asks each segment for.
-    pub wanted_rows: usize,
-    /// How many of the nearest rows are to be found as surely as the recall says, where that is known.
-    pub k: Option<usize>,
-    pub params: SearchParams,
-    /// What rows are to be found among; None: among all. Others may be found with them.
-    pub candidates: Option<Rc<Candidates>>,
-    /// Distance beyond which no row is wanted; those that are nearly as near may still come.
-    pub radius: Option<f32>,
-}
-
-impl Default for Request {
-    /// What nobody said anything about.
-    fn default() -> Self {
-        Request {
-            wanted_rows: FIRST_ROUND_ROWS,
-            k: None,
-            params: SearchParams::default(),
-            candidates: None,
-            radius: None,
-        }
-    }
-}
-
-impl Request {
-    /// For `k` rows and no more. Calibration measured what is found of the nearest ten: of lossy codes fewer candidates
-    /// would find less.
-    pub fn of(k: usize, params: SearchParams) -> Self {
-        Request { wanted_rows: k.max(TYPICAL_ROWS), k: Some(k), params, ..Request::default() }
-    }
-}
-
-/// What a search for `k` rows of a segment goes by: what was asked for, and else what reaches the recall.
-pub fn segment_params(points: &[PointRef], asked: &SearchParams, k: Option<usize>) -> SearchParams {
-    let recall = asked.recall.unwrap_or(DEFAULT_RECALL);
-    asked.or(calibration::params_for(points, recall, k.unwrap_or(TYPICAL_ROWS)))
-}
 
 /// Exact distances from the table.
 pub trait Rerank {
     /// Operator distance of the row at `tid`; None if no version of it is visible to the search.
     fn distance(&mut self, tid: Tid) -> Option<f32>;
-}
-
-/// A distance that sorts NaN last, as PostgreSQL does.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Distance(f32);
-
-impl Eq for Distance {}
-
-impl PartialOrd for Distance {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Distance {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.partial_cmp(&other.0).unwrap_or_else(|| self.0.is_nan().cmp(&other.0.is_nan()))
-    }
-}
-
-/// How far the search of one segment has come.
-struct SegmentScan {
-    opened: Arc<OpenedSegment>,
-    /// The rows that may be found; None: all that live.
-    among: Option<Among>,
-    params: SearchParams,
-    /// Rows that the next round asks for.
-    round_rows: usize,
-    /// No row that is still to come is nearer, as far as the last round could see.
-    frontier: Distance,
-    exhausted: bool,
-    /// Where a search without order goes on.
-    next_position: u64,
-    /// What the first round finds, where that was searched for already.
-    first_hits: Option<Vec<Hit>>,
-}
-
-/// The delta's rows with their distances, of which the nearest become candidates first.
-struct DeltaScan {
-    rows: Vec<(Distance, Tid)>,
-    /// So many have become candidates, none of them farther than the others.
-    taken: usize,
-    round_rows: usize,
-}
-
-impl DeltaScan {
-    /// As of a segment; None: exhausted.
-    fn frontier(&self) -> Option<Distance> {
-        let last = self.taken.checked_sub(1).map_or(Distance(f32::NEG_INFINITY), |last| self.rows[last].0);
-        (self.taken < self.rows.len()).then_some(last)
-    }
-
-    /// Where in `rows` the next nearest are, the farthest of them last.
-    fn next_round(&mut self) -> Range<usize> {
-        let rest = &mut self.rows[self.taken..];
-        let count = self.round_rows.min(rest.len());
-        if count > 0 {
-            rest.select_nth_unstable(count - 1);
-        }
-        let round = self.taken..self.taken + count;
-        self.taken += count;
-        self.round_rows = self.round_rows.saturating_mul(2);
-        round
-    }
-}
-
-impl SegmentScan {
-    fn open(opened: Arc<OpenedSegment>, request: &Request) -> Result<Self, IndexError> {
-        let among = request.candidates.as_ref().map(|candidates| candidates.among(&opened)).transpose()?;
-        let exhausted = among.as_ref().is_some_and(|among| among.positions.is_empty());
-        let mut params = segment_params(&opened.reference.points, &request.params, request.k);
-        if among.is_some() {
-            // The nearest of a few rows can be anywhere. To look at each of them costs less than to look for the list.
-            params.nprobe = Some(opened.segment.index.lists().max(1));
-            params.max_codes = None;
-        }
-        Ok(SegmentScan {
-            opened,
-            among,
-            params,
-            round_rows: request.wanted_rows.max(1),
-            frontier: Distance(f32::NEG_INFINITY),
-            exhausted,
-            next_position: 0,
-            first_hits: None,
-        })
-    }
-
-    /// Rows that can be found.
-    fn rows(&self) -> u64 {
-        self.among.as_ref().map_or(self.opened.live_rows(), |among| among.positions.len() as u64)
-    }
-
-    /// Bitmap by position of the rows that must not be found.
-    fn excluded(&mut self) -> Result<Option<&[u8]>, IndexError> {
-        match &mut self.among {
-            Some(among) => among.others(self.opened.segment.rows()).map(Some),
-            None => Ok(self.opened.dead.as_deref()),
-        }
-    }
 }
 
 pub struct Cursor {
@@ -237,7 +84,7 @@ impl Cursor {
         if let Some(mut lookup) = request.candidates.as_ref().map(|candidates| candidates.lookup()) {
             delta.retain(|(_, tid)| lookup.contains(*tid));
         }
-        let delta = DeltaScan { rows: delta, taken: 0, round_rows: request.wanted_rows.max(1) };
+        let delta = DeltaScan::new(delta, request);
         let end = request.radius.map_or(f32::INFINITY, |radius| rounded_up(radius, query.as_deref()));
         let (pending, seen) = Default::default();
         Cursor { query, delta, scans, pending, seen, end: Distance(end) }
@@ -455,20 +302,6 @@ fn rounded_up(radius: f32, query: Option<&[f32]>) -> f32 {
     radius + 1e-4 * (radius.abs() + square.max(square.sqrt()))
 }
 
-/// How many candidates a round for `wanted` rows asks of a segment in which `live_rows` can be found; None: so many that all of it is ranked instead.
-pub fn candidates(
-    opened: &OpenedSegment,
-    live_rows: u64,
-    wanted: usize,
-    params: &SearchParams,
-) -> Option<usize> {
-    let index = &opened.segment.index;
-    let k_factor = if index.ranks_exactly() { 1.0 } else { params.k_factor.unwrap_or(DEFAULT_K_FACTOR) };
-    let candidates = (wanted as f64 * f64::from(k_factor)).min(live_rows as f64) as usize;
-    let is_too_much = !index.is_exhaustive() && candidates as u64 > live_rows / LARGEST_ROUND_PART;
-    (!is_too_much).then_some(candidates.max(1))
-}
-
 /// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as
 /// from another.
 fn prepare(snapshot: &Snapshot, query: Option<&[f32]>) -> Result<Option<Vec<f32>>, IndexError> {
@@ -480,36 +313,4 @@ fn prepare(snapshot: &Snapshot, query: Option<&[f32]>) -> Result<Option<Vec<f32>
     }
     let mut query = query.to_vec();
     Ok(snapshot.metric.prepare(&mut query).then_some(query))
-}
-
-/// Every row of the delta with its distance.
-fn rank_delta(
-    rel: Rel,
-    snapshot: &Snapshot,
-    query: Option<&[f32]>,
-) -> Result<Vec<(Distance, Tid)>, IndexError> {
-    let (mut found, mut distances) = (Vec::new(), Vec::new());
-    delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
-        distances.clear();
-        match query {
-            Some(query) => snapshot.metric.distances(query, rows, &mut distances),
-            None => distances.resize(tids.len(), 0.0),
-        }
-        found.try_reserve(tids.len())?;
-        found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
-        Ok(())
-    })?;
-    Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Distance;
-
-    #[test]
-    fn nan_sorts_behind_every_distance() {
-        let mut distances = [Distance(f32::NAN), Distance(1.0), Distance(f32::INFINITY), Distance(-1.0)];
-        distances.sort_unstable();
-        assert_eq!(distances.map(|distance| distance.0)[..3], [-1.0, 1.0, f32::INFINITY]);
-    }
 }

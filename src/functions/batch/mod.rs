@@ -18,7 +18,7 @@ use super::target::{self, Target};
 use crate::am::batch::{self, Batch};
 use crate::am::{build, plan_hint};
 use crate::guc;
-use crate::index::search::Request;
+use crate::index::request::Request;
 use crate::pg::error::SqlError;
 use crate::pg::spi;
 use crate::vector;

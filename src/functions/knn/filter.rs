@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use crate::functions::target::Target;
 use crate::index::candidates::Candidates;
 use crate::index::error::IndexError;
-use crate::index::search::Request;
+use crate::index::request::Request;
 use crate::pg::bitmap::{self, Estimate};
 use crate::pg::condition::{self, Condition};
 use crate::pg::error::SqlError;

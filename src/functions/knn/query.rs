@@ -12,7 +12,7 @@ use super::filter::{self, Narrowing};
 use crate::am::plan_hint;
 use crate::functions::arguments::Effort;
 use crate::functions::target::{self, Target};
-use crate::index::search::{FIRST_ROUND_ROWS, Request};
+use crate::index::request::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::SqlError;
 use crate::pg::invalidation::{self, Change};
 use crate::pg::spi;

@@ -171,6 +171,13 @@ struct BlockScan {
         }
     }
 
+    // Once, after the scan.
+    Candidates found(size_t query) {
+        Candidates& heap = best[query].heap;
+        std::sort_heap(heap.begin(), heap.end());
+        return std::move(heap);
+    }
+
     // Whether a row's key, as computed by itself, is certainly above `worst`. What overflows to infinity or NaN is not
     // certain; denormal values are off by more than their share, but far less than 1e-30.
     bool is_farther(float norms, float product, float worst) const {
@@ -195,37 +202,25 @@ size_t block_of(size_t count) {
     return std::min(BLOCK_QUERIES, (count + threads - 1) / threads);
 }
 
-void scan_in_blocks(
-        const faiss::IndexFlat& flat,
-        size_t count,
-        const float* queries,
-        size_t k,
-        const vekter_search_params& params,
-        Candidates* found) {
-    const size_t block = block_of(count);
-    on_all_threads((count + block - 1) / block, [&](size_t at) {
-        const size_t start = at * block;
-        BlockScan scan(flat, params, queries + start * flat.d, std::min(block, count - start), k);
-        scan.run();
-        for (size_t i = 0; i < scan.count; i++) {
-            std::sort_heap(scan.best[i].heap.begin(), scan.best[i].heap.end());
-            found[start + i] = std::move(scan.best[i].heap);
-        }
-    });
-}
-
 // A scan of inverted lists for a block of queries: list by list, so that a list's rows come from memory once and from the
 // processor's cache for all queries but the first.
 struct ListScan {
     const faiss::IndexIVFFlat& inverted;
+    const vekter_search_params& params;
     const float* queries;
     size_t count, k;
     bool similarity;
     std::vector<float> distances;
     std::vector<idx_t> positions;
 
-    ListScan(const faiss::IndexIVFFlat& inverted, const float* queries, size_t count, size_t k)
+    ListScan(
+            const faiss::IndexIVFFlat& inverted,
+            const vekter_search_params& params,
+            const float* queries,
+            size_t count,
+            size_t k)
             : inverted(inverted),
+              params(params),
               queries(queries),
               count(count),
               k(k),
@@ -241,7 +236,7 @@ struct ListScan {
         }
     }
 
-    void run(const vekter_search_params& params) {
+    void run() {
         struct Visit {
             Probe probe;
             size_t query;
@@ -288,8 +283,10 @@ struct ListScan {
     }
 };
 
-void scan_lists_together(
-        const faiss::IndexIVFFlat& inverted,
+// Has a `Scan` of the index answer each block of queries.
+template <class Scan, class Scanned>
+void scan_in_blocks(
+        const Scanned& index,
         size_t count,
         const float* queries,
         size_t k,
@@ -297,9 +294,9 @@ void scan_lists_together(
         Candidates* found) {
     const size_t block = block_of(count);
     on_all_threads((count + block - 1) / block, [&](size_t at) {
-        const size_t start = at * block;
-        ListScan scan(inverted, queries + start * inverted.d, std::min(block, count - start), k);
-        scan.run(params);
+        const size_t start = at * block, queries_left = count - start;
+        Scan scan(index, params, queries + start * index.d, std::min(block, queries_left), k);
+        scan.run();
         for (size_t i = 0; i < scan.count; i++) {
             found[start + i] = scan.found(i);
         }
@@ -322,12 +319,12 @@ void nearest_of_each(
         auto* flat = dynamic_cast<const faiss::IndexFlat*>(&index);
         const bool by_products = index.metric_type != faiss::METRIC_L1;
         if (flat && by_products && static_cast<size_t>(flat->d) > MAX_SPECIAL_DIMS) {
-            return scan_in_blocks(*flat, count, queries, k, params, found);
+            return scan_in_blocks<BlockScan>(*flat, count, queries, k, params, found);
         }
         // A limit of rows counts them in the order of each query's lists.
         auto* inverted = dynamic_cast<const faiss::IndexIVFFlat*>(&index);
         if (inverted && params.max_codes == 0) {
-            return scan_lists_together(*inverted, count, queries, k, params, found);
+            return scan_in_blocks<ListScan>(*inverted, count, queries, k, params, found);
         }
     }
     const auto search = [&](size_t i) { found[i] = nearest(index, queries + i * index.d, k, params); };

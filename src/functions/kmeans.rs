@@ -42,8 +42,7 @@ fn vekter_kmeans(
     // SAFETY: the running call, of a function that returns a table.
     let mut results = unsafe { ResultRows::begin(call) };
     let plan = plan(clusters, metric, seed, iterations).or_raise();
-    let rows = Rows::of(table, id_column, vector_column, plan.metric()).or_raise();
-    let clustering = find(&rows, &plan).or_raise();
+    let (rows, clustering) = cluster(table, id_column, vector_column, &plan).or_raise();
     let mut push = |id: i64, cluster: usize, distance: f64| {
         results.push([id.into_datum(), (cluster as i32).into_datum(), distance.into_datum()]);
     };
@@ -66,8 +65,7 @@ fn vekter_kmeans_centroids(
     // SAFETY: as above.
     let mut results = unsafe { ResultRows::begin(call) };
     let plan = plan(clusters, metric, seed, iterations).or_raise();
-    let rows = Rows::of(table, id_column, vector_column, plan.metric()).or_raise();
-    let clustering = find(&rows, &plan).or_raise();
+    let (rows, clustering) = cluster(table, id_column, vector_column, &plan).or_raise();
     let mut counts = vec![0i64; plan.clusters()];
     assign(&rows, &clustering, &mut |_, cluster, _| counts[cluster] += 1).or_raise();
     for (number, (centroid, count)) in clustering.centroids().zip(counts).enumerate() {
@@ -89,6 +87,18 @@ fn plan(clusters: i32, metric: &str, seed: i32, iterations: i32) -> Result<Clust
         u32::try_from(seed).map_err(|_| invalid(format!("seed must not be negative, but is {seed}")))?;
     let (clusters, iterations) = (count(clusters, "clusters")?, count(iterations, "iterations")?);
     Ok(ClusteringPlan::new(clusters, metric, iterations, seed)?)
+}
+
+/// The rows of the table, and clusters of them.
+fn cluster(
+    table: pg_sys::Oid,
+    id_column: &CStr,
+    vector_column: &CStr,
+    plan: &ClusteringPlan,
+) -> Result<(Rows, Clustering), SqlError> {
+    let rows = Rows::of(table, id_column, vector_column, plan.metric())?;
+    let clustering = find(&rows, plan)?;
+    Ok((rows, clustering))
 }
 
 // ---------------------------------------------------------------- rows

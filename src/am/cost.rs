@@ -10,8 +10,7 @@ use pgrx::pg_sys;
 use super::{plan_hint, search_options};
 use crate::engine::{self, SearchParams};
 use crate::guc;
-use crate::index::format::SegmentRef;
-use crate::index::{self, request};
+use crate::index::{self, opened, request};
 use crate::pg::relation::Rel;
 
 #[pgrx::pg_guard]
@@ -115,8 +114,8 @@ fn about(index_oid: pg_sys::Oid) -> (String, SearchParams) {
     let asked = search_options::effective(index, SearchParams::default());
     let largest = index::retry(|| {
         let meta = index::read_meta(index)?;
-        let segments = index::read_manifest(index, &meta)?.segments;
-        Ok((meta.factory, segments.into_iter().max_by_key(SegmentRef::live_rows)))
+        let largest = opened::largest(index, &meta)?;
+        Ok((meta.factory, largest))
     });
     // Of several segments the largest is the one that costs.
     let (factory, params) = match largest {

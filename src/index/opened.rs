@@ -111,6 +111,21 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
     Ok(segments)
 }
 
+/// What the manifest that the root names says of its largest segment: from memory where the segments are open, else from
+/// the pages. Opens nothing.
+pub fn largest(rel: Rel, meta: &Meta) -> Result<Option<SegmentRef>, IndexError> {
+    let known = OPENED.with_borrow(|opened| {
+        let index = opened.by_relation.get(&rel.oid().to_u32())?;
+        let manifest = meta.manifest.as_ref().filter(|_| index.index_id == meta.index_id)?;
+        let references = index.segments.iter().map(|opened| &opened.reference);
+        (manifest.id == index.manifest_id).then(|| references.max_by_key(|one| one.live_rows()).cloned())
+    });
+    match known {
+        Some(largest) => Ok(largest),
+        None => Ok(read_manifest(rel, meta)?.segments.into_iter().max_by_key(SegmentRef::live_rows)),
+    }
+}
+
 /// Notes now and then that the files are in use, where the cache has a limit.
 fn note_use(rel: Rel, segments: &[Arc<OpenedSegment>]) {
     let is_due = OPENED.with_borrow_mut(|opened| {

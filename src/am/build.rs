@@ -152,6 +152,8 @@ impl Heap for Table {
 
     fn identify(
         &mut self,
+        start: u32,
+        blocks: u32,
         visit: &mut dyn FnMut(Identified) -> Result<(), IndexError>,
     ) -> Result<f64, IndexError> {
         // SAFETY: PostgreSQL keeps the relation open for the build; the second column of an index is the id, and the
@@ -160,9 +162,8 @@ impl Heap for Table {
             unsafe { ((*self.info).ii_NumIndexAttrs, (*self.info).ii_IndexAttrNumbers[1]) };
         let id_bytes = (columns > 1).then(|| id_bytes(self.heap, attribute));
         let mut identifier = Identifier { id_bytes, visit, outcome: Ok(()) };
-        let blocks = self.heap.blocks();
         // SAFETY: the state is the identifier that `identify` takes.
-        let heap_rows = unsafe { self.scan_blocks(0, blocks, false, Some(identify), &mut identifier) };
+        let heap_rows = unsafe { self.scan_blocks(start, blocks, false, Some(identify), &mut identifier) };
         identifier.outcome.map(|()| heap_rows)
     }
 }

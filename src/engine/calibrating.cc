@@ -44,7 +44,56 @@ Lists lists_of(const Index& index, const float* query) {
     return lists;
 }
 
+// The graph inside the wrappers of an index; null where there is none.
+faiss::HNSW* graph_of(Index& index) {
+    if (auto* refined = dynamic_cast<faiss::IndexRefine*>(&index)) {
+        return graph_of(*refined->base_index);
+    }
+    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(&index)) {
+        return graph_of(*transformed->index);
+    }
+    auto* graph = dynamic_cast<faiss::IndexHNSW*>(&index);
+    return graph ? &graph->hnsw : nullptr;
+}
+
 } // namespace
+
+std::vector<Link> unlink(Index& index, const uint8_t* hidden, size_t hidden_bytes) {
+    std::vector<Link> links;
+    faiss::HNSW* graph = graph_of(index);
+    if (!graph) {
+        return links;
+    }
+    const auto is_hidden = [&](int32_t row) {
+        const size_t byte = static_cast<size_t>(row) >> 3;
+        return row >= 0 && row != graph->entry_point && byte < hidden_bytes && (hidden[byte] >> (row & 7)) & 1;
+    };
+    auto& neighbors = graph->neighbors;
+    for (size_t place = 0; place < neighbors.size(); place++) {
+        if (place % (size_t{1} << 24) == 0) {
+            throw_if_interrupted();
+        }
+        if (is_hidden(neighbors[place])) {
+            links.push_back({place, neighbors[place]});
+        }
+    }
+    // A search ends a row's links at the first that leads nowhere, but passes over one from a row to itself.
+    int32_t row = 0;
+    for (const Link& link : links) {
+        while (link.place >= graph->offsets[row + 1]) {
+            row++;
+        }
+        neighbors[link.place] = row;
+    }
+    return links;
+}
+
+void relink(Index& index, const std::vector<Link>& links) noexcept {
+    faiss::HNSW* graph = graph_of(index);
+    for (const Link& link : links) {
+        graph->neighbors[link.place] = link.row;
+    }
+}
 
 void lists_by_position(const Index& index, int32_t* lists) {
     const faiss::IndexIVF& inverted = *lists_of(index, nullptr).inverted;

@@ -19,6 +19,12 @@ pub struct Index {
     opaque: [u8; 0],
 }
 
+/// Links that were taken out of a graph.
+#[repr(C)]
+pub struct Links {
+    opaque: [u8; 0],
+}
+
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Description {
@@ -158,6 +164,13 @@ unsafe extern "C" {
         count: i64,
         lists: *mut i64,
     ) -> c_int;
+    pub fn vekter_index_unlink(
+        index: *mut Index,
+        hidden: *const u8,
+        hidden_bytes: usize,
+        links: *mut *mut Links,
+    ) -> c_int;
+    pub fn vekter_index_relink(index: *mut Index, links: *mut Links);
     pub fn vekter_nearest_rows(
         queries: *const f32,
         query_count: i64,

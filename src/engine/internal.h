@@ -66,6 +66,14 @@ void add_rows(Index* index, idx_t rows, const float* values);
 void lists_by_position(const Index& index, int32_t* lists);
 // The lists whose centroids are nearest, nearest first; -1 where the quantizer finds no more.
 void nearest_lists(const Index& index, const float* query, size_t count, int64_t* lists);
+// A link of a graph, where it stood and where it led.
+struct Link {
+    size_t place;
+    int32_t row;
+};
+// Lets no link of a graph lead to the rows of a bitmap any more, but those to its entry. Returns the links that did.
+std::vector<Link> unlink(Index& index, const uint8_t* hidden, size_t hidden_bytes);
+void relink(Index& index, const std::vector<Link>& links) noexcept;
 // FAISS's exact search, on all threads: k of the rows for each query, best first; -1 where there are no more.
 void nearest_rows(
         const float* queries,
@@ -78,27 +86,27 @@ void nearest_rows(
         float* distances,
         int64_t* positions);
 
+// proportions.cc
+// Refuses index types that the engine does not build, and proportions that would let FAISS read out of bounds.
+void check_proportions(const Index* index);
+
 // reading.cc
 void register_mapped_lists();
 // To be searched, unless it is to be added to.
 std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length, bool adds);
 // A fast-scan list's codes where they lie, aligned or not; nothing to release.
 const uint8_t* packed_codes(const faiss::InvertedLists& lists, size_t list);
+// Whether lists lie in a map, and how many bytes of codes a list for fast scan has there.
+bool are_mapped(const faiss::InvertedLists& lists);
+size_t packed_bytes(const faiss::InvertedLists& lists, size_t list);
 
 // resuming.cc
-// proportions.cc
-// Refuses index types that the engine does not build, and proportions that would let FAISS read out of bounds.
-void check_proportions(const Index* index);
-
 // `like` is a new index after the factory string that the bytes must have.
 std::unique_ptr<Index> resume(const Index& like, const uint8_t* bytes, size_t length, bool keeps_rows);
 
 // exporting.cc
 // The parameters of searches that give none themselves.
 void set_search(Index* index, const vekter_written_params& params);
-// Whether lists lie in a map, and how many bytes of codes a list for fast scan has there.
-bool are_mapped(const faiss::InvertedLists& lists);
-size_t packed_bytes(const faiss::InvertedLists& lists, size_t list);
 // As an index whose labels are `labels`, one for each row; `normalises`: it brings queries to length 1 itself.
 void write_labelled(const Index& index, const idx_t* labels, bool normalises, faiss::IOWriter* writer);
 

@@ -378,6 +378,19 @@ int vekter_index_nearest_lists(const vekter_index* index, const float* query, in
     return guarded([&] { vekter::nearest_lists(*unwrap(index), query, static_cast<size_t>(count), lists); });
 }
 
+int vekter_index_unlink(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_links** links) {
+    return guarded([&] {
+        auto taken = std::make_unique<std::vector<vekter::Link>>();
+        *taken = vekter::unlink(*unwrap(index), hidden, hidden_bytes);
+        *links = reinterpret_cast<vekter_links*>(taken.release());
+    });
+}
+
+void vekter_index_relink(vekter_index* index, vekter_links* links) {
+    const std::unique_ptr<std::vector<vekter::Link>> taken(reinterpret_cast<std::vector<vekter::Link>*>(links));
+    vekter::relink(*unwrap(index), *taken);
+}
+
 int vekter_nearest_rows(
         const float* queries,
         int64_t query_count,

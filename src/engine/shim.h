@@ -25,6 +25,8 @@ enum vekter_code {
 
 // A faiss::Index.
 typedef struct vekter_index vekter_index;
+// Links that were taken out of a graph.
+typedef struct vekter_links vekter_links;
 
 // faiss::MetricType, for those that are used.
 enum vekter_metric { VEKTER_INNER_PRODUCT = 0, VEKTER_L2 = 1, VEKTER_L1 = 2 };
@@ -177,6 +179,11 @@ int vekter_index_imbalance(const vekter_index* index, double* factor);
 int vekter_index_lists_by_position(const vekter_index* index, int32_t* lists);
 // The `count` lists that a search would scan first; -1 where there are no more.
 int vekter_index_nearest_lists(const vekter_index* index, const float* query, int64_t count, int64_t* lists);
+// Takes every link to the rows in `hidden` (a bitmap by position, least significant bit first) out of a graph that is
+// being built, but those to its entry; an index without a graph stays as it is. `links` is what brings them back.
+int vekter_index_unlink(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_links** links);
+// Puts them back where they were, and frees `links`. No row was added meanwhile.
+void vekter_index_relink(vekter_index* index, vekter_links* links);
 // For each query the k nearest rows by FAISS's distance value, on all threads; position -1 where there are no more.
 int vekter_nearest_rows(
         const float* queries,

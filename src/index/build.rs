@@ -63,9 +63,12 @@ pub trait Heap {
         sample: bool,
         visit: &mut VisitRow,
     ) -> Result<f64, IndexError>;
-    /// Shows `visit` all rows with their ids; NULLs are left out. Returns the table's rows, in the index or not.
+    /// Shows `visit` the rows in a run of blocks with their ids; NULLs are left out. Returns the table's rows, in the
+    /// index or not.
     fn identify(
         &mut self,
+        start: u32,
+        blocks: u32,
         visit: &mut dyn FnMut(Identified) -> Result<(), IndexError>,
     ) -> Result<f64, IndexError>;
 }
@@ -280,6 +283,49 @@ struct Added {
     reason: String,
 }
 
+/// The table's blocks in runs, between which FAISS works on what they held.
+pub struct Runs {
+    next: u32,
+    end: u32,
+    blocks: u32,
+}
+
+/// Some blocks, one after the other.
+pub struct Run {
+    pub start: u32,
+    pub blocks: u32,
+}
+
+impl Runs {
+    /// Of the blocks before `end`.
+    pub fn new(end: u32) -> Self {
+        Runs { next: 0, end, blocks: 1 }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.next == self.end
+    }
+
+    /// How many bytes lie behind a block depends on TOAST: feels for runs of about half a batch.
+    pub fn adapt(&mut self, run_bytes: usize, batch_bytes: usize) {
+        self.blocks = match run_bytes {
+            bytes if bytes < batch_bytes / 4 => (self.blocks * 2).min(MAX_RUN_BLOCKS),
+            bytes if bytes > batch_bytes / 2 => (self.blocks / 2).max(1),
+            _ => self.blocks,
+        };
+    }
+}
+
+impl Iterator for Runs {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        let run = Run { start: self.next, blocks: self.blocks.min(self.end - self.next) };
+        self.next += run.blocks;
+        (run.blocks > 0).then_some(run)
+    }
+}
+
 /// Adds every row of the table that is not in the index yet.
 fn add_rows(
     definition: &Definition,
@@ -295,14 +341,12 @@ fn add_rows(
     progress::rows(added.tids.len() as u64, expected_rows);
     let mut batch = Vec::<f32>::new();
     let Added { tids, strays, heap_rows, .. } = &mut added;
-    let (mut start, mut run_blocks) = (0u32, 1u32);
     // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
-    let end = if is_complete { 0 } else { heap.blocks() };
-    while start < end {
+    let mut runs = Runs::new(if is_complete { 0 } else { heap.blocks() });
+    while let Some(run) = runs.next() {
         pgrx::check_for_interrupts!();
-        run_blocks = run_blocks.min(end - start);
         let filled = batch.len();
-        *heap_rows += heap.scan(start, run_blocks, false, &mut |tid, vector| {
+        *heap_rows += heap.scan(run.start, run.blocks, false, &mut |tid, vector| {
             if present.binary_search(&tid).is_ok() {
                 return Ok(());
             }
@@ -319,25 +363,20 @@ fn add_rows(
             }
             Ok(())
         })?;
-        start += run_blocks;
         let run_bytes = (batch.len() - filled) * size_of::<f32>();
-        if start == end || batch.len() * size_of::<f32>() >= resources.batch_bytes {
+        if runs.is_over() || batch.len() * size_of::<f32>() >= resources.batch_bytes {
             add_batch(&mut builder, &mut held, &batch, resources)?;
             batch.clear();
         }
         let done = tids.len() as u64;
         // There are at least as many rows as were seen, and in the end no more.
-        progress::rows(done, if start == end { done } else { expected_rows.max(done) });
-        progress::blocks(start, end);
-        // How many bytes lie behind a block depends on TOAST: feel for runs of about half a batch.
-        run_blocks = match run_bytes {
-            bytes if bytes < resources.batch_bytes / 4 => (run_blocks * 2).min(MAX_RUN_BLOCKS),
-            bytes if bytes > resources.batch_bytes / 2 => (run_blocks / 2).max(1),
-            _ => run_blocks,
-        };
+        progress::rows(done, if runs.is_over() { done } else { expected_rows.max(done) });
+        progress::blocks(runs.next, runs.end);
+        runs.adapt(run_bytes, resources.batch_bytes);
     }
     let started = Instant::now();
-    added.points = interruptible(resources.threads, || held.calibrate(&builder, None, resources.threads))?;
+    added.points =
+        interruptible(resources.threads, || held.calibrate_hiding(&mut builder, resources.threads))?;
     added.calibration = held.comparing() + started.elapsed();
     for (tid, row) in held.release() {
         added.tids.push(tid);

@@ -1,7 +1,8 @@
 //! Operating points of a segment: rows that are held back while it is made, as queries to measure it by.
 //!
-//! What is held back is added last, so that the segment has all its rows. Calibration takes at most about a fifth of the
-//! build: with less time it makes do with fewer queries.
+//! What is held back is added last, so that the segment has all its rows. Of an index that was made elsewhere and has them
+//! already, they are hidden from searches instead. Calibration takes at most about a fifth of the build: with less time it
+//! makes do with fewer queries.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ const COMPARING_PART: f64 = 0.1;
 const CALIBRATION_PART: f64 = 0.2;
 /// What measuring may always take: of a quick build, a fifth is too short for more than chance.
 const MIN_BUDGET: Duration = Duration::from_millis(300);
+/// The same where the rows come from elsewhere: the work that they took was done there, and a fifth of what is left here is
+/// too short for queues as long as a graph may need.
+const MIN_IMPORT_BUDGET: Duration = Duration::from_secs(2);
 
 /// How many rows to hold back of about `rows` of `dims` values.
 pub fn wanted_queries(rows: u64, dims: usize) -> usize {
@@ -36,7 +40,10 @@ pub struct HeldBack {
     chosen: HashSet<Tid>,
     sample: Sample,
     rows: Vec<(Tid, Vec<f32>)>,
+    /// Positions of those that the index has already.
+    hidden: Vec<u64>,
     started: Instant,
+    min_budget: Duration,
     comparing: Duration,
 }
 
@@ -49,9 +56,16 @@ impl HeldBack {
             chosen: chosen.iter().map(|(tid, _)| *tid).collect(),
             sample: Sample::new(metric, dims, queries),
             rows: Vec::new(),
+            hidden: Vec::new(),
             started,
+            min_budget: MIN_BUDGET,
             comparing: Duration::ZERO,
         }
+    }
+
+    /// Some of them may be rows that the index has already: see [`HeldBack::hides`].
+    pub fn for_import(self) -> Self {
+        HeldBack { min_budget: MIN_IMPORT_BUDGET, ..self }
     }
 
     pub fn none(metric: Metric, dims: usize) -> Self {
@@ -63,6 +77,15 @@ impl HeldBack {
         let is_chosen = self.chosen.contains(&tid);
         if is_chosen {
             self.rows.push((tid, row.to_vec()));
+        }
+        is_chosen
+    }
+
+    /// Whether a row that the index has at this position is a query, and so not one of the rows to compare.
+    pub fn hides(&mut self, tid: Tid, position: u64) -> bool {
+        let is_chosen = self.chosen.contains(&tid);
+        if is_chosen {
+            self.hidden.push(position);
         }
         is_chosen
     }
@@ -79,7 +102,7 @@ impl HeldBack {
             self.sample.add(positions, rows)?;
             self.comparing += start.elapsed();
             if self.comparing > self.started.elapsed().mul_f64(COMPARING_PART)
-                && self.comparing > MIN_BUDGET
+                && self.comparing > self.min_budget
                 && self.sample.len() >= 2 * MIN_QUERIES
             {
                 self.sample.truncate(self.sample.len() / 2);
@@ -96,9 +119,22 @@ impl HeldBack {
         threads: usize,
     ) -> Result<Vec<PointRef>, IndexError> {
         let work = self.started.elapsed().saturating_sub(self.comparing);
-        let budget = work.mul_f64(CALIBRATION_PART).saturating_sub(self.comparing).max(MIN_BUDGET);
+        let budget = work.mul_f64(CALIBRATION_PART).saturating_sub(self.comparing).max(self.min_budget);
         let points = engine::calibrate(builder, &self.sample, dead, threads, budget)?;
         Ok(points.iter().map(PointRef::from).collect())
+    }
+
+    /// The same of an index that may have queries among its rows already. It is as it was afterwards.
+    pub fn calibrate_hiding(
+        &self,
+        builder: &mut Builder,
+        threads: usize,
+    ) -> Result<Vec<PointRef>, IndexError> {
+        if self.sample.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hidden = builder.hide(&self.hidden)?;
+        self.calibrate(&hidden, hidden.dead(), threads)
     }
 
     /// What comparing has taken so far.

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::Definition;
-use super::build::{Beginning, Heap, Resources, TrainingSample, check_memory};
+use super::build::{Beginning, Heap, Resources, Runs, TrainingSample, check_memory};
 use super::calibration::HeldBack;
 use super::error::IndexError;
 use super::format::Tid;
@@ -92,17 +92,18 @@ pub fn begin(
     progress::phase(Phase::Sampling);
     let factory = foreign.factory().to_string();
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
+    let is_trained = fresh.needs_training();
+    let mut sample = Sample::take(definition, heap, resources, false)?;
+    let mut held = sample.hold_back(definition, &fresh, started);
     if foreign.rows() == 0 {
-        let mut sample = Sample::take(definition, heap, resources, false)?;
         let expected_rows = sample.estimated_rows();
         check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
         let builder = resume(&foreign, false)?;
-        let held = sample.hold_back(definition, &builder, started);
-        let is_trained = fresh.needs_training();
         let (tids, complete) = (Vec::new(), None);
         return Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete });
     }
-    let matched = match_rows(&mut foreign, &fresh, definition, heap)?;
+    held = held.for_import();
+    let matched = match_rows(&mut foreign, &fresh, definition, heap, &mut held, resources)?;
     let expected_rows = foreign.rows() + matched.others;
     check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
     let builder = resume(&foreign, true)?;
@@ -110,10 +111,9 @@ pub fn begin(
     Ok(Beginning {
         builder,
         factory,
-        // To rows that a graph was built of it leads faster than to others: they are no queries to measure it by.
-        held: HeldBack::none(definition.metric, definition.dims),
+        held,
         expected_rows,
-        is_trained: fresh.needs_training(),
+        is_trained,
         tids: matched.tids,
         complete: (matched.others == 0).then_some(matched.heap_rows),
     })
@@ -134,67 +134,143 @@ struct Matched {
     /// Rows of the table that the file lacks.
     others: u64,
     heap_rows: f64,
-    /// Some rows of the table, prepared, with their positions in the file and their ids.
-    compared: Vec<(u64, i64, Vec<f32>)>,
+    compared: Vec<ComparedRow>,
 }
+
+/// A row of the table, prepared, with its position in the file and its id.
+type ComparedRow = (u64, i64, Vec<f32>);
 
 /// No row's TID.
 const NOWHERE: Tid = Tid::MAX;
 
-/// Finds each row of the file in the table, and where it holds rows themselves, puts the table's in their place.
+/// Finds each row of the file in the table, and where it holds rows themselves, puts the table's in their place. Those that
+/// are no queries of `held` are compared with these.
 fn match_rows(
     foreign: &mut Foreign,
     fresh: &Builder,
     definition: &Definition,
     heap: &mut dyn Heap,
+    held: &mut HeldBack,
+    resources: Resources,
 ) -> Result<Matched, IndexError> {
     let labels = Labels::of(foreign, fresh, definition, heap)?;
-    let rows = foreign.rows();
-    let stride = rows.div_ceil(COMPARED_ROWS as u64);
-    let mut tids = Vec::new();
-    tids.try_reserve_exact(rows as usize)?;
-    tids.resize(rows as usize, NOWHERE);
-    let (mut others, mut compared, mut changed) = (0, Vec::new(), (0, Vec::new()));
-    let mut row = Vec::new();
-    let heap_rows = heap.identify(&mut |found| {
-        if !prepare(&found, definition, &mut row) {
-            return Ok(());
+    let mut matching = Matching::new(foreign, &labels)?;
+    let (mut others, mut heap_rows, mut row) = (0, 0.0, Vec::new());
+    let mut batch = Batch::default();
+    let mut runs = Runs::new(heap.blocks());
+    while let Some(run) = runs.next() {
+        pgrx::check_for_interrupts!();
+        let filled = batch.bytes();
+        heap_rows += heap.identify(run.start, run.blocks, &mut |found| {
+            if !prepare(&found, definition, &mut row) {
+                return Ok(());
+            }
+            let id = found.id.filter(|_| found.is_alive && fresh.accepts(&row));
+            match id.and_then(|id| Some((id, labels.position(id)?))) {
+                None => others += 1,
+                Some((id, position)) => {
+                    matching.set(id, position, found.tid, &row)?;
+                    if !held.hides(found.tid, position) {
+                        batch.push(position, &row)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        let run_bytes = batch.bytes() - filled;
+        if runs.is_over() || batch.bytes() >= resources.batch_bytes {
+            interruptible(resources.threads, || held.compare(&batch.positions, &batch.rows))?;
+            batch.clear();
         }
-        let position = match found.id.filter(|_| found.is_alive) {
-            Some(id) if fresh.accepts(&row) => labels.position(id),
-            _ => None,
-        };
-        let Some(position) = position else {
-            others += 1;
-            return Ok(());
-        };
-        let place = &mut tids[position as usize];
-        let id = found.id.unwrap_or_default();
+        runs.adapt(run_bytes, resources.batch_bytes);
+    }
+    let (tids, compared) = matching.finish()?;
+    Ok(Matched { tids, others, heap_rows, compared })
+}
+
+/// Rows of the file as the table has them, until FAISS takes them.
+#[derive(Default)]
+struct Batch {
+    positions: Vec<u64>,
+    rows: Vec<f32>,
+}
+
+impl Batch {
+    fn push(&mut self, position: u64, row: &[f32]) -> Result<(), IndexError> {
+        self.positions.try_reserve(1)?;
+        self.rows.try_reserve(row.len())?;
+        self.positions.push(position);
+        self.rows.extend_from_slice(row);
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.rows.as_slice())
+    }
+
+    fn clear(&mut self) {
+        self.positions.clear();
+        self.rows.clear();
+    }
+}
+
+/// What is known so far of where the file's rows are.
+struct Matching<'a> {
+    foreign: &'a mut Foreign,
+    labels: &'a Labels,
+    /// By position.
+    tids: Vec<Tid>,
+    /// One of so many rows.
+    compared: Vec<ComparedRow>,
+    stride: u64,
+    /// How many rows are others than the file's, and ids of some.
+    changed: (usize, Vec<i64>),
+}
+
+impl<'a> Matching<'a> {
+    fn new(foreign: &'a mut Foreign, labels: &'a Labels) -> Result<Self, IndexError> {
+        let rows = foreign.rows();
+        let mut tids = Vec::new();
+        tids.try_reserve_exact(rows as usize)?;
+        tids.resize(rows as usize, NOWHERE);
+        let stride = rows.div_ceil(COMPARED_ROWS as u64);
+        Ok(Matching { foreign, labels, tids, compared: Vec::new(), stride, changed: (0, Vec::new()) })
+    }
+
+    /// The row at this position of the file is that of the table at `tid`.
+    fn set(&mut self, id: i64, position: u64, tid: Tid, row: &[f32]) -> Result<(), IndexError> {
+        let place = &mut self.tids[position as usize];
         if *place != NOWHERE {
             return Err(ImportError::Ambiguous(id).into());
         }
-        *place = found.tid;
-        if foreign.stores_rows() {
-            if !foreign.exchange_row(position, &row) {
-                changed.0 += 1;
-                changed.1.extend((changed.0 <= NAMED_IDS).then_some(id));
+        *place = tid;
+        if self.foreign.stores_rows() {
+            if !self.foreign.exchange_row(position, row) {
+                let (count, ids) = &mut self.changed;
+                *count += 1;
+                ids.extend((*count <= NAMED_IDS).then_some(id));
             }
-        } else if position % stride == 0 {
-            compared.push((position, id, row.clone()));
+        } else if position.is_multiple_of(self.stride) {
+            self.compared.push((position, id, row.to_vec()));
         }
         Ok(())
-    })?;
-    let missing = tids.iter().filter(|&&tid| tid == NOWHERE).count();
-    if missing > 0 {
-        let ids = labels.0.iter().filter(|(_, position)| tids[*position as usize] == NOWHERE);
-        let ids: Vec<i64> = ids.map(|(id, _)| *id).take(NAMED_IDS).collect();
-        return Err(ImportError::Missing { count: missing, rows, ids: Ids::of(&ids, missing) }.into());
     }
-    let (count, ids) = changed;
-    if count > 0 {
-        return Err(ImportError::Changed { count, rows, ids: Ids::of(&ids, count) }.into());
+
+    /// TIDs by position, and the rows to compare; Err where the table lacks rows or has others.
+    fn finish(self) -> Result<(Vec<Tid>, Vec<ComparedRow>), IndexError> {
+        let rows = self.foreign.rows();
+        let missing = self.tids.iter().filter(|&&tid| tid == NOWHERE).count();
+        if missing > 0 {
+            let ids = self.labels.0.iter().filter(|(_, position)| self.tids[*position as usize] == NOWHERE);
+            let ids: Vec<i64> = ids.map(|(id, _)| *id).take(NAMED_IDS).collect();
+            return Err(ImportError::Missing { count: missing, rows, ids: Ids::of(&ids, missing) }.into());
+        }
+        let (count, ids) = self.changed;
+        if count > 0 {
+            return Err(ImportError::Changed { count, rows, ids: Ids::of(&ids, count) }.into());
+        }
+        Ok((self.tids, self.compared))
     }
-    Ok(Matched { tids, others, heap_rows, compared })
 }
 
 /// Makes `row` what is indexed of a row; false: nothing is.
@@ -223,7 +299,7 @@ impl Labels {
             return Ok(Labels(labels));
         }
         let mut row = Vec::new();
-        heap.identify(&mut |found| {
+        heap.identify(0, heap.blocks(), &mut |found| {
             if found.is_alive && prepare(&found, definition, &mut row) && fresh.accepts(&row) {
                 labels.try_reserve(1)?;
                 labels.push((found.id.ok_or(IndexError::NoId)?, 0));

@@ -1,7 +1,7 @@
 //! Graphs of rows in many narrow clusters, as embeddings of real things come.
 
 use super::data::*;
-use vekter::engine::{Builder, Metric};
+use vekter::engine::{Builder, Metric, SearchParams};
 
 /// Inserting in batches loses FAISS's order of insertion (upper levels of the whole graph first). With its default
 /// efConstruction of 40, whole clusters were then out of reach of any search: recall@10 was 0.85 instead of 1.
@@ -40,4 +40,63 @@ fn a_graph_that_is_built_in_batches_reaches_every_cluster() {
         recall(&hits, &exact(Metric::L2, query, &rows, None), 10)
     });
     assert!(reached >= 0.98, "recall@10 is {reached}");
+}
+
+/// A row that is in a graph is found with less effort than one that is not, so as a query it promises too much. Hidden, it
+/// promises what queries get, or a little less.
+#[test]
+fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there() {
+    const DIMS: usize = 48;
+    const ROWS: usize = 10_000;
+    let all = clustered(ROWS + 500, DIMS, 91);
+    let (rows, others) = all.split_at(ROWS * DIMS);
+    let hidden: Vec<u64> = (0..500).map(|i| i * 20 + 7).collect();
+    let mut dead = vec![0u8; ROWS.div_ceil(8)];
+    hidden.iter().for_each(|at| dead[(at / 8) as usize] |= 1 << (at % 8));
+    let own: Vec<&[f32]> = hidden.iter().map(|&at| &rows[at as usize * DIMS..][..DIMS]).collect();
+    let others: Vec<&[f32]> = others.chunks(DIMS).collect();
+    let narrow = SearchParams { ef_search: Some(10), ..SearchParams::default() };
+
+    vekter::engine::initialise(|| false);
+    for factory in ["HNSW8", "HNSW32", "PCA32,HNSW16,RFlat"] {
+        let mut builder = Builder::new(factory, DIMS, Metric::L2).unwrap();
+        if builder.needs_training() {
+            builder.train(rows).unwrap();
+        }
+        builder.add(rows).unwrap();
+        let before = serialised(&builder);
+        let reached = |builder: &Builder, queries: &[&[f32]], dead: Option<&[u8]>| {
+            mean(queries, |query| {
+                let hits = builder.search_unwritten(query, 10, &narrow, None).unwrap();
+                recall(&hits, &exact(Metric::L2, query, rows, dead), 10)
+            })
+        };
+        let of_others = reached(&builder, &others, None);
+        let of_hidden = reached(&builder.hide(&hidden).unwrap(), &own, Some(&dead));
+        println!("{factory}: {of_others:.4} of rows that are not in it, {of_hidden:.4} of hidden ones");
+        assert!(of_hidden <= of_others + 0.02, "{factory}: {of_hidden} of {of_others}");
+        assert!(of_hidden >= of_others - 0.08, "{factory}: {of_hidden} of {of_others}");
+        assert!(serialised(&builder) == before, "{factory} is not what it was");
+    }
+}
+
+/// Where there are no links, a search is told what not to find.
+#[test]
+fn hidden_rows_of_lists_and_scans_are_not_found() {
+    const DIMS: usize = 16;
+    let rows = clustered(3_000, DIMS, 92);
+    vekter::engine::initialise(|| false);
+    for factory in ["IVF32,Flat", "SQ8", "IVF32,PQ8x4fs,RFlat"] {
+        let mut builder = Builder::new(factory, DIMS, Metric::L2).unwrap();
+        builder.train(&rows).unwrap();
+        builder.add(&rows).unwrap();
+        let hidden = builder.hide(&[5, 2_999]).unwrap();
+        for at in [5, 2_999] {
+            let query = &rows[at * DIMS..][..DIMS];
+            let hits = hidden.search_unwritten(query, 10, &narrow(), hidden.dead()).unwrap();
+            assert!(!hits.is_empty() && hits.iter().all(|hit| hit.position != 5 && hit.position != 2_999));
+        }
+        drop(hidden);
+        assert!(builder.hide(&[]).unwrap().dead().is_none());
+    }
 }

@@ -129,15 +129,22 @@ impl From<EngineError> for SqlError {
 
 impl From<ForeignError> for SqlError {
     fn from(error: ForeignError) -> SqlError {
+        let unsupported = |detail: String| {
+            let message = "cannot import this FAISS index";
+            SqlError::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, message).detail(detail)
+        };
         let detail = format!("{}.", capitalised(&error.to_string()));
         match error {
             ForeignError::Damaged(_) => {
                 SqlError::new(Code::ERRCODE_INVALID_BINARY_REPRESENTATION, "not a sound FAISS index")
                     .detail(detail)
+                    .hint("Write the index again with faiss.write_index() or faiss.serialize_index().")
             }
-            ForeignError::Unsupported(_) => {
-                SqlError::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, "cannot import this FAISS index")
-                    .detail(detail)
+            ForeignError::Unsupported(_) => unsupported(detail).hint(
+                "Import an index as faiss.index_factory() makes it, or have CREATE INDEX build one from the table.",
+            ),
+            ForeignError::Family(_) => {
+                unsupported(detail).hint("CREATE INDEX builds an index of this kind from the table.")
             }
             ForeignError::Interrupted => from_engine(EngineError::Interrupted),
         }

@@ -231,10 +231,15 @@ def test_an_empty_table_keeps_nothing_of_a_file(items):
 
 
 def test_kinds_of_index_that_are_not_imported_are_named(items):
-    for factory, reason in (("LSH", "LSH and RaBitQ codes"), ("RQ4x4", "Additive quantisers"),
-                            ("NSG16", "type (INSf)"), ("IVF32(PQ8x4),Flat", "coarse quantiser")):
-        state, message, detail, _ = refusal(items, trained(factory))
-        assert (state, message) == ("0A000", "cannot import this FAISS index") and reason in detail
+    for factory, reason, hint in (
+            ("LSH", "LSH codes are not", "CREATE INDEX builds"), ("RaBitQ", "RaBitQ codes are not", "CREATE INDEX builds"),
+            ("IVF32,RaBitQ", "RaBitQ codes are not", "CREATE INDEX builds"),
+            ("RQ4x4", "Codes of additive quantisers are not", "CREATE INDEX builds"),
+            ("IVF32,LSQ4x4", "Codes of additive quantisers are not", "CREATE INDEX builds"),
+            ("ITQ16,SQ8", "Transforms by ITQ are not", "CREATE INDEX builds"), ("NSG16", "type (INSf)", "index_factory()"),
+            ("IVF32(PQ8x4),Flat", "coarse quantiser", "index_factory()")):
+        state, message, detail, told = refusal(items, trained(factory))
+        assert (state, message) == ("0A000", "cannot import this FAISS index") and reason in detail and hint in told, factory
     untrained = faiss.index_factory(DIMENSIONS, "IVF32,PQ8")
     assert refusal(items, untrained)[2] == "It is not trained."
     mapped = trained("IVF32,Flat")

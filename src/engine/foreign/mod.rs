@@ -26,6 +26,9 @@ pub enum ForeignError {
     /// An index that FAISS may well read, of a kind that is not taken.
     #[error("{0}")]
     Unsupported(String),
+    /// A family that is built from rows but not taken from elsewhere: what it has that others do not.
+    #[error("{0} are not imported")]
+    Family(&'static str),
     #[error("computation interrupted")]
     Interrupted,
 }

@@ -1,5 +1,6 @@
 //! Transforms before an index.
 
+use super::ForeignError;
 use super::bytes::{Read, require, unsupported};
 use super::codes::Codec;
 use super::walk::{Header, Walk, printable};
@@ -52,6 +53,7 @@ impl Walk<'_> {
                 }
                 Kind::Normalise
             }
+            b"Viqm" | b"Viqt" => return Err(ForeignError::Family("transforms by ITQ")),
             _ => return unsupported(format!("its transform ({}) is not supported", printable(fourcc))),
         };
         if matches!(kind, Kind::Rotation | Kind::Linear | Kind::Principal { .. }) {

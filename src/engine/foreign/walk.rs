@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::bytes::{Cursor, Read, damaged, require, unsupported};
 use super::codes::{Codec, Codes, codes};
 use super::transforms::{Kind, Step};
-use super::{List, Stored};
+use super::{ForeignError, List, Stored};
 use crate::engine::{MAX_DIMS, Metric};
 
 /// As in builder.rs.
@@ -235,15 +235,24 @@ pub fn printable(fourcc: [u8; 4]) -> String {
     fourcc.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect()
 }
 
+/// Codes that factory strings make, and that are not walked through here.
+fn family(fourcc: [u8; 4]) -> Option<&'static str> {
+    match &fourcc {
+        b"IxHe" | b"IxHE" => Some("LSH codes"),
+        b"Ixrq" | b"Iwrq" => Some("RaBitQ codes"),
+        b"IxRq" | b"IxLS" | b"IxPR" | b"IxPL" | b"ILfs" | b"IRfs" | b"IPRf" | b"IPLf" | b"IVLf" | b"IVRf"
+        | b"NPLf" | b"NPRf" | b"IwLS" | b"IwRQ" | b"IwPL" | b"IwPR" => Some("codes of additive quantisers"),
+        _ => None,
+    }
+}
+
 pub fn reason_against<T>(fourcc: [u8; 4]) -> Read<T> {
+    if let Some(family) = family(fourcc) {
+        return Err(ForeignError::Family(family));
+    }
     unsupported(match &fourcc {
         b"IxMp" | b"IxM2" => "its ids are not around the whole index".to_string(),
         b"IHNc" | b"IHc2" => "it is a graph made by CAGRA: copy it to an IndexHNSWFlat first".to_string(),
-        b"IxHe" | b"IxHE" | b"Ixrq" | b"Iwrq" => "LSH and RaBitQ codes are not imported".to_string(),
-        b"IxRq" | b"IxLS" | b"IxPR" | b"IxPL" | b"ILfs" | b"IRfs" | b"IPRf" | b"IPLf" | b"IVLf" | b"IVRf"
-        | b"NPLf" | b"NPRf" | b"IwLS" | b"IwRQ" | b"IwPL" | b"IwPR" => {
-            "additive quantisers are not imported".to_string()
-        }
         b"IvFl" | b"IvFL" | b"IvPQ" | b"IvQR" | b"IvSQ" | b"IwSQ" | b"IxPQ" | b"IxPo" => {
             "it is in a form that old versions of FAISS wrote: read it and write it again".to_string()
         }

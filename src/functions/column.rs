@@ -1,10 +1,9 @@
 //! Columns that users name.
 
-use pgrx::datum::DatumWithOid;
-use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode as Code, pg_sys};
+use pgrx::{IntoDatum, PgSqlErrorCode as Code, pg_sys};
 
-use super::target::{catalogue_error, oid_argument, relation_name};
+use super::target::relation_name;
+use crate::pg::catalogue;
 use crate::pg::error::SqlError;
 
 /// A column as the catalogue has it.
@@ -36,28 +35,21 @@ impl Column {
     /// The column of `table` with that name; its operator class is that of `metric`.
     pub fn find(table: pg_sys::Oid, name: &str, metric: &str) -> Result<Self, SqlError> {
         let operator_class = format!("vector_{metric}_ops");
-        // SAFETY: the values are of the types that are named.
-        let (column, class) = unsafe {
-            (
-                DatumWithOid::new(name.to_string(), pg_sys::TEXTOID),
-                DatumWithOid::new(operator_class, pg_sys::TEXTOID),
-            )
-        };
-        let found = Spi::connect(|client| {
-            let rows = client.select(COLUMN, Some(1), &[oid_argument(table), column, class])?;
-            if rows.is_empty() {
-                return Ok(None);
-            }
-            let row = rows.first();
-            Ok(Some(Column {
-                type_name: row.get_by_name("type_name")?.unwrap_or_default(),
-                is_integer: row.get_by_name("is_integer")?.unwrap_or(false),
-                operator_class: row.get_by_name("operator_class")?,
-                typmod: row.get_by_name("typmod")?.unwrap_or(-1),
-                is_not_null: row.get_by_name("is_not_null")?.unwrap_or(false),
-            }))
-        })
-        .map_err(catalogue_error)?;
+        let text = |text: &str| (pg_sys::TEXTOID, text.into_datum().unwrap_or(0.into()));
+        let mut found = None;
+        let arguments = [(pg_sys::OIDOID, table.into()), text(name), text(&operator_class)];
+        catalogue::for_each_row(COLUMN, &arguments, |row| {
+            // SAFETY: the query's columns are of these types.
+            found = Some(unsafe {
+                Column {
+                    type_name: row.get(1).unwrap_or_default(),
+                    is_integer: row.get(2).unwrap_or(false),
+                    operator_class: row.get(3),
+                    typmod: row.get(4).unwrap_or(-1),
+                    is_not_null: row.get(5).unwrap_or(false),
+                }
+            });
+        });
         let table = relation_name(table)?;
         found.ok_or_else(|| {
             let message = format!("column \"{name}\" of relation \"{table}\" does not exist");

@@ -8,7 +8,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::column::Column;
-use super::target::{catalogue_error, qualified_name, relation_name};
+use super::target::{qualified_name, relation_name, spi_error};
 use crate::engine::Metric;
 use crate::pg::error::{OrRaise, SqlError};
 
@@ -54,7 +54,7 @@ pub(super) struct Request {
 
 impl Request {
     fn run(&self) -> Result<pg_sys::Oid, SqlError> {
-        self.run_by(|_, statement| Spi::run(statement).map_err(catalogue_error))
+        self.run_by(|_, statement| Spi::run(statement).map_err(spi_error))
     }
 
     /// Has `run` execute a statement that creates an index of the name that it is told.
@@ -124,7 +124,7 @@ impl Request {
         if !column.is_not_null {
             let query =
                 format!("SELECT EXISTS (SELECT FROM {table} WHERE {} IS NULL)", quote_identifier(name));
-            if Spi::get_one::<bool>(&query).map_err(catalogue_error)?.unwrap_or(false) {
+            if Spi::get_one::<bool>(&query).map_err(spi_error)?.unwrap_or(false) {
                 let message = format!("column \"{name}\" contains null values");
                 return Err(SqlError::new(Code::ERRCODE_NOT_NULL_VIOLATION, message)
                     .hint("Give every row an id, and declare the column NOT NULL."));

@@ -2,18 +2,18 @@
 
 use std::io::{self, BufWriter, Write};
 
-use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode as Code, pg_sys};
+use pgrx::{IntoDatum, PgSqlErrorCode as Code, pg_sys};
 
 use super::access;
 use super::server_file::{self, NewFile, file_error};
-use super::target::{self, Target, catalogue_error, oid_argument};
+use super::target::{self, Target};
 use crate::am;
 use crate::engine::{EngineError, SearchParams};
 use crate::index::export::Exported;
 use crate::index::native::interruptible;
 use crate::pg::bytes::{MAX_BYTES, NewBytes};
+use crate::pg::catalogue;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 
@@ -77,11 +77,16 @@ fn id_attribute(index: pg_sys::Oid, target: &Target) -> Result<i16, SqlError> {
                  JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid \
                  WHERE i.indexrelid = $1 AND pg_catalog.quote_ident(a.attname) = $2 AND NOT a.attisdropped";
     let column = access::id_column(target, NAME)?.to_string();
-    // SAFETY: the value is of the type that is named.
-    let column = unsafe { DatumWithOid::new(column, pg_sys::TEXTOID) };
-    Spi::get_one_with_args::<i16>(query, &[oid_argument(index), column]).map_err(catalogue_error)?.ok_or_else(
-        || SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, "the id column was dropped concurrently"),
-    )
+    let arguments =
+        [(pg_sys::OIDOID, index.into()), (pg_sys::TEXTOID, column.as_str().into_datum().unwrap_or(0.into()))];
+    let mut attribute = None;
+    catalogue::for_each_row(query, &arguments, |row| {
+        // SAFETY: the query's column is int2.
+        attribute = unsafe { row.get(1) };
+    });
+    attribute.ok_or_else(|| {
+        SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, "the id column was dropped concurrently")
+    })
 }
 
 fn write(

@@ -7,7 +7,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::create::{Request, required};
 use super::server_file;
-use super::target::{catalogue_error, relation_name};
+use super::target::{relation_name, spi_error};
 use crate::am;
 use crate::engine::{Foreign, Metric};
 use crate::index::native::interruptible;
@@ -122,7 +122,7 @@ impl Import {
         request.run_by(|name, statement| {
             let mut outcome = Ok(());
             let is_taken = am::import::with(table, name.to_string(), foreign, || {
-                outcome = Spi::run(statement).map_err(catalogue_error);
+                outcome = Spi::run(statement).map_err(spi_error);
             });
             outcome?;
             if is_taken {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use pgrx::prelude::*;
-use pgrx::{PgRelation, pg_sys};
+use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
 
 use super::arguments::row_count;
 use super::target::{self, Target};
@@ -13,7 +13,7 @@ use crate::index::error::IndexError;
 use crate::index::request::Request;
 use crate::index::{read_manifest, read_meta, retry};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::Rel;
+use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::spi;
 
 type Point = (String, String, String, f64, f64);
@@ -66,6 +66,7 @@ fn vekter_recall(index: pg_sys::Oid, k: i32, sample: i32) -> Option<f64> {
 fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, SqlError> {
     let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
     let target = target::describe(relation)?;
+    check_age(&target.indexes)?;
     let rows = rows_of(&target);
     let Target { vector, operator, vector_type, .. } = &target;
     let queries = spi::Plan::prepare(
@@ -102,6 +103,21 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
         found += truth.intersection(&answer).count();
     }
     Ok((wanted > 0).then(|| found as f64 / wanted as f64))
+}
+
+/// Err where the caller's queries cannot use the index, so that nothing of it would be measured.
+fn check_age(indexes: &[pg_sys::Oid]) -> Result<(), SqlError> {
+    const MODE: u32 = pg_sys::AccessShareLock;
+    let opened = indexes.iter().filter_map(|&index| OpenRelation::open(index, MODE));
+    match opened.map(|index| (index.rel().is_too_new_to_plan_with(), index)).find(|(too_new, _)| *too_new) {
+        None => Ok(()),
+        Some((_, index)) => {
+            let message = format!("index \"{}\" is newer than the transaction", index.rel().name());
+            Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .detail("A transaction that was open before still sees row versions that the index was built without, so its queries read the table instead.")
+                .hint("Ask again in a new transaction."))
+        }
+    }
 }
 
 /// What the index covers, as a FROM clause with its conditions.

@@ -1,9 +1,8 @@
 //! Which index a `regclass` argument means, and how to query the table under it.
 
-use pgrx::datum::DatumWithOid;
-use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use crate::pg::catalogue;
 use crate::pg::error::SqlError;
 use crate::pg::search_path;
 
@@ -75,19 +74,16 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
 /// The faiss index that `relation` is, or the only one that it has.
 pub fn find_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
     let name = relation_name(relation)?;
-    let mut candidates = Spi::connect(|client| {
-        client
-            .select(CANDIDATES, None, &[oid_argument(relation)])?
-            .map(|row| {
-                Ok((
-                    row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
-                    row.get::<String>(2)?.unwrap_or_default(),
-                    row.get::<bool>(3)?.unwrap_or(false),
-                ))
-            })
-            .collect::<Result<Vec<_>, pgrx::spi::Error>>()
-    })
-    .map_err(catalogue_error)?;
+    let mut candidates: Vec<(pg_sys::Oid, String, bool)> = Vec::new();
+    catalogue::for_each_row(CANDIDATES, &[(pg_sys::OIDOID, relation.into())], |row| {
+        // SAFETY: the query's columns are of these types.
+        let (index, name, usable) = unsafe { (row.get(1), row.get(2), row.get(3)) };
+        candidates.push((
+            index.unwrap_or(pg_sys::InvalidOid),
+            name.unwrap_or_default(),
+            usable == Some(true),
+        ));
+    });
     match candidates.len() {
         0 => Err(no_index(relation, &name)),
         1 => {
@@ -145,26 +141,28 @@ fn owns(index: pg_sys::Oid) -> bool {
 /// Everything about the index that `relation` means.
 pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
     let index = find_index(relation)?;
-    let read = || {
-        Spi::connect(|client| {
-            let row = client.select(DESCRIPTION, Some(1), &[oid_argument(index)])?.first();
-            let text = |column: &str| row.get_by_name::<String, _>(column);
-            Ok(Target {
-                index,
-                indexes: row.get_by_name::<Vec<pg_sys::Oid>, _>("indexes")?.unwrap_or_default(),
-                dims: row.get_by_name("dims")?.unwrap_or(-1),
-                vector_type: row.get_by_name("vector_type")?.unwrap_or(pg_sys::InvalidOid),
-                table_oid: row.get_by_name("table_oid")?.unwrap_or(pg_sys::InvalidOid),
-                table: text("table")?.unwrap_or_default(),
-                is_partitioned: row.get_by_name("is_partitioned")?.unwrap_or(false),
-                vector: text("vector")?.unwrap_or_default(),
-                predicate: text("predicate")?,
-                operator: text("operator")?.unwrap_or_default(),
-                id: text("id")?,
-            })
-        })
-    };
-    search_path::with_catalogue_only(read).map_err(catalogue_error)
+    let mut target = None;
+    search_path::with_catalogue_only(|| {
+        catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {
+            // SAFETY: the query's columns are of these types.
+            target = Some(unsafe {
+                Target {
+                    index,
+                    table: row.get(1).unwrap_or_default(),
+                    table_oid: row.get(2).unwrap_or(pg_sys::InvalidOid),
+                    is_partitioned: row.get(3).unwrap_or(false),
+                    vector: row.get(4).unwrap_or_default(),
+                    predicate: row.get(5),
+                    operator: row.get(6).unwrap_or_default(),
+                    dims: row.get(7).unwrap_or(-1),
+                    vector_type: row.get(8).unwrap_or(pg_sys::InvalidOid),
+                    id: row.get(9),
+                    indexes: row.get(10).unwrap_or_default(),
+                }
+            });
+        });
+    });
+    target.ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"))
 }
 
 fn no_index(relation: pg_sys::Oid, name: &str) -> SqlError {
@@ -202,16 +200,16 @@ pub fn qualified_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
     let name = relation_name(relation)?;
     let query = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-    Spi::get_one_with_args::<String>(query, &[oid_argument(relation)])
-        .map_err(catalogue_error)?
+    let mut qualified = None;
+    catalogue::for_each_row(query, &[(pg_sys::OIDOID, relation.into())], |row| {
+        // SAFETY: the query's column is text.
+        qualified = unsafe { row.get(1) };
+    });
+    qualified
         .ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, format!("\"{name}\" does not exist")))
 }
 
-pub fn oid_argument<'a>(oid: pg_sys::Oid) -> DatumWithOid<'a> {
-    // SAFETY: the value is an oid.
-    unsafe { DatumWithOid::new(oid, pg_sys::OIDOID) }
-}
-
-pub fn catalogue_error(error: pgrx::spi::Error) -> SqlError {
-    SqlError::new(Code::ERRCODE_INTERNAL_ERROR, format!("could not read the catalogue: {error}"))
+/// Of SPI, where a statement is run for the caller.
+pub fn spi_error(error: pgrx::spi::Error) -> SqlError {
+    SqlError::new(Code::ERRCODE_INTERNAL_ERROR, format!("could not run a statement: {error}"))
 }

@@ -1,6 +1,17 @@
-//! Whether objects still exist.
+//! Looks into the catalogue, as it is now.
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
+
+use super::snapshot::ActiveSnapshot;
+use super::spi::{Plan, Row};
+
+/// Shows `visit` what a query over the catalogue answers. `arguments`: types and values.
+pub fn for_each_row(query: &str, arguments: &[(pg_sys::Oid, pg_sys::Datum)], visit: impl FnMut(&Row)) {
+    let (types, values): (Vec<_>, Vec<_>) =
+        arguments.iter().map(|&(kind, value)| (kind, Some(value))).unzip();
+    let _now = ActiveSnapshot::of_catalogue();
+    Plan::prepare(query, &types).for_each_row(&values, visit);
+}
 
 /// A relation of this database, as far as this transaction can see.
 pub fn relation_exists(oid: u32) -> bool {

@@ -92,6 +92,20 @@ impl Rel {
         unsafe { pgrx::PgRelation::from_pg(self.0) }.count_index_scan();
     }
 
+    /// Whether PostgreSQL's planner leaves this index out of the current transaction's plans (plancat.c,
+    /// `get_relation_info`): its build saw HOT chains of which an older snapshot would be given the wrong member.
+    pub fn is_too_new_to_plan_with(self) -> bool {
+        let data = self.data();
+        // SAFETY: an index has its pg_index row, as struct and as tuple; the horizon is this process's own.
+        unsafe {
+            (*data.rd_index).indcheckxmin
+                && !pg_sys::TransactionIdPrecedes(
+                    xmin(&*(*data.rd_indextuple).t_data),
+                    pg_sys::TransactionXmin,
+                )
+        }
+    }
+
     /// Blocks of the main fork.
     pub fn blocks(self) -> u32 {
         self.blocks_of(pg_sys::ForkNumber::MAIN_FORKNUM)
@@ -101,6 +115,19 @@ impl Rel {
         // SAFETY: the relation is open.
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, fork) }
     }
+}
+
+/// PostgreSQL's `HeapTupleHeaderGetXmin` (access/htup_details.h).
+///
+/// # Safety
+/// `tuple` is a row on disk or a copy of one.
+unsafe fn xmin(tuple: &pg_sys::HeapTupleHeaderData) -> pg_sys::TransactionId {
+    let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
+    if tuple.t_infomask & frozen == frozen {
+        return pg_sys::FrozenTransactionId;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { tuple.t_choice.t_heap.t_xmin }
 }
 
 #[cfg(not(any(feature = "pg16", feature = "pg17", feature = "pg18")))]

@@ -18,6 +18,16 @@ impl ActiveSnapshot {
         }
     }
 
+    /// The one by which names are found in the catalogue at this moment, whatever the isolation level: that of a
+    /// REPEATABLE READ transaction can be older than what a name means by now.
+    pub fn of_catalogue() -> Self {
+        // SAFETY: called in a transaction; what is pushed is a copy. Without a relation, it is a new one.
+        unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid));
+            ActiveSnapshot(pg_sys::GetActiveSnapshot())
+        }
+    }
+
     pub fn as_ptr(&self) -> pg_sys::Snapshot {
         self.0
     }
@@ -26,7 +36,7 @@ impl ActiveSnapshot {
 impl Drop for ActiveSnapshot {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: pushed in `latest`; what is pushed in between is popped in between.
+            // SAFETY: pushed when it was made; what is pushed in between is popped in between.
             unsafe { pg_sys::PopActiveSnapshot() };
         }
     }

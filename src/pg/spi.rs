@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use pgrx::pg_sys;
+use pgrx::{FromDatum, pg_sys};
 
 /// A saved plan; freed with the value.
 pub struct Plan(pg_sys::SPIPlanPtr);
@@ -20,6 +20,15 @@ impl Row {
         // SAFETY: tuple and descriptor are those of the current SPI result.
         let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null) };
         (!is_null).then_some(datum)
+    }
+
+    /// A column's value as a type that copies it; None for NULL.
+    ///
+    /// # Safety
+    /// The column is of the SQL type that `T` stands for.
+    pub unsafe fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        // SAFETY: the caller's promise.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
     /// A column's value of a type that is passed by reference and has a header, in memory that outlives the query's:
@@ -60,7 +69,8 @@ impl Plan {
         self.0
     }
 
-    /// Runs the plan read-only, under the snapshot of the calling query. None is NULL.
+    /// Runs the plan read-only, under the active snapshot: that of the calling query, or a newer one that was made
+    /// active. None is NULL.
     pub fn for_each_row(&self, arguments: &[Option<pg_sys::Datum>], mut visit: impl FnMut(&Row)) {
         let mut values: Vec<_> = arguments.iter().map(|value| value.unwrap_or(0.into())).collect();
         let nulls: Vec<_> = arguments.iter().map(|value| if value.is_some() { b' ' } else { b'n' }).collect();

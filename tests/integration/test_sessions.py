@@ -6,8 +6,9 @@ import time
 import psycopg
 import pytest
 
-from data import clustered, copy_vectors
-from oracle import ONLY_INDEX, apply, assert_same_answer, nearest_sql, with_index
+from data import clustered, copy_vectors, to_text
+from oracle import (ONLY_INDEX, apply, assert_nearest, assert_same_answer, literal, nearest_sql, with_index,
+                    without_index)
 
 DIMENSIONS = 8
 VECTORS = clustered(4_100, DIMENSIONS, seed=51)
@@ -66,6 +67,60 @@ def test_repeatable_read_keeps_its_picture(items, other):
     assert ids(other) == before
     other.execute("COMMIT")
     assert ids(other) == ids(items) != before
+
+
+@pytest.mark.parametrize("changed", (False, True))
+def test_a_transaction_older_than_the_index_searches_what_it_sees(items, other, changed):
+    """With HOT chains of which it sees another member than the index has, PostgreSQL gives it plans without the index."""
+    items.execute("DROP INDEX built")
+    items.execute("ALTER TABLE items SET (fillfactor = 50)")
+    items.execute("VACUUM FULL items")
+    other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    mine = without_index(other, nearest_sql("items", QUERY, 20))
+    if changed:
+        items.execute("UPDATE items SET embedding = %s WHERE id IN (%s, 3)", [nearest_point(0), mine[0][0]])
+    items.execute("DELETE FROM items WHERE id = %s", [mine[1][0]])
+    items.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat')")
+    assert items.execute("SELECT indcheckxmin FROM pg_index WHERE indexrelid = 'built'::regclass").fetchone() == (changed,)
+    query = literal(QUERY)
+    assert_nearest(other.execute(nearest_sql("items", QUERY, 20)).fetchall(), mine, 20)
+    for relation in ("items", "built"):
+        for call in (f"knn('{relation}', {query}, 20)",
+                     f"knn('{relation}', {query}, 20, filter => 'id >= 0')",
+                     f"knn_within('{relation}', {query}, {mine[19][1]})",
+                     f"knn_batch('{relation}', ARRAY[{query}], 20)"):
+            assert_nearest(other.execute(f"SELECT id, distance FROM {call}").fetchall(), mine, 20)
+        like = other.execute(f"SELECT id FROM knn_like('{relation}', {mine[0][0]}, 19)").fetchall()
+        own = other.execute(f"SELECT embedding FROM items WHERE id = {mine[0][0]}").fetchone()[0]
+        assert like == other.execute(f"SELECT id FROM items WHERE id <> {mine[0][0]} ORDER BY embedding <-> '{own}' "
+                                     "LIMIT 19").fetchall()
+    assert other.execute("SELECT rows_indexed FROM vekter_index_stats('built')").rowcount == 1
+    if changed:
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="newer than the transaction") as refused:
+            other.execute("SELECT vekter_recall('built', 5, 10)")
+        assert "new transaction" in refused.value.diag.message_hint
+    else:
+        assert other.execute("SELECT vekter_recall('built', 5, 10)").fetchone() == (1.0,)
+    other.execute("ROLLBACK")
+    assert other.execute("SELECT vekter_recall('built', 5, 10)").fetchone() == (1.0,)
+    assert_same_answer(other, "items", QUERY, limit=20)
+
+
+def test_an_old_transaction_that_has_written_finds_tables_and_columns_under_their_present_names(items, other):
+    other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    other.execute("INSERT INTO items VALUES (10000, %s)", [to_text(QUERY)])
+    items.execute("CREATE TABLE later (key bigint NOT NULL, place vector(2))")
+    assert other.execute("SELECT vekter_create_index('later', 'key', 'place')::text").fetchone() == ("later_place_idx",)
+    assert other.execute("SELECT count(*) FROM knn('later', '[1,2]', 5)").fetchone() == (0,)
+    assert other.execute(f"SELECT id, distance FROM knn('items', {literal(QUERY)}, 1)").fetchone() == (10000, 0)
+    other.execute("COMMIT")
+    other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    assert other.execute("SELECT count(*) FROM items").fetchone() == (501,)
+    items.execute("ALTER TABLE items RENAME embedding TO place")
+    for _ in range(2):
+        # In a transaction that is older than the new name, and in one that is not.
+        assert other.execute(f"SELECT id, distance FROM knn('items', {literal(QUERY)}, 1)").fetchone() == (10000, 0)
+        other.execute("COMMIT")
 
 
 def test_four_connections_insert_at_once_and_no_row_is_lost(items, cluster, database):

@@ -25,7 +25,7 @@ use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::snapshot::{self, ActiveSnapshot};
-use crate::pg::{self, worker};
+use crate::pg::{self, subtransaction, worker};
 
 /// How many times larger than its limit the delta is when inserts begin to seal it themselves.
 const SELF_SEALING_GROWTH: u64 = 4;
@@ -75,7 +75,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     }
     let is_own_turn = !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH);
     if is_own_turn && is_time_to(Step::Seal, index) {
-        return upkeep(index, "seal", seal::try_one(index));
+        return upkeep(index, "seal", || seal::try_one(index));
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
 /// The last thing that VACUUM does with an index.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     let settings = settings(index);
-    upkeep(index, "seal", seal::down_to(index, settings.delta_limit_bytes))?;
+    upkeep(index, "seal", || seal::down_to(index, settings.delta_limit_bytes))?;
     if !compact::is_due(index, settings)? {
         return Ok(());
     }
@@ -92,19 +92,27 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     }
     // VACUUM's own snapshot keeps nothing from being removed, so the table cannot be asked for rows.
     if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
-        let done = compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock);
-        upkeep(index, "compact", done.map(drop))?;
+        let run = || compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock);
+        upkeep(index, "compact", || run().map(drop))?;
     }
     Ok(())
 }
 
-/// What comes of work that a statement does beside its own: unless the index is damaged, the statement goes on, and the
-/// work is left alone for some time.
-fn upkeep(index: Rel, what: &str, outcome: Result<(), IndexError>) -> Result<(), SqlError> {
+/// Does work that a statement does beside its own: if it fails, then unless the index is damaged, the statement goes on,
+/// and the work is left alone for some time.
+fn upkeep(
+    index: Rel,
+    what: &str,
+    work: impl FnOnce() -> Result<(), IndexError>,
+) -> Result<(), SqlError> {
+    let outcome = match subtransaction::contain(work) {
+        Ok(Err(error)) if error.is_damage() => return Err(error.into()),
+        Ok(outcome) => outcome.map_err(SqlError::from),
+        Err(error) => Err(error),
+    };
     match outcome {
-        Err(error) if !error.is_damage() => {
+        Err(reason) => {
             mark(Step::Seal, index);
-            let reason = SqlError::from(error);
             let warning =
                 SqlError::new(reason.code, format!("could not {what} index \"{}\" by the way", index.name()));
             let detail = reason
@@ -117,7 +125,7 @@ fn upkeep(index: Rel, what: &str, outcome: Result<(), IndexError>) -> Result<(),
             }
             Ok(())
         }
-        outcome => outcome.map_err(SqlError::from),
+        outcome => outcome,
     }
 }
 

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
 
-use super::error::SqlError;
+use super::error::{SqlError, class_of};
 
 /// What is known of a condition that may stand in a query.
 #[derive(Clone, Copy, Debug)]
@@ -138,9 +138,4 @@ fn with_hint(error: CaughtError, hint: &str) -> SqlError {
         Some(detail) => same.detail(detail),
         None => same,
     }
-}
-
-/// PostgreSQL's `ERRCODE_TO_CATEGORY` (utils/elog.h).
-fn class_of(code: Code) -> i32 {
-    code as i32 & 0xFFF
 }

@@ -50,6 +50,11 @@ impl SqlError {
     }
 }
 
+/// PostgreSQL's `ERRCODE_TO_CATEGORY` (utils/elog.h).
+pub fn class_of(code: PgSqlErrorCode) -> i32 {
+    code as i32 & 0xFFF
+}
+
 /// A message as the beginning of a sentence.
 pub fn capitalised(text: &str) -> String {
     let mut letters = text.chars();

@@ -2,7 +2,7 @@
 //!
 //! Guards here release what they hold when they go out of scope, except while a panic unwinds: an ereport has reset
 //! `InterruptHoldoffCount` by then, so a late `LWLockRelease` would underflow it; the transaction's abort releases
-//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on.
+//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on, but `subtransaction`, which aborts one.
 
 pub mod bitmap;
 pub mod buffer;
@@ -22,6 +22,7 @@ pub mod results;
 pub mod search_path;
 pub mod snapshot;
 pub mod spi;
+pub mod subtransaction;
 pub mod wal;
 pub mod worker;
 pub mod xid;

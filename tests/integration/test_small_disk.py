@@ -153,6 +153,61 @@ def test_a_merge_that_finds_no_room_leaves_its_sources(items, tablespace):
     assert_clean(items, "built")
 
 
+@pytest.fixture
+def warnings(items):
+    """SQLSTATEs and messages of the warnings that `items` gets."""
+    got = []
+    items.add_notice_handler(lambda diag: got.append((diag.sqlstate, diag.message_primary)))
+    return got
+
+
+COULD_NOT_SEAL = ("53100", 'could not seal index "built" by the way')
+
+
+def assert_holds_nothing(db):
+    assert db.execute("SELECT count(*) FROM pg_locks WHERE relation = 'built'::regclass").fetchone() == (0,)
+
+
+def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, tablespace, warnings):
+    items.execute("SET vekter.delta_limit = '1GB'")
+    create(items)
+    copy_vectors(items, "items", VECTORS[:4_000])
+    items.execute("SET vekter.delta_limit = '64kB'")
+    with tablespace.filled(free_bytes=500_000):
+        items.execute("DELETE FROM items WHERE id < 10")
+        items.execute("VACUUM (INDEX_CLEANUP ON) items")
+        assert warnings == [COULD_NOT_SEAL]
+        assert_holds_nothing(items)
+        assert stats(items, "segments, delta_rows") == (0, 3_990)
+        assert_right(items, 3_990)
+        assert_clean(items, "built", orphans_allowed=True)
+    vacuum(items)
+    assert stats(items, "delta_rows") < 200 and len(warnings) == 1
+    assert_right(items, 3_990)
+    vacuum(items)
+    assert_clean(items, "built")
+
+
+def test_an_insert_that_has_room_fails_for_no_seal_that_has_none(items, tablespace, warnings):
+    items.execute("SET vekter.delta_limit = '1GB'")
+    create(items)
+    copy_vectors(items, "items", VECTORS[:4_001])
+    items.execute("SET vekter.delta_limit = '64kB'")
+    with tablespace.filled(free_bytes=500_000):
+        items.execute("BEGIN")
+        for id in range(20_000, 20_020):
+            items.execute("INSERT INTO items SELECT %s, embedding FROM items WHERE id = 7", [id])
+        # Once it has failed, the session leaves it alone for some time.
+        assert warnings == [COULD_NOT_SEAL]
+        items.execute("COMMIT")
+        assert_right(items, 4_021)
+    vacuum(items)
+    assert stats(items, "delta_rows") < 200
+    assert_right(items, 4_021)
+    vacuum(items)
+    assert_clean(items, "built")
+
+
 def test_the_worker_goes_on_when_there_is_room_again(items, tablespace, cluster):
     items.execute("SET vekter.background_compaction = on")
     create(items)

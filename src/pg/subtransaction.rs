@@ -1,0 +1,85 @@
+//! Work that may fail while the transaction goes on.
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel};
+use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
+
+use super::error::{SqlError, class_of};
+
+/// Runs `work` as PL/pgSQL runs a block with EXCEPTION: where PostgreSQL raises an error for want of resources (the disk
+/// is full, memory is short, the system fails), the buffers and locks that `work` holds are released, and the error is
+/// returned. Every other error goes on: a cancelled query is cancelled.
+///
+/// What `work` has written to pages stays written. It holds no lock on a page of the caller's, and takes no transaction
+/// id. In parallel mode, where PostgreSQL up to 16 allows no subtransactions, every error goes on.
+pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, SqlError> {
+    // SAFETY: reads this process's state.
+    if unsafe { pg_sys::IsInParallelMode() } {
+        return Ok(work());
+    }
+    // SAFETY: called in a transaction, on the main thread.
+    let before = unsafe { Surroundings::enter() };
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute();
+    // SAFETY: what was entered is left once, where it was entered, and whatever the error: one that went on from inside
+    // would end the subtransaction alone.
+    unsafe { before.leave(outcome.is_ok()) };
+    match outcome {
+        Ok(done) => Ok(done),
+        // What Rust code raises has not gone through PostgreSQL's error handling yet, which lets interrupts in again that
+        // a lock has held off: that goes on, too.
+        Err(CaughtError::PostgresError(report)) if is_want(&report) => Err(to_sql(&report)),
+        Err(error) => error.rethrow(),
+    }
+}
+
+/// What a subtransaction changes and does not put back.
+struct Surroundings {
+    memory: pg_sys::MemoryContext,
+    owner: pg_sys::ResourceOwner,
+}
+
+impl Surroundings {
+    /// # Safety
+    /// Called in a transaction, not in parallel mode.
+    unsafe fn enter() -> Self {
+        // SAFETY: the caller's promise; a subtransaction needs no name.
+        unsafe {
+            let before =
+                Surroundings { memory: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
+            pg_sys::BeginInternalSubTransaction(core::ptr::null());
+            pg_sys::MemoryContextSwitchTo(before.memory);
+            before
+        }
+    }
+
+    /// # Safety
+    /// The subtransaction that `enter` began is the current one.
+    unsafe fn leave(self, is_done: bool) {
+        // SAFETY: the caller's promise; context and owner are those of the transaction around it, which still runs.
+        unsafe {
+            if is_done {
+                pg_sys::ReleaseCurrentSubTransaction();
+            } else {
+                pg_sys::RollbackAndReleaseCurrentSubTransaction();
+            }
+            pg_sys::MemoryContextSwitchTo(self.memory);
+            pg_sys::CurrentResourceOwner = self.owner;
+        }
+    }
+}
+
+/// Whether something was lacking, which may be there the next time.
+fn is_want(report: &ErrorReportWithLevel) -> bool {
+    let class = class_of(report.sql_error_code());
+    [Code::ERRCODE_INSUFFICIENT_RESOURCES, Code::ERRCODE_SYSTEM_ERROR].map(class_of).contains(&class)
+}
+
+fn to_sql(report: &ErrorReportWithLevel) -> SqlError {
+    SqlError {
+        code: report.sql_error_code(),
+        message: report.message().into(),
+        detail: report.detail().map(Into::into),
+        hint: report.hint().map(Into::into),
+    }
+}

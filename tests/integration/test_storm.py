@@ -26,6 +26,10 @@ EVERY_LIST = {"vekter.nprobe": 100_000}
 INDEXES = {"first": ("l2", "Flat"), "second": ("cosine", "IVF8,Flat")}
 
 
+# What PostgreSQL says of itself where the machine has no time for a new process.
+BUSY = ("autovacuum worker took too long to start", "autovacuum worker started without a worker entry")
+
+
 class Storm:
     """Sessions that each repeat something at random until time is up. An error that is not enumerated ends the storm.
 
@@ -199,7 +203,8 @@ def assert_all_right(storm):
         for index in INDEXES:
             assert_clean(conn, index)
     print(dict(sorted(storm.done.items())))
-    assert [line for line in storm.cluster.log_text().splitlines() if " WARNING: " in line] == []
+    assert [line for line in storm.cluster.log_text().splitlines()
+            if " WARNING: " in line and not any(known in line for known in BUSY)] == []
     for what in ("insert", "update", "hot update", "delete", "search l2", "search cosine", "vacuum", "compact",
                  "create CONCURRENTLY", "reindex CONCURRENTLY", "reindex ", "drop CONCURRENTLY", "drop "):
         assert storm.done[what] > 0, f"the storm had no '{what}' to speak of"

@@ -23,6 +23,7 @@ static SEARCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(
 /// Size of the delta beyond which it is sealed, in kB. Measured: an exact search of 2,500 rows of 384 dimensions takes
 /// under a millisecond.
 static DELTA_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(4096);
+pub const MIN_DELTA_LIMIT_KB: i32 = 64;
 static BACKGROUND_COMPACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Threads that answer the queries of a batch; 0 = as many as a build has.
@@ -94,7 +95,7 @@ pub fn register() {
         c"Sets how much newly inserted data a faiss index searches row by row before it is sealed into a segment.",
         c"A larger delta makes searches slower and inserts cheaper.",
         &DELTA_LIMIT,
-        64,
+        MIN_DELTA_LIMIT_KB,
         i32::MAX,
         GucContext::Userset,
         GucFlags::UNIT_KB,

@@ -57,14 +57,14 @@ fn settings(index: Rel) -> Settings {
             work_bytes: None,
             cache_bytes: cache_bytes(),
         },
-        delta_limit_bytes: guc::delta_limit_bytes(),
+        delta_limit_bytes: options::delta_limit_bytes(index),
         recall: options::recall(index).unwrap_or(DEFAULT_RECALL),
     }
 }
 
 /// An insert has made the delta grow to so many bytes.
 pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
-    let limit = guc::delta_limit_bytes();
+    let limit = options::delta_limit_bytes(index);
     if delta_bytes <= limit {
         return Ok(());
     }
@@ -100,11 +100,7 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
 
 /// Does work that a statement does beside its own: if it fails, then unless the index is damaged, the statement goes on,
 /// and the work is left alone for some time.
-fn upkeep(
-    index: Rel,
-    what: &str,
-    work: impl FnOnce() -> Result<(), IndexError>,
-) -> Result<(), SqlError> {
+fn upkeep(index: Rel, what: &str, work: impl FnOnce() -> Result<(), IndexError>) -> Result<(), SqlError> {
     let outcome = match subtransaction::contain(work) {
         Ok(Err(error)) if error.is_damage() => return Err(error.into()),
         Ok(outcome) => outcome.map_err(SqlError::from),

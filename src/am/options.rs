@@ -1,7 +1,7 @@
-//! `WITH (factory = '...', search = '...', recall = ...)` and the operator class's support function.
+//! `WITH (factory = '...', search = '...', recall = ..., delta_limit = ...)` and the operator class's support function.
 //!
 //! The factory is read when an index is built and then copied to its meta page, which is the truth from there on. The
-//! search parameters are read by each scan, so that ALTER INDEX changes them without a rebuild.
+//! others are read whenever they are needed, so that ALTER INDEX changes them without a rebuild.
 
 use core::ffi::CStr;
 use std::sync::OnceLock;
@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::search_options;
 use crate::engine::{self, Metric};
+use crate::guc;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 
@@ -29,6 +30,8 @@ struct Options {
     search_offset: i32,
     /// 0: not given.
     recall: f64,
+    /// In kB; -1: not given.
+    delta_limit: i32,
 }
 
 /// Registers the options, once per process, in `_PG_init`.
@@ -60,6 +63,15 @@ pub fn register() {
                 0.0,
                 0.0,
                 1.0,
+                pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+            );
+            pg_sys::add_int_reloption(
+                kind,
+                c"delta_limit".as_ptr(),
+                c"Size of the delta beyond which it is sealed into a segment, in kilobytes".as_ptr(),
+                -1,
+                guc::MIN_DELTA_LIMIT_KB,
+                i32::MAX,
                 pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
             );
             kind
@@ -119,10 +131,12 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
         isset_offset: 0,
     };
     let (text, real) = (pg_sys::relopt_type::RELOPT_TYPE_STRING, pg_sys::relopt_type::RELOPT_TYPE_REAL);
+    let whole = pg_sys::relopt_type::RELOPT_TYPE_INT;
     let elements = [
         element(c"factory", text, core::mem::offset_of!(Options, factory_offset)),
         element(c"search", text, core::mem::offset_of!(Options, search_offset)),
         element(c"recall", real, core::mem::offset_of!(Options, recall)),
+        element(c"delta_limit", whole, core::mem::offset_of!(Options, delta_limit)),
     ];
     // SAFETY: `options` comes from PostgreSQL; the elements describe `Options`.
     let built: *mut pg_sys::bytea = unsafe {
@@ -163,6 +177,14 @@ pub fn recall(index: Rel) -> Option<f64> {
     // SAFETY: as above.
     let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>().as_ref() };
     options.map(|options| options.recall).filter(|&recall| recall > 0.0)
+}
+
+/// How large an index's delta may get before it is sealed: as its `delta_limit` option says, or else the setting.
+pub fn delta_limit_bytes(index: Rel) -> u64 {
+    // SAFETY: as above.
+    let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>().as_ref() };
+    let own = options.and_then(|options| u64::try_from(options.delta_limit).ok());
+    own.map_or_else(guc::delta_limit_bytes, |kilobytes| kilobytes * 1024)
 }
 
 /// # Safety

@@ -57,6 +57,35 @@ def test_a_delta_within_its_limit_is_left_alone(db):
     assert stats(db, "segments, delta_rows") == (0, LIMIT_ROWS // 2)
 
 
+def test_the_limit_of_an_index_is_its_own_for_sessions_worker_and_vacuum(db, database):
+    db.execute(f'ALTER DATABASE "{database}" SET vekter.delta_limit = \'1GB\'')
+    db.execute("SET vekter.delta_limit = '1GB'")
+    make(db)
+    db.execute("ALTER INDEX built SET (delta_limit = 64)")
+    # Too few for the session to seal by itself.
+    fill(db, 0, 2 * LIMIT_ROWS)
+    wait_for_seal(db, LIMIT_BYTES, DIMENSIONS)
+    db.execute("ALTER INDEX built SET (delta_limit = 1000000)")
+    db.execute("SET vekter.delta_limit = '64kB'")
+    before = stats(db, "segments, delta_rows")
+    fill(db, 2 * LIMIT_ROWS, 8 * LIMIT_ROWS)
+    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    assert stats(db, "segments, delta_rows") == (before[0], before[1] + 6 * LIMIT_ROWS)
+    db.execute("ALTER INDEX built RESET (delta_limit)")
+    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    assert stats(db, "delta_rows") <= LIMIT_ROWS
+    assert all_ids(db) == list(range(8 * LIMIT_ROWS))
+
+
+def test_the_limit_of_an_index_is_part_of_its_definition_and_has_the_setting_s_bounds(db):
+    make(db)
+    db.execute("CREATE INDEX other ON items USING faiss (embedding) WITH (delta_limit = 2048)")
+    assert "delta_limit='2048'" in db.execute("SELECT pg_get_indexdef('other'::regclass)").fetchone()[0]
+    for value in ("0", "63", "-2", "'64kB'", "'lots'", "2147483648"):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="delta_limit"):
+            db.execute(f"ALTER INDEX other SET (delta_limit = {value})")
+
+
 def test_searches_agree_with_the_table_at_every_moment(db, cluster, database):
     make(db)
     searches = search_in_one_snapshot(QUERIES[:2])

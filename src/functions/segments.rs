@@ -5,6 +5,7 @@ use pgrx::{PgRelation, pg_sys};
 
 use super::target;
 use crate::index::error::IndexError;
+use crate::index::format::Tiers;
 use crate::index::{read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
@@ -40,7 +41,11 @@ fn list(relation: pg_sys::Oid) -> Result<Vec<Segment>, SqlError> {
 }
 
 fn read(rel: Rel) -> Result<Vec<Segment>, IndexError> {
-    let manifest = retry(|| read_manifest(rel, &read_meta(rel)?))?;
+    let (manifest, dims) = retry(|| {
+        let meta = read_meta(rel)?;
+        Ok((read_manifest(rel, &meta)?, meta.dims))
+    })?;
+    let tiers = Tiers::of_dims(dims as usize);
     let cache = segment::cache();
     Ok(manifest
         .segments
@@ -49,7 +54,7 @@ fn read(rel: Rel) -> Result<Vec<Segment>, IndexError> {
             let key = segment::file_key(rel, reference.payload.id);
             (
                 format!("{:032x}", reference.payload.id),
-                reference.tier() as i32,
+                tiers.tier(reference.live_rows()) as i32,
                 reference.factory,
                 reference.rows as i64,
                 reference.dead_rows as i64,

@@ -2,7 +2,7 @@
 
 use super::build::Resources;
 use super::error::IndexError;
-use super::format::{Meta, Tid};
+use super::format::{Meta, Tid, Tiers};
 use super::merge::merge;
 use super::plan::{self, Effort, Limits};
 use super::rows::{Host, Outcome};
@@ -52,7 +52,8 @@ pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
         let segments = read_manifest(rel, &meta)?.segments;
         let unknown = vec![0; segments.len()];
         let target = settings.target(&meta)?;
-        Ok(plan::next(&segments, &unknown, &target, Effort::Tiers, Limits::NONE).is_some())
+        let tiers = Tiers::of_dims(meta.dims as usize);
+        Ok(plan::next(&segments, &unknown, tiers, &target, Effort::Tiers, Limits::NONE).is_some())
     })
 }
 
@@ -102,7 +103,8 @@ impl Compaction<'_> {
             let imbalance: Vec<u32> =
                 snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
             let target = self.settings.target(&snapshot.meta)?;
-            let Some(plan) = plan::next(&segments, &imbalance, &target, effort, limits) else {
+            let tiers = Tiers::of_dims(snapshot.meta.dims as usize);
+            let Some(plan) = plan::next(&segments, &imbalance, tiers, &target, effort, limits) else {
                 return Ok(is_complete);
             };
             match merge(self.rel, &snapshot, &plan, self.settings.resources, self) {
@@ -110,7 +112,7 @@ impl Compaction<'_> {
                 Ok(Outcome::Yielded) => return Ok(false),
                 // What cannot be had now must not hold up the rest.
                 Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if effort == Effort::Tiers => {
-                    limits = limits.without(&plan, &segments);
+                    limits = limits.without(&plan, &segments, tiers);
                     is_complete = false;
                 }
                 Ok(Outcome::RowsMissing) => return Ok(false),

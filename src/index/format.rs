@@ -232,21 +232,33 @@ impl SegmentRef {
     pub fn live_rows(&self) -> u64 {
         self.rows.saturating_sub(self.dead_rows)
     }
-
-    /// Its tier by live rows: 0 for fewer than `SMALL_SEGMENT_ROWS`, one more for each factor of `TIER_FACTOR`.
-    pub fn tier(&self) -> u32 {
-        tier(self.live_rows())
-    }
 }
 
 /// A segment of fewer live rows is Flat: to scan it takes no longer than to search a graph.
 pub const SMALL_SEGMENT_ROWS: u64 = 4096;
+/// Segments of fewer bytes of floats are merged at every turn. Less than four times what is sealed at a time by default,
+/// so that such rows are merged once or twice: pages may waste half of the 4 MB.
+const SMALL_SEGMENT_BYTES: u64 = 8 << 20;
 /// How many times more rows the next tier of segments has.
-pub const TIER_FACTOR: u64 = 4;
+const TIER_FACTOR: u64 = 4;
 
-/// Tier of a segment of so many live rows.
-pub fn tier(live_rows: u64) -> u32 {
-    (live_rows / SMALL_SEGMENT_ROWS).checked_ilog(TIER_FACTOR).map_or(0, |power| power + 1)
+/// The tiers of an index's segments by live rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Tiers {
+    /// Those of tier 0 have fewer.
+    small_rows: u64,
+}
+
+impl Tiers {
+    pub fn of_dims(dims: usize) -> Self {
+        let row_bytes = 4 * dims.max(1) as u64;
+        Tiers { small_rows: SMALL_SEGMENT_ROWS.min(SMALL_SEGMENT_BYTES / row_bytes).max(1) }
+    }
+
+    /// Of a segment of so many live rows: 0 for few, one more for each factor of `TIER_FACTOR`.
+    pub fn tier(self, live_rows: u64) -> u32 {
+        (live_rows / self.small_rows).checked_ilog(TIER_FACTOR).map_or(0, |power| power + 1)
+    }
 }
 
 /// The list of segments. Written anew for each change and never changed in place.

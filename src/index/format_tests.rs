@@ -153,5 +153,13 @@ fn gaps_are_what_extents_leave_whatever_their_order() {
 
 #[test]
 fn a_tier_has_four_times_the_rows_of_the_one_before() {
-    assert_eq!([0, 4095, 4096, 16_383, 16_384, 65_535, 65_536].map(tier), [0, 0, 1, 1, 2, 2, 3]);
+    assert_eq!(
+        [0, 4095, 4096, 16_383, 16_384, 65_535, 65_536].map(|rows| Tiers::of_dims(512).tier(rows)),
+        [0, 0, 1, 1, 2, 2, 3]
+    );
+    // 8 MiB of 32 KiB each.
+    assert_eq!(
+        [255, 256, 1023, 1024, 4095, 4096].map(|rows| Tiers::of_dims(8192).tier(rows)),
+        [0, 1, 1, 2, 2, 3]
+    );
 }

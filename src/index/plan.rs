@@ -1,11 +1,11 @@
 //! Which segments compaction merges next: a size-tiered log-structured merge tree, as in Cassandra or Lucene.
 //!
-//! Segments of one tier (`format::tier`) have about as many rows; when there are `MERGE_WIDTH` of them they become one,
+//! Segments of one tier (`format::Tiers`) have about as many rows; when there are `MERGE_WIDTH` of them they become one,
 //! and those of lower tiers go along. So there are at most `MERGE_WIDTH - 1` for each power of `TIER_FACTOR`, and a row
 //! is written again O(log n) times.
 
 use super::build::UNTRAINED_FACTORY;
-use super::format::{SegmentRef, tier};
+use super::format::{SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
 use super::target::{Chosen, Target};
 
 /// Segments of one tier that are merged into one.
@@ -44,11 +44,11 @@ impl Limits {
 
     /// Without a plan that came to nothing, and all like it.
     #[must_use]
-    pub fn without(self, failed: &Plan, segments: &[SegmentRef]) -> Self {
+    pub fn without(self, failed: &Plan, segments: &[SegmentRef], tiers: Tiers) -> Self {
         if failed.retrain {
             return Limits { retrains: false, ..self };
         }
-        let highest = failed.sources.iter().map(|&at| segments[at].tier()).max();
+        let highest = failed.sources.iter().map(|&at| tiers.tier(segments[at].live_rows())).max();
         Limits { below_tier: highest.unwrap_or(0), ..self }
     }
 }
@@ -73,6 +73,7 @@ pub struct Plan {
 pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
+    tiers: Tiers,
     target: &Target,
     effort: Effort,
     limits: Limits,
@@ -88,7 +89,9 @@ pub fn next(
         }
         Effort::Tiers if retrain => (0..segments.len()).collect(),
         Effort::Tiers => {
-            full_tier(segments, limits).or_else(|| mostly_dead(segments, limits)).unwrap_or_default()
+            let with_tiers: Vec<(&SegmentRef, u32)> =
+                segments.iter().map(|segment| (segment, tiers.tier(segment.live_rows()))).collect();
+            full_tier(&with_tiers, limits).or_else(|| mostly_dead(&with_tiers, limits)).unwrap_or_default()
         }
     };
     if sources.is_empty() {
@@ -97,7 +100,7 @@ pub fn next(
     let rows = live_rows(segments, sources.iter().copied());
     // A small segment is Flat, unless the user asked for one segment; a larger one is what the index is to be.
     let Chosen { factory, reason } = match effort {
-        Effort::Tiers if tier(rows) == 0 => {
+        Effort::Tiers if rows < SMALL_SEGMENT_ROWS => {
             Chosen { factory: UNTRAINED_FACTORY.into(), reason: String::new() }
         }
         _ => target.choose_again(segments, &sources, rows, retrain),
@@ -126,18 +129,20 @@ fn needs_training(segments: &[SegmentRef], imbalance_percent: &[u32], total_rows
 }
 
 /// The segments of the highest tier that is full, and of those below it.
-fn full_tier(segments: &[SegmentRef], limits: Limits) -> Option<Vec<usize>> {
-    let count = |tier| segments.iter().filter(|segment| segment.tier() == tier).count();
-    let is_full = |&tier: &u32| tier < limits.below_tier && count(tier) >= MERGE_WIDTH;
-    let full = segments.iter().map(SegmentRef::tier).filter(is_full).max()?;
-    Some((0..segments.len()).filter(|&at| segments[at].tier() <= full).collect())
+fn full_tier(segments: &[(&SegmentRef, u32)], limits: Limits) -> Option<Vec<usize>> {
+    let tiers = || segments.iter().map(|&(_, tier)| tier);
+    let is_full = |&tier: &u32| {
+        tier < limits.below_tier && tiers().filter(|&other| other == tier).count() >= MERGE_WIDTH
+    };
+    let full = tiers().filter(is_full).max()?;
+    Some((0..segments.len()).filter(|&at| segments[at].1 <= full).collect())
 }
 
 /// The segment with the most dead rows, if they are too many.
-fn mostly_dead(segments: &[SegmentRef], limits: Limits) -> Option<Vec<usize>> {
+fn mostly_dead(segments: &[(&SegmentRef, u32)], limits: Limits) -> Option<Vec<usize>> {
     let has_too_many = |segment: &SegmentRef| segment.dead_rows * 100 > segment.rows * MAX_DEAD_PERCENT;
-    let is_candidate = |&at: &usize| segments[at].tier() < limits.below_tier && has_too_many(&segments[at]);
-    let worst = (0..segments.len()).filter(is_candidate).max_by_key(|&at| segments[at].dead_rows)?;
+    let is_candidate = |&at: &usize| segments[at].1 < limits.below_tier && has_too_many(segments[at].0);
+    let worst = (0..segments.len()).filter(is_candidate).max_by_key(|&at| segments[at].0.dead_rows)?;
     Some(vec![worst])
 }
 

@@ -16,6 +16,10 @@ fn segment(factory: &str, rows: u64, dead_rows: u64) -> SegmentRef {
     }
 }
 
+fn few_dims() -> Tiers {
+    Tiers::of_dims(8)
+}
+
 fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
     SegmentRef {
         trained_rows: rows,
@@ -25,7 +29,14 @@ fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
 }
 
 fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
-    next(segments, &vec![0; segments.len()], &Target::Factory(factory), Effort::Tiers, Limits::NONE)
+    next(
+        segments,
+        &vec![0; segments.len()],
+        few_dims(),
+        &Target::Factory(factory),
+        Effort::Tiers,
+        Limits::NONE,
+    )
 }
 
 #[test]
@@ -58,14 +69,19 @@ fn smaller_segments_go_along_with_a_full_tier() {
     assert_eq!(plan.base, Some(3), "the largest is added to");
 }
 
-#[test]
-fn the_number_of_segments_grows_with_the_logarithm_of_the_rows() {
+/// What comes of so many seals with the merges that they bring about: rows written by merges, and the most segments there
+/// were at a time.
+fn after_seals(seals: u64, rows_per_seal: u64, dims: usize) -> (u64, usize) {
     let mut segments: Vec<SegmentRef> = Vec::new();
     let (mut written_rows, mut most_segments) = (0, 0);
-    let (seals, rows_per_seal) = (2000, 2500);
+    let graph = Target::Factory("HNSW32");
     for _ in 0..seals {
         segments.push(segment("Flat", rows_per_seal, 0));
-        while let Some(plan) = tiers(&segments, "HNSW32") {
+        let unknown = |segments: &[SegmentRef]| vec![0; segments.len()];
+        let tiers = Tiers::of_dims(dims);
+        while let Some(plan) =
+            next(&segments, &unknown(&segments), tiers, &graph, Effort::Tiers, Limits::NONE)
+        {
             written_rows += plan.rows;
             let mut at = 0;
             segments.retain(|_| {
@@ -76,13 +92,49 @@ fn the_number_of_segments_grows_with_the_logarithm_of_the_rows() {
         }
         most_segments = most_segments.max(segments.len());
     }
+    (written_rows, most_segments)
+}
+
+#[test]
+fn the_number_of_segments_grows_with_the_logarithm_of_the_rows() {
+    let (seals, rows_per_seal) = (2000, 2500);
+    let (written_rows, most_segments) = after_seals(seals, rows_per_seal, 384);
     let rows = seals * rows_per_seal;
-    assert!(most_segments <= 3 * (tier(rows) as usize + 1), "{most_segments} segments");
-    assert!(
-        written_rows <= rows * u64::from(tier(rows) + 1),
-        "a row was written {} times",
-        written_rows / rows
-    );
+    let tiers = Tiers::of_dims(384).tier(rows) + 1;
+    assert!(most_segments <= 3 * tiers as usize, "{most_segments} segments");
+    assert!(written_rows <= rows * u64::from(tiers), "a row was written {} times", written_rows / rows);
+}
+
+#[test]
+fn long_rows_are_written_again_no_more_often_than_short_ones() {
+    // What 4 MB of delta pages hold: two pages waste nearly half, where a row is a little longer than one.
+    for (dims, rows_per_seal) in [(384, 2560), (1025, 512), (1536, 512), (4096, 170), (16_000, 64)] {
+        let rows = 4096 * 4;
+        let (written_rows, most_segments) = after_seals(rows / rows_per_seal, rows_per_seal, dims);
+        let tiers = Tiers::of_dims(dims).tier(rows) + 1;
+        assert!(written_rows <= rows * u64::from(tiers), "{dims}: {} times", written_rows / rows);
+        assert!(written_rows < 5 * rows, "{dims}: {} times", written_rows / rows);
+        assert!(most_segments <= 3 * tiers as usize, "{dims}: {most_segments} segments");
+    }
+}
+
+#[test]
+fn a_small_segment_of_long_rows_is_flat_whatever_its_tier() {
+    let large = || segment("Flat", 1000, 0);
+    let segments = [large(), large(), large(), large()];
+    let merge = |dims| {
+        next(
+            &segments,
+            &[0; 4],
+            Tiers::of_dims(dims),
+            &Target::Factory("HNSW32"),
+            Effort::Tiers,
+            Limits::NONE,
+        )
+    };
+    assert!(Tiers::of_dims(16_000).tier(1000) > 0);
+    assert_eq!(merge(16_000).unwrap().factory, "Flat");
+    assert_eq!(merge(8).unwrap().factory, "Flat");
 }
 
 #[test]
@@ -121,21 +173,24 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
 fn badly_unbalanced_lists_are_trained_again() {
     let segments = [trained(10_000, 150)];
     let lists = Target::Factory("IVF64,Flat");
-    let plan = |imbalance| next(&segments, &[imbalance], &lists, Effort::Tiers, Limits::NONE);
+    let plan = |imbalance| next(&segments, &[imbalance], few_dims(), &lists, Effort::Tiers, Limits::NONE);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
     // A small segment says little: the largest that has the newest quantiser counts.
     let small = SegmentRef { rows: 5000, ..trained(10_000, 150) };
-    assert_eq!(next(&[segments[0].clone(), small], &[150, 900], &lists, Effort::Tiers, Limits::NONE), None);
+    assert_eq!(
+        next(&[segments[0].clone(), small], &[150, 900], few_dims(), &lists, Effort::Tiers, Limits::NONE),
+        None
+    );
     // Data that is so by nature is not trained again for ever.
-    assert_eq!(next(&[trained(10_000, 300)], &[500], &lists, Effort::Tiers, Limits::NONE), None);
+    assert_eq!(next(&[trained(10_000, 300)], &[500], few_dims(), &lists, Effort::Tiers, Limits::NONE), None);
 }
 
 #[test]
 fn everything_becomes_one_segment_without_dead_rows() {
     let everything = |segments: &[SegmentRef]| {
         let graph = Target::Factory("HNSW32");
-        next(segments, &vec![0; segments.len()], &graph, Effort::Everything, Limits::NONE)
+        next(segments, &vec![0; segments.len()], few_dims(), &graph, Effort::Everything, Limits::NONE)
     };
     assert_eq!(everything(&[]), None);
     assert_eq!(everything(&[segment("HNSW32", 10_000, 0)]), None);
@@ -152,11 +207,11 @@ fn a_merge_that_came_to_nothing_does_not_keep_smaller_ones_from_being_done() {
     let large = || segment("SQ8", 20_000, 0);
     let small = || segment("Flat", 1000, 0);
     let segments = [large(), large(), large(), large(), small(), small(), small(), small()];
-    let plan = |limits| next(&segments, &[0; 8], &Target::Factory("SQ8"), Effort::Tiers, limits);
+    let plan = |limits| next(&segments, &[0; 8], few_dims(), &Target::Factory("SQ8"), Effort::Tiers, limits);
     let largest = plan(Limits::NONE).unwrap();
     assert_eq!(largest.sources.len(), 8);
-    let limits = Limits::NONE.without(&largest, &segments);
+    let limits = Limits::NONE.without(&largest, &segments, few_dims());
     let smaller = plan(limits).unwrap();
     assert_eq!(smaller.sources, [4, 5, 6, 7]);
-    assert_eq!(plan(limits.without(&smaller, &segments)), None);
+    assert_eq!(plan(limits.without(&smaller, &segments, few_dims())), None);
 }

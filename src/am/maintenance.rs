@@ -75,7 +75,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     }
     let is_own_turn = !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH);
     if is_own_turn && is_time_to(Step::Seal, index) {
-        return upkeep(index, "seal", || seal::try_one(index));
+        upkeep(index, "seal", || seal::try_one(index))?;
     }
     Ok(())
 }
@@ -83,8 +83,8 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
 /// The last thing that VACUUM does with an index.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     let settings = settings(index);
-    upkeep(index, "seal", || seal::down_to(index, settings.delta_limit_bytes))?;
-    if !compact::is_due(index, settings)? {
+    let is_sealed = upkeep(index, "seal", || seal::down_to(index, settings.delta_limit_bytes))?;
+    if !is_sealed || !compact::is_due(index, settings)? {
         return Ok(());
     }
     if guc::background_compaction() && !index.is_temporary() && request_worker(index) {
@@ -99,30 +99,25 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
 }
 
 /// Does work that a statement does beside its own: if it fails, then unless the index is damaged, the statement goes on,
-/// and the work is left alone for some time.
-fn upkeep(index: Rel, what: &str, work: impl FnOnce() -> Result<(), IndexError>) -> Result<(), SqlError> {
-    let outcome = match subtransaction::contain(work) {
+/// and the work is left alone for some time. Returns whether it was done.
+fn upkeep(index: Rel, what: &str, work: impl FnOnce() -> Result<(), IndexError>) -> Result<bool, SqlError> {
+    let reason = match subtransaction::contain(work) {
+        Ok(Ok(())) => return Ok(true),
         Ok(Err(error)) if error.is_damage() => return Err(error.into()),
-        Ok(outcome) => outcome.map_err(SqlError::from),
-        Err(error) => Err(error),
+        Ok(Err(error)) => SqlError::from(error),
+        Err(error) => error,
     };
-    match outcome {
-        Err(reason) => {
-            mark(Step::Seal, index);
-            let warning =
-                SqlError::new(reason.code, format!("could not {what} index \"{}\" by the way", index.name()));
-            let detail = reason
-                .detail
-                .map_or(reason.message.clone(), |detail| format!("{}: {detail}", reason.message));
-            let warning = warning.detail(detail);
-            match reason.hint {
-                Some(hint) => warning.hint(hint).warn(),
-                None => warning.warn(),
-            }
-            Ok(())
-        }
-        outcome => outcome,
+    mark(Step::Seal, index);
+    let warning =
+        SqlError::new(reason.code, format!("could not {what} index \"{}\" by the way", index.name()));
+    let detail =
+        reason.detail.map_or(reason.message.clone(), |detail| format!("{}: {detail}", reason.message));
+    let warning = warning.detail(detail);
+    match reason.hint {
+        Some(hint) => warning.hint(hint).warn(),
+        None => warning.warn(),
     }
+    Ok(false)
 }
 
 /// An index that `vekter_compact()` has locked against all who compact or change it.

@@ -20,17 +20,18 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, SqlError> {
     }
     // SAFETY: called in a transaction, on the main thread.
     let before = unsafe { Surroundings::enter() };
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work()))).catch_others(Err).execute();
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+        .catch_others(|error| Err(Box::new(error)))
+        .execute();
     // SAFETY: what was entered is left once, where it was entered, and whatever the error: one that went on from inside
     // would end the subtransaction alone.
     unsafe { before.leave(outcome.is_ok()) };
-    match outcome {
-        Ok(done) => Ok(done),
-        // What Rust code raises has not gone through PostgreSQL's error handling yet, which lets interrupts in again that
-        // a lock has held off: that goes on, too.
-        Err(CaughtError::PostgresError(report)) if is_want(&report) => Err(to_sql(&report)),
-        Err(error) => error.rethrow(),
-    }
+    outcome.or_else(|error| match *error {
+        CaughtError::PostgresError(report) if is_want(&report) => Err(to_sql(&report)),
+        // What Rust code raises goes on too: it has not gone through PostgreSQL's error handling yet, which lets
+        // interrupts in again that a lock has held off.
+        error => error.rethrow(),
+    })
 }
 
 /// What a subtransaction changes and does not put back.

@@ -188,22 +188,29 @@ def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, ta
     assert_clean(items, "built")
 
 
-def test_an_insert_that_has_room_fails_for_no_seal_that_has_none(items, tablespace, warnings):
+def test_an_insert_whose_seal_finds_no_room_warns_and_keeps_its_row(items, tablespace, warnings):
     items.execute("SET vekter.delta_limit = '1GB'")
     create(items)
     copy_vectors(items, "items", VECTORS[:4_001])
     items.execute("SET vekter.delta_limit = '64kB'")
     with tablespace.filled(free_bytes=500_000):
         items.execute("BEGIN")
-        for id in range(20_000, 20_020):
-            items.execute("INSERT INTO items SELECT %s, embedding FROM items WHERE id = 7", [id])
-        # Once it has failed, the session leaves it alone for some time.
+        rows = 4_001
+        # A row that begins a page of the delta asks whether that is too large.
+        while not warnings and rows < 4_100:
+            items.execute("INSERT INTO items SELECT %s, embedding FROM items WHERE id = 7", [20_000 + rows])
+            rows += 1
         assert warnings == [COULD_NOT_SEAL]
+        assert_right(items, rows)
         items.execute("COMMIT")
-        assert_right(items, 4_021)
+        assert_holds_nothing(items)
+        assert_right(items, rows)
+    # Once it has failed, the session leaves it alone for some time.
+    copy_vectors(items, "items", VECTORS[4_001:4_101], ids=range(4_001, 4_101))
+    assert len(warnings) == 1
     vacuum(items)
     assert stats(items, "delta_rows") < 200
-    assert_right(items, 4_021)
+    assert_right(items, rows + 100)
     vacuum(items)
     assert_clean(items, "built")
 

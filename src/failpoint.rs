@@ -53,7 +53,6 @@ pub const NAMES: &[&str] = &[
     "seal.frozen",
     "seal.stored",
     "seal.published",
-    "seal.retired",
     "compact.started",
     "merge.planned",
     "merge.trained",

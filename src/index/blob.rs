@@ -20,6 +20,9 @@ pub enum Logging {
     WithRelation,
 }
 
+/// Takes bytes part by part; false: no more of them.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<bool, IndexError>;
+
 /// A random 128-bit id.
 pub fn random_id() -> Result<u128, IndexError> {
     let mut bytes = [0u8; 16];
@@ -65,11 +68,7 @@ pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobR
 
 /// Shows `visit` what is in the blob's pages, one after the other and with no lock held, until it returns false. `Stale`
 /// where a page is another's by now. The caller checks what it makes of them.
-pub fn for_each_part(
-    rel: Rel,
-    blob: &BlobRef,
-    visit: &mut dyn FnMut(&[u8]) -> Result<bool, IndexError>,
-) -> Result<(), IndexError> {
+pub fn for_each_part(rel: Rel, blob: &BlobRef, visit: Visit) -> Result<(), IndexError> {
     let end = rel.blocks();
     let mut copy = Vec::with_capacity(BODY_BYTES);
     for (chunk, block) in blob.blocks().enumerate() {
@@ -94,8 +93,17 @@ pub fn for_each_part(
 /// Copies the blob to `sink`. `Stale` where a page is another's by now; `Damaged` where all pages are the blob's own and
 /// yet the checksum is wrong.
 pub fn read(rel: Rel, blob: &BlobRef, sink: &mut dyn Write) -> Result<(), IndexError> {
+    copy(blob, sink, |visit| for_each_part(rel, blob, visit))
+}
+
+/// As `read`, of the bytes that `parts` shows to whom it is given.
+pub fn copy(
+    blob: &BlobRef,
+    sink: &mut dyn Write,
+    parts: impl FnOnce(Visit) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
     let (mut crc, mut bytes) = (0, 0);
-    for_each_part(rel, blob, &mut |part| {
+    parts(&mut |part| {
         crc = crc32c::crc32c_append(crc, part);
         bytes += part.len() as u64;
         sink.write_all(part).map_err(IndexError::Cache)?;

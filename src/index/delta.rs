@@ -3,18 +3,21 @@
 //! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Statements begin at the
 //! tail; one of many rows goes on with pages of its own, so that such statements need not wait for each other at every
 //! row. VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the last;
-//! sealing cuts the oldest pages off (`seal`), after it has closed those that would take more entries.
+//! sealing cuts the oldest pages off (`seal`), after it has closed those that would take more entries. They stay as they
+//! are: a segment is made of them (`sealed`).
 //!
 //! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
 //! find itself on a page that was unlinked or cut off meanwhile. Such a page keeps its entries and its link, because
 //! it is reused only when nobody who could stand on it is left (invariant 5). Where that does not hold, on a standby,
 //! the chunk number tells.
 
+use pgrx::pg_sys;
+
 use super::error::IndexError;
 use super::format::{
-    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK,
-    OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PAGE_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head,
-    overflow_next, tid_from_bytes, tid_to_bytes,
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, META_BLOCK, Meta, NO_BLOCK,
+    OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES, PageKind, PageTag, TID_BYTES, Tid, overflow_head, overflow_next,
+    tid_from_bytes, tid_to_bytes,
 };
 use super::{blob, read_meta};
 use crate::failpoint;
@@ -30,6 +33,8 @@ use crate::pg::xid;
 const APPEND_ATTEMPTS: usize = 1000;
 /// A statement that has inserted so many rows fills pages of its own: at most one page more is left half empty by it.
 const SHARING_ROWS: u32 = 16;
+/// A statement that finds no free page takes so many new ones before it looks again.
+const PAGES_BETWEEN_LOOKS: u32 = 64;
 
 /// The entry to append, in the pieces that pages take.
 struct Entry<'a> {
@@ -52,7 +57,21 @@ impl Entry<'_> {
 /// are logged before it. Returns the bytes that the delta has grown to if it took a new page.
 pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
     let layout = DeltaLayout::new(row.len());
-    let bytes = bytes_of(row);
+    let mut bytes = std::mem::take(&mut tail.bytes);
+    bytes.clear();
+    bytes.extend(row.iter().flat_map(|element| element.to_le_bytes()));
+    let outcome = append_bytes(rel, tail, tid, layout, &bytes);
+    tail.bytes = bytes;
+    outcome
+}
+
+fn append_bytes(
+    rel: Rel,
+    tail: &mut Tail,
+    tid: Tid,
+    layout: DeltaLayout,
+    bytes: &[u8],
+) -> Result<Option<u64>, IndexError> {
     let (head, rest) = bytes.split_at(4 * layout.head_elements);
     let mut tid_head = [0u8; DELTA_ENTRY_HEAD_BYTES];
     tid_head[..TID_BYTES].copy_from_slice(&tid_to_bytes(tid));
@@ -73,7 +92,8 @@ pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option
                 continue;
             }
         }
-        if let Some((block, bytes)) = append_page(rel, Some(&entry), tail.shares())? {
+        let fresh = tail.allocate(rel);
+        if let Some((block, bytes)) = append_page(rel, fresh, Some(&entry), tail.shares())? {
             tail.block = block;
             return Ok(Some(bytes));
         }
@@ -100,17 +120,33 @@ fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> bool {
 
 /// Where a statement puts its rows: a page that is thought to be in the chain, of the index with this id. Only the page
 /// itself tells.
-#[derive(Debug, Clone, Copy)]
 pub struct Tail {
     index_id: u128,
     block: u32,
     /// Of the statement so far.
     rows: u32,
+    /// New pages that it takes before it looks for a free one.
+    pages_until_look: u32,
+    /// The last row as it is stored.
+    bytes: Vec<u8>,
 }
 
 impl Tail {
     pub fn of(meta: &Meta) -> Self {
-        Tail { index_id: meta.index_id, block: meta.delta_tail, rows: 0 }
+        let (index_id, block) = (meta.index_id, meta.delta_tail);
+        Tail { index_id, block, rows: 0, pages_until_look: 0, bytes: Vec::new() }
+    }
+
+    /// As `PageLock::allocate`, but where there was no free page, it does not look for one each time.
+    fn allocate(&mut self, rel: Rel) -> PageLock {
+        if self.pages_until_look == 0 {
+            if let Some(page) = PageLock::reuse(rel) {
+                return page;
+            }
+            self.pages_until_look = PAGES_BETWEEN_LOOKS;
+        }
+        self.pages_until_look -= 1;
+        PageLock::extend(rel, pg_sys::ForkNumber::MAIN_FORKNUM)
     }
 
     /// Whether it looks for room in pages that others have appended.
@@ -127,14 +163,18 @@ fn head_of(view: &PageView, index_id: u128) -> Option<DeltaHead> {
 
 /// Ends the last page, so that every row so far is in front of it and can be sealed.
 pub fn roll(rel: Rel) -> Result<(), IndexError> {
-    append_page(rel, None, true).map(|_| ())
+    append_page(rel, PageLock::allocate(rel), None, true).map(|_| ())
 }
 
-/// Links a new last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
+/// Links `fresh` as the last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
 /// old one still does for one that `shares` it: another backend was faster, or it is empty as a rolled tail should be.
 /// Returns the page and the delta's bytes.
-fn append_page(rel: Rel, entry: Option<&Entry>, shares: bool) -> Result<Option<(u32, u64)>, IndexError> {
-    let fresh = PageLock::allocate(rel);
+fn append_page(
+    rel: Rel,
+    fresh: PageLock,
+    entry: Option<&Entry>,
+    shares: bool,
+) -> Result<Option<(u32, u64)>, IndexError> {
     failpoint::reach("insert.page_allocated");
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
     let mut meta = Meta::decode(meta_page.view().body())?;
@@ -202,10 +242,9 @@ pub struct DeltaPage {
 }
 
 impl DeltaPage {
-    fn read(&mut self, rel: Rel, meta: &Meta, place: Place) -> Result<(), IndexError> {
+    fn read(&mut self, rel: Rel, index_id: u128, place: Place) -> Result<(), IndexError> {
         let lock = PageLock::share(rel, place.block);
-        let body =
-            lock.view().body_of(meta.index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
+        let body = lock.view().body_of(index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
         if body.len() < DELTA_HEAD_BYTES {
             return Err(IndexError::Damaged(format!("delta page {} is cut short", place.block)));
         }
@@ -231,15 +270,31 @@ impl DeltaPage {
     fn read_rows(
         &self,
         rel: Rel,
-        meta: &Meta,
+        dims: usize,
         tids: &mut Vec<Tid>,
         rows: &mut Vec<f32>,
     ) -> Result<(), IndexError> {
-        let layout = DeltaLayout::new(meta.dims as usize);
+        let layout = DeltaLayout::new(dims);
         for entry in self.entries.chunks_exact(layout.entry_bytes()) {
             tids.push(tid_from_bytes(entry));
             push_elements(rows, &entry[DELTA_ENTRY_HEAD_BYTES..]);
-            read_overflow(rel, &self.head, meta.dims as usize - layout.head_elements, rows)?;
+            read_overflow(rel, &self.head, dims - layout.head_elements, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Appends the page's rows as they are stored, little-endian floats.
+    pub fn read_row_bytes(
+        &self,
+        rel: Rel,
+        layout: DeltaLayout,
+        rows: &mut Vec<u8>,
+    ) -> Result<(), IndexError> {
+        for entry in self.entries.chunks_exact(layout.entry_bytes()) {
+            rows.extend_from_slice(&entry[DELTA_ENTRY_HEAD_BYTES..]);
+            for_each_overflow_page(rel, &self.head, |_, body| {
+                rows.extend_from_slice(&body[OVERFLOW_HEAD_BYTES..]);
+            })?;
         }
         Ok(())
     }
@@ -252,19 +307,44 @@ pub struct Place {
     pub chunk: u32,
 }
 
-/// Goes through the pages of the chain in order.
-pub struct Walker<'a> {
+/// Pages that are linked in this order: the delta, or a part of it that was sealed.
+#[derive(Debug, Clone, Copy)]
+pub struct Chain {
+    index_id: u128,
+    dims: usize,
+    start: Place,
+    /// Number of the first page behind it.
+    end_chunk: u32,
+}
+
+impl Chain {
+    fn of_delta(meta: &Meta) -> Self {
+        let start = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+        Chain { index_id: meta.index_id, dims: meta.dims as usize, start, end_chunk: u32::MAX }
+    }
+
+    pub fn of_run(run: &DeltaRun) -> Self {
+        let start = Place { block: run.start_block, chunk: run.start_chunk };
+        Chain { index_id: run.index_id, dims: run.dims as usize, start, end_chunk: run.end_chunk }
+    }
+
+    pub fn layout(&self) -> DeltaLayout {
+        DeltaLayout::new(self.dims)
+    }
+}
+
+/// Goes through the pages of a chain in order.
+pub struct Walker {
     rel: Rel,
-    meta: &'a Meta,
+    chain: Chain,
     next: Option<Place>,
     page: DeltaPage,
 }
 
-impl<'a> Walker<'a> {
-    pub fn new(rel: Rel, meta: &'a Meta) -> Self {
-        let start = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
-        let page = DeltaPage { block: start.block, head: DeltaHead::EMPTY, entries: Vec::new() };
-        Walker { rel, meta, next: Some(start), page }
+impl Walker {
+    pub fn new(rel: Rel, chain: Chain) -> Self {
+        let page = DeltaPage { block: chain.start.block, head: DeltaHead::EMPTY, entries: Vec::new() };
+        Walker { rel, chain, next: Some(chain.start), page }
     }
 
     /// The next page; None at the end. `Stale` if a page was reused under the walker.
@@ -273,7 +353,7 @@ impl<'a> Walker<'a> {
             return Ok(None);
         };
         pgrx::check_for_interrupts!();
-        self.page.read(self.rel, self.meta, place)?;
+        self.page.read(self.rel, self.chain.index_id, place)?;
         self.follow(place)
     }
 
@@ -283,17 +363,16 @@ impl<'a> Walker<'a> {
             return Ok(None);
         };
         self.next_page()?;
-        let layout = DeltaLayout::new(self.meta.dims as usize);
-        if self.page.next().is_some() && self.page.head.takes_more(layout) {
+        if self.page.next().is_some() && self.page.head.takes_more(self.chain.layout()) {
             close(self.rel, place.block);
-            self.page.read(self.rel, self.meta, place)?;
+            self.page.read(self.rel, self.chain.index_id, place)?;
         }
         self.follow(place)
     }
 
     /// Goes on from the page at `place`, which was read.
     fn follow(&mut self, place: Place) -> Result<Option<&DeltaPage>, IndexError> {
-        self.next = self.page.next();
+        self.next = self.page.next().filter(|next| next.chunk < self.chain.end_chunk);
         if self.next.is_some_and(|next| next.chunk <= place.chunk) {
             return Err(IndexError::Damaged(format!("delta page {} links back", place.block)));
         }
@@ -309,9 +388,9 @@ pub fn for_each_row(
 ) -> Result<(), IndexError> {
     const BATCH_ELEMENTS: usize = 64 * 1024;
     let (mut tids, mut rows) = (Vec::new(), Vec::new());
-    let mut walker = Walker::new(rel, meta);
+    let mut walker = Walker::new(rel, Chain::of_delta(meta));
     while let Some(page) = walker.next_page()? {
-        page.read_rows(rel, meta, &mut tids, &mut rows)?;
+        page.read_rows(rel, meta.dims as usize, &mut tids, &mut rows)?;
         if rows.len() >= BATCH_ELEMENTS {
             visit(&tids, &rows)?;
             tids.clear();
@@ -323,28 +402,27 @@ pub fn for_each_row(
 
 /// The oldest part of the delta, as sealing takes it.
 pub struct Frozen {
+    /// Of its rows, in order.
     pub tids: Vec<Tid>,
-    pub rows: Vec<f32>,
     /// Every page that it uses.
     pub blocks: Vec<u32>,
     /// Where the rest of the delta starts.
     pub rest: Place,
 }
 
-/// Reads the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen. Pages that
+/// Takes the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen. Pages that
 /// would take more entries are closed first. The caller holds the maintenance lock, so that nobody makes room in the
 /// others.
 pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
-    let rest = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
-    let most_bytes = max_bytes.min(meta.delta_bytes() as usize) + PAGE_BYTES;
-    let rows = Vec::with_capacity(most_bytes / size_of::<f32>());
-    let mut frozen = Frozen { tids: Vec::new(), rows, blocks: Vec::new(), rest };
-    let mut walker = Walker::new(rel, meta);
-    while size_of_val(frozen.rows.as_slice()) < max_bytes
+    let chain = Chain::of_delta(meta);
+    let max_rows = max_bytes.div_ceil(chain.dims * size_of::<f32>());
+    let mut frozen = Frozen { tids: Vec::new(), blocks: Vec::new(), rest: chain.start };
+    let mut walker = Walker::new(rel, chain);
+    while frozen.tids.len() < max_rows
         && let Some(page) = walker.next_closed_page()?
         && let Some(rest) = page.next()
     {
-        page.read_rows(rel, meta, &mut frozen.tids, &mut frozen.rows)?;
+        frozen.tids.extend(page.tids(chain.layout()));
         push_blocks(rel, page, &mut frozen.blocks)?;
         frozen.rest = rest;
     }
@@ -392,7 +470,7 @@ fn for_each_overflow_page(
 /// Rows in the delta.
 pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
     let layout = DeltaLayout::new(meta.dims as usize);
-    let (mut rows, mut walker) = (0, Walker::new(rel, meta));
+    let (mut rows, mut walker) = (0, Walker::new(rel, Chain::of_delta(meta)));
     while let Some(page) = walker.next_page()? {
         rows += page.tids(layout).count() as u64;
     }
@@ -401,7 +479,7 @@ pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
 
 /// Every block that the delta uses.
 pub fn blocks(rel: Rel, meta: &Meta) -> Result<Vec<u32>, IndexError> {
-    let (mut blocks, mut walker) = (Vec::new(), Walker::new(rel, meta));
+    let (mut blocks, mut walker) = (Vec::new(), Walker::new(rel, Chain::of_delta(meta)));
     while let Some(page) = walker.next_page()? {
         push_blocks(rel, page, &mut blocks)?;
     }
@@ -431,7 +509,7 @@ pub fn vacuum(
 ) -> Result<DeltaVacuum, IndexError> {
     let layout = DeltaLayout::new(meta.dims as usize);
     let mut found = DeltaVacuum::default();
-    let (mut last_kept, mut walker) = (None, Walker::new(rel, meta));
+    let (mut last_kept, mut walker) = (None, Walker::new(rel, Chain::of_delta(meta)));
     while let Some(page) = walker.next_page()? {
         crate::pg::vacuum_delay_point();
         let dead: Vec<Tid> = page.tids(layout).filter(|&tid| is_dead(tid)).collect();
@@ -495,13 +573,6 @@ fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> bool {
 }
 
 // ---------------------------------------------------------------- elements and bytes
-
-fn bytes_of(row: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; size_of_val(row)];
-    let (slots, _) = bytes.as_chunks_mut();
-    slots.iter_mut().zip(row).for_each(|(slot, element)| *slot = element.to_le_bytes());
-    bytes
-}
 
 fn push_elements(row: &mut Vec<f32>, bytes: &[u8]) {
     let (elements, _) = bytes.as_chunks::<4>();

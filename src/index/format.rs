@@ -14,6 +14,8 @@
 //!
 //! A *blob* is an immutable byte string in pages that lie in a list of extents. Whoever points to it holds its random
 //! 128-bit id, length and CRC-32C, so a reader always knows whether the pages it met are the ones that were meant.
+//! The payload of a segment that was sealed where it lay is the exception: no page has its bytes, they are made of the
+//! delta's pages (`DeltaRun`).
 //! Integers are little-endian. Versioned from the first release: an unknown version is refused, never guessed at.
 
 use serde::{Deserialize, Serialize};
@@ -28,7 +30,7 @@ pub const TAG_BYTES: usize = 32;
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
 /// Version of all formats in this file.
-pub const FORMAT_VERSION: u16 = 5;
+pub const FORMAT_VERSION: u16 = 6;
 /// "no block": PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 pub const META_BLOCK: u32 = 0;
@@ -194,11 +196,30 @@ impl BlobRef {
     }
 }
 
+/// Pages of the delta that were sealed where they lie, in the order of the chain. Nobody changes them any more; the last
+/// one's link still leads to what the delta began with then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaRun {
+    /// Owner of the pages.
+    pub index_id: u128,
+    pub dims: u32,
+    /// `engine::Metric::code`.
+    pub metric: u8,
+    pub start_block: u32,
+    pub start_chunk: u32,
+    /// Number of the first page behind them.
+    pub end_chunk: u32,
+    /// As in `SegmentHead`.
+    pub tids_crc32c: u32,
+}
+
 /// A sealed FAISS index: its payload, and which of its positions are dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRef {
     /// The payload's id names the cache file too.
     pub payload: BlobRef,
+    /// Where the payload's pages are the delta's; its extents then list them and their overflow pages in any order.
+    pub run: Option<DeltaRun>,
     /// Rows at sealing; positions are 0..rows.
     pub rows: u64,
     pub dead_rows: u64,

@@ -12,13 +12,13 @@ use super::blob::{self, Logging};
 use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
 use super::calibration::{HeldBack, wanted_queries};
 use super::error::IndexError;
-use super::format::{Manifest, PointRef, SegmentRef, Tid};
+use super::format::{BlobRef, Manifest, PointRef, SegmentRef, Tid};
 use super::native::{interruptible, stoppable};
 use super::opened::OpenedSegment;
 use super::plan::Plan;
 use super::rows::{Host, Outcome, read, sample};
 use super::segment::Models;
-use super::{Snapshot, publish, read_manifest, read_meta, seal, segment, space};
+use super::{Snapshot, publish, read_manifest, read_meta, recycle, segment, space};
 use crate::cache::SyncAt;
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
@@ -121,7 +121,7 @@ pub fn merge(
         set_dead(rel, result, &tids, base.as_ref().map_or(0, |base| base.segment.rows()), dead, &died)?;
     }
     merged.extend(store_strays(rel, snapshot, strays, &died)?);
-    replace(rel, &mut manifest, &sources, merged)?;
+    replace(rel, &mut manifest, &sources, merged, snapshot.meta.index_id)?;
     drop((lock, horizon));
     Ok(Outcome::Done)
 }
@@ -451,7 +451,16 @@ fn store_strays(
             live_rows.extend_from_slice(row);
         }
     }
-    seal::flat_segment(rel, &snapshot.meta, &live_tids, &live_rows, SyncAt::Writing)
+    if live_tids.is_empty() {
+        return Ok(None);
+    }
+    let mut builder = Builder::new(UNTRAINED_FACTORY, snapshot.dims(), snapshot.metric)?;
+    builder.reserve(live_tids.len() as u64)?;
+    builder.add(&live_rows)?;
+    let (cache, key) = (segment::cache(), segment::file_key(rel, blob::random_id()?));
+    let (metric, factory) = (snapshot.metric, UNTRAINED_FACTORY);
+    let staged = segment::stage(&cache, key, &builder, metric, factory, &live_tids, SyncAt::Writing)?;
+    staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
 }
 
 /// Publishes the manifest with the result in the sources' place, and gives their pages and files back. Sessions that
@@ -461,6 +470,7 @@ fn replace(
     manifest: &mut Manifest,
     sources: &[Arc<OpenedSegment>],
     merged: Vec<SegmentRef>,
+    index_id: u128,
 ) -> Result<(), IndexError> {
     let is_source =
         |segment: &SegmentRef| sources.iter().any(|source| source.reference.payload.id == segment.payload.id);
@@ -470,7 +480,9 @@ fn replace(
     publish(rel, manifest, None)?;
     failpoint::reach("merge.published");
     let old = Manifest { segments: replaced };
-    space::retire(rel, old.blobs().flat_map(|blob| blob.blocks()));
+    let blocks: Vec<u32> = old.blobs().flat_map(BlobRef::blocks).collect();
+    space::retire(rel, blocks.iter().copied());
+    recycle::remember(index_id, blocks);
     failpoint::reach("merge.retired");
     let cache = segment::cache();
     for segment in &old.segments {

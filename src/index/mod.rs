@@ -33,6 +33,7 @@ mod rounds;
 mod rows;
 mod sample;
 pub mod seal;
+mod sealed;
 pub mod search;
 pub mod segment;
 pub mod space;

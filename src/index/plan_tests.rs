@@ -5,6 +5,7 @@ use super::*;
 fn segment(factory: &str, rows: u64, dead_rows: u64) -> SegmentRef {
     SegmentRef {
         payload: BlobRef { id: u128::from(rows), bytes: 0, crc32c: 0, extents: Vec::new() },
+        run: None,
         rows,
         dead_rows,
         tombstones: None,

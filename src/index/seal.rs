@@ -1,24 +1,19 @@
-//! Sealing: the oldest part of the delta becomes a Flat segment, exact as the delta was.
+//! Sealing: the oldest part of the delta becomes a Flat segment where it lies, exact as the delta was.
 //!
 //! What is sealed lies before the delta's last page, in pages that are full or closed, so nobody appends to it, and the
-//! maintenance lock keeps VACUUM from taking rows out of it. One WAL record adds the segment to the manifest and moves the delta's start behind what
-//! went into it (invariant 4): a search finds each row in the one or the other.
+//! maintenance lock keeps VACUUM from taking rows out of it. One WAL record adds the segment to the manifest and moves
+//! the delta's start behind what went into it (invariant 4): a search finds each row in the one or the other.
 
-use super::blob::{self, Logging};
 use super::error::IndexError;
-use super::format::{Meta, SegmentRef, Tid};
-use super::segment::Models;
-use super::{delta, metric_of, publish, read_manifest, read_meta, recycle, segment, space};
+use super::format::Meta;
+use super::{delta, publish, read_manifest, read_meta, recycle, sealed, space};
 use crate::cache::SyncAt;
-use crate::engine::Builder;
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
-/// What a sealed delta becomes: it needs no training, and no row is beyond it.
-const SEALED_FACTORY: &str = "Flat";
-/// The most bytes of rows that one segment takes: they are in memory twice while it is made, and the maintenance lock is
-/// held so long, for which inserts that would seal do not wait.
+/// The most bytes of rows that one segment takes: their cache file is written under the maintenance lock, and an insert
+/// that seals waits so long.
 const MAX_SEALED_BYTES: usize = 16 << 20;
 
 /// Whether the delta has grown beyond `limit_bytes` of pages.
@@ -70,36 +65,18 @@ fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
         return Ok(());
     }
     failpoint::reach("seal.frozen");
-    let mut manifest = read_manifest(rel, &meta)?;
-    manifest.segments.extend(flat_segment(rel, &meta, &frozen.tids, &frozen.rows, sync)?);
+    let (rest, mut manifest) = (frozen.rest, read_manifest(rel, &meta)?);
+    // Pages that VACUUM has emptied.
+    let empty = if frozen.tids.is_empty() {
+        frozen.blocks
+    } else {
+        manifest.segments.push(sealed::segment(rel, &meta, frozen, sync)?);
+        Vec::new()
+    };
     failpoint::reach("seal.stored");
-    publish(rel, &manifest, Some(frozen.rest))?;
+    publish(rel, &manifest, Some(rest))?;
     failpoint::reach("seal.published");
-    space::retire(rel, frozen.blocks.iter().copied());
-    recycle::remember(meta.index_id, frozen.blocks);
-    // Behind the segment, which goes to new pages more cheaply than the rows to come.
+    space::retire(rel, empty.into_iter());
     recycle::offer(rel, meta.index_id);
-    failpoint::reach("seal.retired");
     Ok(())
-}
-
-/// A Flat segment of these rows (by position, in the form that is indexed), stored in pages; None for no rows.
-pub fn flat_segment(
-    rel: Rel,
-    meta: &Meta,
-    tids: &[Tid],
-    rows: &[f32],
-    sync: SyncAt,
-) -> Result<Option<SegmentRef>, IndexError> {
-    if tids.is_empty() {
-        return Ok(None);
-    }
-    let metric = metric_of(meta)?;
-    let mut builder = Builder::new(SEALED_FACTORY, meta.dims as usize, metric)?;
-    builder.reserve(tids.len() as u64)?;
-    builder.add(rows)?;
-    let key = segment::file_key(rel, blob::random_id()?);
-    let staged = segment::stage(&segment::cache(), key, &builder, metric, SEALED_FACTORY, tids, sync)?;
-    drop(builder);
-    staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
 }

@@ -1,7 +1,8 @@
 //! Segments: sealed FAISS indexes with their heap TIDs (the payload's layout is in `format`).
 //!
 //! A segment is written to its cache file first, which FAISS can stream to, and copied from there to the relation's
-//! pages, so that it is never twice in memory and the backend that built it finds it materialised.
+//! pages, so that it is never twice in memory and the backend that built it finds it materialised. What was sealed has its
+//! pages already (`sealed`).
 
 use std::cell::Cell;
 use std::io::Write;
@@ -9,11 +10,12 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::blob::{self, Logging};
+use super::blob::{self, Logging, Visit};
 use super::error::IndexError;
 use super::format::{
     PointRef, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
 };
+use super::sealed::SealedPayload;
 use crate::cache::{Cache, CacheWriter, FileKey, Mapping, SyncAt};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
@@ -163,7 +165,7 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
                 Some(mapping) => mapping,
                 None => {
                     let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;
-                    blob::read(rel, &segment.payload, &mut writer)?;
+                    read_payload(rel, segment, &mut writer)?;
                     failpoint::reach("materialise.copied");
                     let mapping = writer.publish(SyncAt::Writing).map_err(IndexError::Cache)?;
                     sweep_now_and_then(rel);
@@ -173,6 +175,19 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
         }
     };
     Segment::open(mapping, segment, metric)
+}
+
+/// Copies the payload from the pages to `sink`. Errors are those of `blob::read`.
+pub fn read_payload(rel: Rel, segment: &SegmentRef, sink: &mut dyn Write) -> Result<(), IndexError> {
+    blob::copy(&segment.payload, sink, |visit| for_each_part(rel, segment, visit))
+}
+
+/// Shows `visit` the payload as its pages have it, until it returns false.
+fn for_each_part(rel: Rel, segment: &SegmentRef, visit: Visit) -> Result<(), IndexError> {
+    match &segment.run {
+        Some(run) => SealedPayload::new(segment.payload.id, segment.rows, run)?.for_each_part(rel, visit),
+        None => blob::for_each_part(rel, &segment.payload, visit),
+    }
 }
 
 /// Shows `visit` position and TID of each row, in order. They come from the pages: VACUUM needs neither the cache file
@@ -186,7 +201,7 @@ pub fn for_each_tid(
     // Bytes of the payload that were not used yet: a TID can lie in two pages.
     let mut rest: Vec<u8> = Vec::new();
     let (mut position, mut crc) = (0, 0);
-    blob::for_each_part(rel, &segment.payload, &mut |part| {
+    for_each_part(rel, segment, &mut |part| {
         rest.extend_from_slice(part);
         if head.is_none() {
             if rest.len() < SEGMENT_HEAD_BYTES {
@@ -319,6 +334,7 @@ impl Staged {
         let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
         let mut reference = SegmentRef {
             payload,
+            run: None,
             rows: self.head.rows,
             dead_rows: 0,
             tombstones: None,

@@ -39,7 +39,7 @@ impl WalRecord {
 
     /// Edits an existing page; `lock` is exclusive and outlives the record's commit. Once for each page of a record.
     pub fn edit<R>(&mut self, lock: &PageLock, change: impl FnOnce(&mut PageEdit) -> R) -> R {
-        let mut edit = PageEdit { page: lock, fragments: Fragments::default() };
+        let mut edit = PageEdit { page: lock, fragments: Fragments(Vec::with_capacity(USUAL_BYTES)) };
         let result = change(&mut edit);
         let fragments = edit.fragments;
         self.push(lock, What::Edit(fragments));
@@ -131,9 +131,10 @@ impl Change {
 }
 
 /// What changes on a page, in the form that generic WAL has it.
-#[derive(Default)]
 struct Fragments(Vec<u8>);
 
+/// Room for what most edits change, a row of the delta among them.
+const USUAL_BYTES: usize = 2048;
 /// Bytes of a fragment before its content: offset and length.
 const FRAGMENT_HEAD_BYTES: usize = 4;
 

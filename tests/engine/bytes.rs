@@ -109,3 +109,19 @@ fn flipped_bits_in_headers_are_an_error_or_another_answer() {
     })
     .assert_success();
 }
+
+#[test]
+fn the_head_of_a_flat_index_and_its_rows_are_what_faiss_writes() {
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1] {
+        for rows in [1, 7, 1_000] {
+            let values = clustered(rows, DIMS, 5);
+            let mut bytes = vekter::engine::flat_head(DIMS, metric, rows as u64).unwrap();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            assert_eq!(
+                bytes,
+                serialised(&build("Flat", metric, &values, DIMS).unwrap()),
+                "{metric:?} {rows}"
+            );
+        }
+    }
+}

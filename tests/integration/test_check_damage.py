@@ -91,7 +91,9 @@ class Pages(list):
         """The number of the manifest's only page, and offsets in it; it lists one segment with tombstones."""
         [number] = self.of_blob(integer(self[0], self.meta["manifest"], 16))
         page, payload = self[number], HEADER_BYTES + 8
-        rows = payload + 36 + 8 * integer(page, payload + 28, 8)
+        run = payload + 36 + 8 * integer(page, payload + 28, 8)
+        assert page[run] == 0, "it was not sealed"
+        rows = run + 1
         assert page[rows + 16] == 1, "tombstones are there"
         return number, {"payload": payload, "payload_bytes": payload + 16, "payload_crc": payload + 24,
                         "extent": payload + 36, "rows": rows, "dead_rows": rows + 8, "tombstones": rows + 17,

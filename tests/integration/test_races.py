@@ -115,7 +115,7 @@ def test_insert_finds_the_delta_where_it_is_by_then(db, cluster, database, dimen
     assert_clean(db, "built", orphans_allowed=True)
 
 
-@pytest.mark.parametrize("step", ("seal.page_closed", "seal.frozen", "seal.stored", "seal.published", "seal.retired"))
+@pytest.mark.parametrize("step", ("seal.page_closed", "seal.frozen", "seal.stored", "seal.published"))
 def test_statement_goes_on_in_other_pages_when_its_own_are_sealed(items, cluster, database, step):
     """A statement of many rows fills pages of its own. They are sealed half full if others have gone on behind them, and
     what it appended to a page of which a seal has taken a copy would be lost."""

@@ -15,7 +15,7 @@ VECTORS = clustered(4_000, DIMENSIONS, seed=701)
 QUERY = VECTORS[-1]
 WORKER = "backend_type = 'vekter compactor'"
 # Steps that a worker comes to while rows are inserted.
-STEPS = ("compact.started", "seal.frozen", "seal.stored", "seal.published", "seal.retired", "merge.planned",
+STEPS = ("compact.started", "seal.frozen", "seal.stored", "seal.published", "merge.planned",
          "merge.batch_added", "merge.staged", "merge.stored", "merge.published", "merge.retired")
 
 

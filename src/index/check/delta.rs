@@ -1,12 +1,12 @@
-//! The delta: its chain of pages, the entries in them and the rows in those.
+//! The delta: its chain of pages, the entries in them and the rows in those; and what was sealed of it where it lay.
 
 use super::super::delta::Place;
 use super::super::error::IndexError;
 use super::super::format::{
-    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, Extent, Meta, NO_BLOCK,
-    OVERFLOW_HEAD_BYTES, PageKind, overflow_next, tid_from_bytes,
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Extent, Meta, NO_BLOCK,
+    OVERFLOW_HEAD_BYTES, PageKind, SegmentRef, overflow_next, tid_from_bytes,
 };
-use super::super::read_meta;
+use super::super::{read_meta, segment};
 use super::{Check, Entry};
 
 impl Check {
@@ -85,20 +85,73 @@ impl Check {
 
     /// Appends the rest of a long row as far as it can be read.
     fn read_overflow(&mut self, place: &str, head: &DeltaHead, row: &mut Vec<u8>) {
+        self.is_complete &= self.for_each_overflow_page(place, head, &mut |check, block, body| {
+            check.use_extents(place, &[Extent { start: block, blocks: 1 }]);
+            row.extend_from_slice(body);
+        });
+    }
+
+    /// Shows `visit` block and bytes of each overflow page. False: not all of them are there.
+    fn for_each_overflow_page(
+        &mut self,
+        place: &str,
+        head: &DeltaHead,
+        visit: &mut dyn FnMut(&mut Self, u32, &[u8]),
+    ) -> bool {
         let (mut block, mut chunk) = (head.overflow_block, 0);
-        while block != NO_BLOCK {
+        while block != NO_BLOCK && head.entries > 0 {
             let Some(body) = self.page(place, block, head.overflow_id, PageKind::DeltaOverflow, chunk) else {
-                self.is_complete = false;
-                return;
+                return false;
             };
-            self.use_extents(place, &[Extent { start: block, blocks: 1 }]);
-            if body.len() < OVERFLOW_HEAD_BYTES {
+            let Some(bytes) = body.get(OVERFLOW_HEAD_BYTES..) else {
                 self.error(place, format!("block {block} is cut short"));
-                return;
-            }
-            row.extend_from_slice(&body[OVERFLOW_HEAD_BYTES..]);
+                return false;
+            };
+            visit(self, block, bytes);
             (block, chunk) = (overflow_next(&body), chunk + 1);
         }
+        true
+    }
+
+    /// Whether a segment that was sealed where it lay is whole.
+    pub(super) fn check_run(
+        &mut self,
+        place: &str,
+        reference: &SegmentRef,
+        run: &DeltaRun,
+    ) -> Result<bool, IndexError> {
+        self.use_extents(place, &reference.payload.extents);
+        let mut blocks: Vec<u32> = Vec::new();
+        let mut at = Place { block: run.start_block, chunk: run.start_chunk };
+        loop {
+            let Some(body) = self.page(place, at.block, run.index_id, PageKind::Delta, at.chunk) else {
+                return Ok(false);
+            };
+            blocks.push(at.block);
+            if body.len() < DELTA_HEAD_BYTES {
+                self.error(place, format!("block {} is cut short", at.block));
+                return Ok(false);
+            }
+            let head = DeltaHead::from_bytes(&body);
+            if !self.for_each_overflow_page(place, &head, &mut |_, block, _| blocks.push(block)) {
+                return Ok(false);
+            }
+            if head.next_chunk >= run.end_chunk {
+                break;
+            }
+            if head.next_block == NO_BLOCK || head.next_chunk <= at.chunk {
+                self.error(place, format!("its pages end at block {}", at.block));
+                return Ok(false);
+            }
+            at = Place { block: head.next_block, chunk: head.next_chunk };
+        }
+        blocks.sort_unstable();
+        if Extent::cover(&blocks) != reference.payload.extents {
+            self.error(place, "its pages are not those that the manifest lists");
+            return Ok(false);
+        }
+        let read = segment::read_payload(self.rel, reference, &mut std::io::sink());
+        Ok(self.believe(place, read)?.is_some())
     }
 }
 

@@ -27,7 +27,10 @@ impl Check {
                 self.error(&place, "the manifest lists it twice");
                 continue;
             }
-            let is_whole = self.check_blob(&place, &reference.payload, None);
+            let is_whole = match &reference.run {
+                Some(run) => self.check_run(&place, reference, run)?,
+                None => self.check_blob(&place, &reference.payload, None),
+            };
             let dead = self.check_tombstones(&place, reference);
             if !is_whole {
                 self.is_complete = false;
@@ -143,7 +146,11 @@ impl Check {
     }
 
     /// Notes what says that the index is damaged. Other errors, as of memory or a full disk, end the check.
-    fn believe<T>(&mut self, place: &str, outcome: Result<T, IndexError>) -> Result<Option<T>, IndexError> {
+    pub(super) fn believe<T>(
+        &mut self,
+        place: &str,
+        outcome: Result<T, IndexError>,
+    ) -> Result<Option<T>, IndexError> {
         match outcome {
             Ok(value) => Ok(Some(value)),
             Err(

@@ -1,0 +1,175 @@
+"""A segment that was sealed where it lay: its pages are the delta's, and all that holds of other segments holds of it."""
+
+import shutil
+
+import pytest
+
+from data import clustered, copy_vectors
+from oracle import assert_same_answer, settings
+from test_check_damage import HEADER_BYTES, PAGE_BYTES, RETIRED, TAG_AT, Pages, assert_found, chunk, integer, put
+from upkeep import stats
+
+ROWS, DIMENSIONS = 2_000, 16
+VECTORS = clustered(ROWS + 5, DIMENSIONS, seed=311)
+
+
+@pytest.fixture(scope="module")
+def cluster(new_module_cluster):
+    return new_module_cluster({"vekter.delta_limit": "64kB", "vekter.background_compaction": "off",
+                               "ignore_checksum_failure": "on", "restart_after_crash": "off"})
+
+
+def make_sealed(conn, dimensions=DIMENSIONS, vectors=VECTORS[:ROWS]):
+    """A table of which most rows are in one sealed segment, the others in the delta."""
+    conn.execute(f"CREATE TABLE items (id bigint, embedding vector({dimensions})) WITH (autovacuum_enabled = off)")
+    conn.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat')")
+    with settings(conn, **{"vekter.delta_limit": "1GB"}):
+        copy_vectors(conn, "items", vectors)
+    conn.execute("VACUUM items")
+    segments, delta_rows = stats(conn, "segments, delta_rows")
+    assert segments == 1 and 0 < delta_rows < len(vectors) / 2
+
+
+def wal_bytes(conn, command):
+    [[before]] = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchall()
+    conn.execute(command)
+    [[bytes_]] = conn.execute("SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", [before]).fetchall()
+    return bytes_
+
+
+def test_a_seal_logs_no_row(db):
+    make_sealed(db)
+    with settings(db, **{"vekter.delta_limit": "1GB"}):
+        copy_vectors(db, "items", VECTORS[:ROWS], ids=range(ROWS, 2 * ROWS))
+    # VACUUM itself, of a table where there is nothing to do for it and nothing to seal.
+    with settings(db, **{"vekter.delta_limit": "1GB"}):
+        db.execute("VACUUM items")
+        bare = wal_bytes(db, "VACUUM items")
+    sealing = wal_bytes(db, "VACUUM items")
+    assert stats(db, "segments") == 2
+    assert sealing - bare < ROWS * 4 * DIMENSIONS / 4
+
+
+@pytest.mark.parametrize("dimensions, rows", [(1, 6_000), (DIMENSIONS, ROWS), (2_100, 60), (16_000, 30)])
+def test_its_file_is_written_again_from_the_pages(db, cluster, dimensions, rows):
+    vectors = clustered(rows + 1, dimensions, seed=312)
+    make_sealed(db, dimensions, vectors[:rows])
+    for _ in range(2):
+        shutil.rmtree(cluster.data / "pgsql_tmp_vekter")
+        with cluster.connect(db.info.dbname) as other:
+            assert_same_answer(other, "items", vectors[rows], limit=None, index="built")
+    assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
+
+
+def test_its_pages_are_given_back_when_it_is_merged(db):
+    make_sealed(db)
+    for _ in range(3):
+        db.execute("DELETE FROM items")
+        db.execute("VACUUM items")
+        copy_vectors(db, "items", VECTORS[:ROWS])
+        db.execute("SELECT vekter_compact('built')")
+        db.execute("VACUUM items")
+    [[before]] = db.execute("SELECT pg_relation_size('built')").fetchall()
+    for _ in range(5):
+        db.execute("DELETE FROM items")
+        db.execute("VACUUM items")
+        copy_vectors(db, "items", VECTORS[:ROWS])
+        db.execute("SELECT vekter_compact('built')")
+        db.execute("VACUUM items")
+    [[after]] = db.execute("SELECT pg_relation_size('built')").fetchall()
+    assert after <= before * 1.25
+    assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
+
+
+def test_dead_rows_in_it_do_not_come_out(db):
+    make_sealed(db)
+    db.execute("DELETE FROM items WHERE id % 3 = 0")
+    db.execute("VACUUM items")
+    for query in VECTORS[ROWS:]:
+        assert_same_answer(db, "items", query, limit=None, index="built")
+    copy_vectors(db, "items", VECTORS[:500], ids=range(ROWS, ROWS + 500))
+    assert_same_answer(db, "items", VECTORS[ROWS], limit=None, index="built")
+    assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
+
+
+# -- damage ---------------------------------------------------------------------------------------------------------
+
+class SealedPages(Pages):
+    @property
+    def run(self):
+        """The numbers of the pages of the sealed segment, in order."""
+        head = integer(self[0], self.meta["delta_head_chunk"], 4)
+        return [number for number in self.delta if chunk(self[number]) < head]
+
+
+@pytest.fixture(scope="module")
+def library(new_module_cluster):
+    cluster = new_module_cluster({"vekter.delta_limit": "64kB", "vekter.background_compaction": "off",
+                                  "ignore_checksum_failure": "on", "restart_after_crash": "off"}, name="damaged")
+    with cluster.connect() as conn:
+        conn.execute("CREATE EXTENSION vekter")
+        make_sealed(conn)
+        [[path]] = conn.execute("SELECT pg_relation_filepath('built')").fetchall()
+    cluster.stop()
+    return cluster, cluster.data / path
+
+
+def check(library, damage):
+    cluster, path = library
+    sound = path.read_bytes()
+    pages = SealedPages(sound)
+    assert len(pages.run) > 5
+    damage(pages)
+    path.write_bytes(b"".join(pages))
+    shutil.rmtree(cluster.data / "pgsql_tmp_vekter", ignore_errors=True)
+    cluster.start()
+    try:
+        with cluster.connect() as conn:
+            return conn.execute("SELECT * FROM vekter_check('built', true)").fetchall()
+    finally:
+        cluster.stop("immediate")
+        assert cluster.crashes() == []
+        path.write_bytes(sound)
+
+
+def flip_row(pages):
+    pages[pages.run[3]][HEADER_BYTES + 32 + 8 + 5] ^= 1
+
+
+def flip_row_pointer(pages):
+    pages[pages.run[3]][HEADER_BYTES + 32] ^= 1
+
+
+def zero(pages):
+    pages[pages.run[2]][:] = bytes(PAGE_BYTES)
+
+
+def retire(pages):
+    pages[pages.run[2]][TAG_AT + 28] = RETIRED
+
+
+def end_early(pages):
+    put(pages[pages.run[2]], HEADER_BYTES, 0xFFFF_FFFF, 4)
+    put(pages[pages.run[2]], HEADER_BYTES + 4, 0, 4)
+
+
+def link_back(pages):
+    put(pages[pages.run[2]], HEADER_BYTES, pages.run[0], 4)
+    put(pages[pages.run[2]], HEADER_BYTES + 4, 0, 4)
+
+
+def skip_one(pages):
+    pages[pages.run[2]][HEADER_BYTES:HEADER_BYTES + 8] = pages[pages.run[3]][HEADER_BYTES:HEADER_BYTES + 8]
+
+
+@pytest.mark.parametrize("damage, problem", [(flip_row, "checksum"), (flip_row_pointer, "checksum"),
+                                             (zero, "is not a page of a faiss index"), (retire, "is marked as free"),
+                                             (end_early, "its pages end at block"),
+                                             (link_back, "its pages end at block"),
+                                             (skip_one, "its pages are not those that the manifest lists")])
+def test_each_kind_of_damage_is_found(library, damage, problem):
+    assert_found(check(library, damage), "segment", problem)
+
+
+def test_sound_pages_are_clean(library):
+    assert check(library, lambda pages: None) == []

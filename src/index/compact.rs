@@ -67,7 +67,7 @@ pub fn run(
     _lock: &IndexLock,
 ) -> Result<bool, IndexError> {
     failpoint::reach("compact.started");
-    let mut compaction = Compaction { rel, settings, surroundings, merges: 0 };
+    let mut compaction = Compaction { rel, settings, surroundings, merges: 0, failure: None };
     if effort == Effort::Everything {
         seal::all(rel)?;
     }
@@ -86,6 +86,8 @@ struct Compaction<'a> {
     surroundings: &'a mut dyn Surroundings,
     /// Done so far.
     merges: usize,
+    /// Why sealing by the way failed.
+    failure: Option<IndexError>,
 }
 
 impl Compaction<'_> {
@@ -109,7 +111,7 @@ impl Compaction<'_> {
             };
             match merge(self.rel, &snapshot, &plan, self.settings.resources, self) {
                 Ok(Outcome::Done) => self.merges += 1,
-                Ok(Outcome::Yielded) => return Ok(false),
+                Ok(Outcome::Yielded) => return self.failure.take().map_or(Ok(false), Err),
                 // What cannot be had now must not hold up the rest.
                 Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if effort == Effort::Tiers => {
                     limits = limits.without(&plan, &segments, tiers);
@@ -138,11 +140,16 @@ impl Host for Compaction<'_> {
         self.surroundings.exact_row(tid, row)
     }
 
+    /// Inserts go on during a merge. What they bring is sealed here, while FAISS's threads are at work, so that the
+    /// inserters need not do it.
     fn must_yield(&mut self) -> bool {
-        self.surroundings.must_yield()
+        if self.failure.is_none() && !self.surroundings.must_yield() {
+            self.failure = seal::try_down_to(self.rel, self.settings.delta_limit_bytes).err();
+            return self.failure.is_some();
+        }
+        true
     }
 
-    /// Inserts go on during a merge, so what they bring is sealed between its batches.
     fn goes_on(&mut self) -> Result<bool, IndexError> {
         self.surroundings.leave_table();
         seal::down_to(self.rel, self.settings.delta_limit_bytes)?;

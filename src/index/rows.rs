@@ -19,8 +19,8 @@ pub trait Host {
     fn has_table(&mut self) -> bool;
     /// Appends the row at `tid` as the table has it; false if no version of it is visible.
     fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
-    /// Whether somebody waits for this process. To be asked often, also while FAISS runs; lets go of the table now and
-    /// then.
+    /// Whether somebody waits for this process, or it cannot go on. To be asked often, also while FAISS runs, but without
+    /// the maintenance lock: it seals, and lets go of the table now and then.
     fn must_yield(&mut self) -> bool;
     /// Called between batches, without a lock on a buffer; lets go of the table. False: give the merge up, others wait.
     fn goes_on(&mut self) -> Result<bool, IndexError>;

@@ -34,6 +34,16 @@ pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     Ok(())
 }
 
+/// One small segment, if the delta has grown beyond `limit_bytes` and nobody else is at it.
+pub fn try_down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
+    if is_due(&read_meta(rel)?, limit_bytes)
+        && let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance)
+    {
+        seal(rel, SyncAt::Writing, &lock)?;
+    }
+    Ok(())
+}
+
 /// Seals every row that is in the delta now.
 pub fn all(rel: Rel) -> Result<(), IndexError> {
     {

@@ -1,0 +1,218 @@
+//! One more row in the delta: where it goes, and how its page comes into the chain.
+
+use pgrx::pg_sys;
+
+use super::super::error::IndexError;
+use super::super::format::{
+    DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK, OVERFLOW_ELEMENTS, PageKind,
+    PageTag, TID_BYTES, Tid, overflow_head, tid_to_bytes,
+};
+use super::super::{blob, read_meta, space};
+use crate::failpoint;
+use crate::pg::buffer::{PageLock, PageView};
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+use crate::pg::xid;
+
+/// How often an insert looks for the last page. Each time, another backend has appended one since; that this happens so
+/// often means that the page is damaged.
+const APPEND_ATTEMPTS: usize = 1000;
+/// A statement that has inserted so many rows fills pages of its own: at most one page more is left half empty by it.
+const SHARING_ROWS: u32 = 16;
+/// A statement that finds no free page takes so many new ones before it looks again.
+const PAGES_BETWEEN_LOOKS: u32 = 64;
+
+/// The entry to append, in the pieces that pages take.
+struct Entry<'a> {
+    layout: DeltaLayout,
+    tid: [u8; DELTA_ENTRY_HEAD_BYTES],
+    head: &'a [u8],
+    /// First overflow page and the owner of all of them.
+    overflow: (u32, u128),
+}
+
+impl Entry<'_> {
+    fn counted(&self, head: DeltaHead) -> DeltaHead {
+        let (overflow_block, overflow_id) = self.overflow;
+        DeltaHead { entries: head.entries + 1, overflow_block, overflow_id, ..head }
+    }
+}
+
+/// Appends a row in the form that is indexed (`Metric::prepare`). `tail`: where the statement's last row went, or where
+/// the root said that the chain ends; it moves on. One WAL record makes the row visible; the overflow pages of a long one
+/// are logged before it. Returns the bytes that the delta has grown to if it took a new page.
+pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
+    let layout = DeltaLayout::new(row.len());
+    let mut bytes = std::mem::take(&mut tail.bytes);
+    bytes.clear();
+    bytes.extend(row.iter().flat_map(|element| element.to_le_bytes()));
+    let outcome = append_bytes(rel, tail, tid, layout, &bytes);
+    tail.bytes = bytes;
+    outcome
+}
+
+fn append_bytes(
+    rel: Rel,
+    tail: &mut Tail,
+    tid: Tid,
+    layout: DeltaLayout,
+    bytes: &[u8],
+) -> Result<Option<u64>, IndexError> {
+    let (head, rest) = bytes.split_at(4 * layout.head_elements);
+    let mut tid_head = [0u8; DELTA_ENTRY_HEAD_BYTES];
+    tid_head[..TID_BYTES].copy_from_slice(&tid_to_bytes(tid));
+    let entry = Entry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
+    failpoint::reach("insert.started");
+
+    tail.rows = tail.rows.saturating_add(1);
+    for _ in 0..APPEND_ATTEMPTS {
+        pgrx::check_for_interrupts!();
+        if append_to(rel, tail, &entry) {
+            return Ok(None);
+        }
+        if tail.shares() {
+            let last = read_meta(rel)?.delta_tail;
+            if last != tail.block {
+                // Another backend has appended a page.
+                tail.block = last;
+                continue;
+            }
+        }
+        let fresh = tail.allocate(rel);
+        if let Some((block, bytes)) = append_page(rel, fresh, Some(&entry), tail.shares())? {
+            tail.block = block;
+            return Ok(Some(bytes));
+        }
+    }
+    Err(IndexError::Damaged(format!("block {} is not the last delta page", tail.block)))
+}
+
+/// Appends the entry to a page of the chain. False: the page takes it not, or it is none.
+fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> bool {
+    let page = PageLock::exclusive(rel, tail.block);
+    let Some(head) = head_of(&page.view(), tail.index_id).filter(|head| head.takes_more(entry.layout)) else {
+        return false;
+    };
+    let mut record = WalRecord::start(rel);
+    record.edit(&page, |page| {
+        page.patch_body(0, &entry.counted(head).to_bytes());
+        page.extend_body(&[&entry.tid, entry.head]);
+    });
+    failpoint::reach("insert.before_append");
+    record.commit();
+    failpoint::reach("insert.appended");
+    true
+}
+
+/// Where a statement puts its rows: a page that is thought to be in the chain, of the index with this id. Only the page
+/// itself tells.
+pub struct Tail {
+    index_id: u128,
+    block: u32,
+    /// Of the statement so far.
+    rows: u32,
+    /// New pages that it takes before it looks for a free one.
+    pages_until_look: u32,
+    /// The last row as it is stored.
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    pub fn of(meta: &Meta) -> Self {
+        let (index_id, block) = (meta.index_id, meta.delta_tail);
+        Tail { index_id, block, rows: 0, pages_until_look: 0, bytes: Vec::new() }
+    }
+
+    /// As `PageLock::allocate`, but where there was no free page, it does not look for one each time.
+    fn allocate(&mut self, rel: Rel) -> PageLock {
+        if self.pages_until_look == 0 {
+            if let Some(page) = PageLock::reuse(rel) {
+                return page;
+            }
+            self.pages_until_look = PAGES_BETWEEN_LOOKS;
+        }
+        self.pages_until_look -= 1;
+        PageLock::extend(rel, pg_sys::ForkNumber::MAIN_FORKNUM)
+    }
+
+    /// Whether it looks for room in pages that others have appended.
+    fn shares(&self) -> bool {
+        self.rows <= SHARING_ROWS
+    }
+}
+
+/// The head of a delta page of the index with this id; None if it is none, or not any more.
+fn head_of(view: &PageView, index_id: u128) -> Option<DeltaHead> {
+    let tag = view.tag()?;
+    (tag.owner == index_id && tag.kind == PageKind::Delta).then(|| DeltaHead::from_bytes(view.body()))
+}
+
+/// Ends the last page, so that every row so far is in front of it and can be sealed.
+pub fn roll(rel: Rel) -> Result<(), IndexError> {
+    append_page(rel, PageLock::allocate(rel), None, true).map(|_| ())
+}
+
+/// Links `fresh` as the last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
+/// old one still does for one that `shares` it: another backend was faster, or it is empty as a rolled tail should be.
+/// Returns the page and the delta's bytes.
+fn append_page(
+    rel: Rel,
+    fresh: PageLock,
+    entry: Option<&Entry>,
+    shares: bool,
+) -> Result<Option<(u32, u64)>, IndexError> {
+    failpoint::reach("insert.page_allocated");
+    let meta_page = PageLock::exclusive(rel, META_BLOCK);
+    let mut meta = Meta::decode(meta_page.view().body())?;
+    let tail = PageLock::exclusive(rel, meta.delta_tail);
+    let head = head_of(&tail.view(), meta.index_id)
+        .filter(|head| head.next_block == NO_BLOCK)
+        .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
+    if shares && entry.map_or(head.entries == 0, |entry| head.takes_more(entry.layout)) {
+        let block = fresh.block();
+        drop((tail, meta_page, fresh));
+        space::offer(rel, block);
+        return Ok(None);
+    }
+    let chunk = meta.delta_next_chunk;
+    meta.delta_next_chunk += 1;
+    meta.delta_tail = fresh.block();
+
+    let mut record = WalRecord::start(rel);
+    let linked = DeltaHead { next_block: fresh.block(), next_chunk: chunk, ..head };
+    record.edit(&tail, |page| page.patch_body(0, &linked.to_bytes()));
+    let tag = PageTag { owner: meta.index_id, full_xid: xid::next(), chunk, kind: PageKind::Delta };
+    match entry {
+        Some(entry) => {
+            let first = entry.counted(DeltaHead::EMPTY).to_bytes();
+            record.create(&fresh, tag, &[&first, &entry.tid, entry.head]);
+        }
+        None => record.create(&fresh, tag, &[&DeltaHead::EMPTY.to_bytes()]),
+    }
+    record.edit(&meta_page, |page| page.set_body(&[&meta.encode()]));
+    failpoint::reach("insert.before_link");
+    record.commit();
+    failpoint::reach("insert.linked");
+    Ok(Some((meta.delta_tail, meta.delta_bytes())))
+}
+
+/// Writes what of a row does not fit its delta page, last page first, so that each knows its successor. Returns the
+/// first page and the owner, or `(NO_BLOCK, 0)`.
+fn write_overflow(rel: Rel, rest: &[u8]) -> Result<(u32, u128), IndexError> {
+    if rest.is_empty() {
+        return Ok((NO_BLOCK, 0));
+    }
+    let owner = blob::random_id()?;
+    let mut next = NO_BLOCK;
+    for (chunk, part) in rest.chunks(4 * OVERFLOW_ELEMENTS).enumerate().rev() {
+        let page = PageLock::allocate(rel);
+        let tag =
+            PageTag { owner, full_xid: xid::next(), chunk: chunk as u32, kind: PageKind::DeltaOverflow };
+        let mut record = WalRecord::start(rel);
+        record.create(&page, tag, &[&overflow_head(next), part]);
+        record.commit();
+        failpoint::reach("insert.overflow_page_written");
+        next = page.block();
+    }
+    Ok((next, owner))
+}

@@ -1,0 +1,49 @@
+//! The part of the delta that is sealed.
+
+use super::super::error::IndexError;
+use super::super::format::{DeltaHead, Meta, Tid};
+use super::{Chain, Place, Walker, push_blocks};
+use crate::failpoint;
+use crate::pg::buffer::PageLock;
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+
+/// The oldest part of the delta, as sealing takes it.
+pub struct Frozen {
+    /// Of its rows, in order.
+    pub tids: Vec<Tid>,
+    /// Every page that it uses.
+    pub blocks: Vec<u32>,
+    /// Where the rest of the delta starts.
+    pub rest: Place,
+}
+
+/// Takes the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen. Pages that
+/// would take more entries are closed first. The caller holds the maintenance lock, so that nobody makes room in the
+/// others.
+pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
+    let chain = Chain::of_delta(meta);
+    let max_rows = max_bytes.div_ceil(chain.dims * size_of::<f32>());
+    let mut frozen = Frozen { tids: Vec::new(), blocks: Vec::new(), rest: chain.start };
+    let mut walker = Walker::new(rel, chain);
+    while frozen.tids.len() < max_rows
+        && let Some(page) = walker.next_closed_page()?
+        && let Some(rest) = page.next()
+    {
+        frozen.tids.extend(page.tids(chain.layout()));
+        push_blocks(rel, page, &mut frozen.blocks)?;
+        frozen.rest = rest;
+    }
+    Ok(frozen)
+}
+
+/// Lets a page take no more entries.
+pub(super) fn close(rel: Rel, block: u32) {
+    let lock = PageLock::exclusive(rel, block);
+    let head = DeltaHead { is_closed: true, ..DeltaHead::from_bytes(lock.view().body()) };
+    let mut record = WalRecord::start(rel);
+    record.edit(&lock, |page| page.patch_body(0, &head.to_bytes()));
+    record.commit();
+    drop(lock);
+    failpoint::reach("seal.page_closed");
+}

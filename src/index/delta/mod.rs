@@ -1,0 +1,251 @@
+//! The delta: pages of `(tid, row)` for the rows that came after the last seal. They are searched exactly.
+//!
+//! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Statements begin at the
+//! tail; one of many rows goes on with pages of its own, so that such statements need not wait for each other at every
+//! row. VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the last;
+//! sealing cuts the oldest pages off (`seal`), after it has closed those that would take more entries. They stay as they
+//! are: a segment is made of them (`sealed`).
+//!
+//! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
+//! find itself on a page that was unlinked or cut off meanwhile. Such a page keeps its entries and its link, because
+//! it is reused only when nobody who could stand on it is left (invariant 5). Where that does not hold, on a standby,
+//! the chunk number tells.
+
+mod append;
+mod freeze;
+mod vacuum;
+
+use super::error::IndexError;
+use super::format::{
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Meta, NO_BLOCK,
+    OVERFLOW_HEAD_BYTES, PageKind, Tid, overflow_next, tid_from_bytes,
+};
+use crate::pg::buffer::PageLock;
+use crate::pg::relation::Rel;
+
+pub use append::{Tail, append, roll};
+pub use freeze::{Frozen, freeze};
+pub use vacuum::vacuum;
+
+/// A delta page as a walker sees it: copied, no lock held.
+pub struct DeltaPage {
+    pub block: u32,
+    pub head: DeltaHead,
+    /// Body behind the head: whole entries.
+    entries: Vec<u8>,
+}
+
+impl DeltaPage {
+    fn read(&mut self, rel: Rel, index_id: u128, place: Place) -> Result<(), IndexError> {
+        let lock = PageLock::share(rel, place.block);
+        let body = lock.view().body_of(index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
+        if body.len() < DELTA_HEAD_BYTES {
+            return Err(IndexError::Damaged(format!("delta page {} is cut short", place.block)));
+        }
+        let (head, entries) = body.split_at(DELTA_HEAD_BYTES);
+        self.block = place.block;
+        self.head = DeltaHead::from_bytes(head);
+        self.entries.clear();
+        self.entries.extend_from_slice(entries);
+        Ok(())
+    }
+
+    /// The page behind it; None for the tail.
+    pub fn next(&self) -> Option<Place> {
+        let DeltaHead { next_block, next_chunk, .. } = self.head;
+        (next_block != NO_BLOCK).then_some(Place { block: next_block, chunk: next_chunk })
+    }
+
+    pub fn tids(&self, layout: DeltaLayout) -> impl Iterator<Item = Tid> + '_ {
+        self.entries.chunks_exact(layout.entry_bytes()).map(tid_from_bytes)
+    }
+
+    /// Appends the page's rows, one after the other.
+    fn read_rows(
+        &self,
+        rel: Rel,
+        dims: usize,
+        tids: &mut Vec<Tid>,
+        rows: &mut Vec<f32>,
+    ) -> Result<(), IndexError> {
+        let layout = DeltaLayout::new(dims);
+        for entry in self.entries.chunks_exact(layout.entry_bytes()) {
+            tids.push(tid_from_bytes(entry));
+            push_elements(rows, &entry[DELTA_ENTRY_HEAD_BYTES..]);
+            read_overflow(rel, &self.head, dims - layout.head_elements, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Appends the page's rows as they are stored, little-endian floats.
+    pub fn read_row_bytes(
+        &self,
+        rel: Rel,
+        layout: DeltaLayout,
+        rows: &mut Vec<u8>,
+    ) -> Result<(), IndexError> {
+        for entry in self.entries.chunks_exact(layout.entry_bytes()) {
+            rows.extend_from_slice(&entry[DELTA_ENTRY_HEAD_BYTES..]);
+            for_each_overflow_page(rel, &self.head, |_, body| {
+                rows.extend_from_slice(&body[OVERFLOW_HEAD_BYTES..]);
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A page of the chain: block and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub block: u32,
+    pub chunk: u32,
+}
+
+/// Pages that are linked in this order: the delta, or a part of it that was sealed.
+#[derive(Debug, Clone, Copy)]
+pub struct Chain {
+    index_id: u128,
+    dims: usize,
+    start: Place,
+    /// Number of the first page behind it.
+    end_chunk: u32,
+}
+
+impl Chain {
+    fn of_delta(meta: &Meta) -> Self {
+        let start = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+        Chain { index_id: meta.index_id, dims: meta.dims as usize, start, end_chunk: u32::MAX }
+    }
+
+    pub fn of_run(run: &DeltaRun) -> Self {
+        let start = Place { block: run.start_block, chunk: run.start_chunk };
+        Chain { index_id: run.index_id, dims: run.dims as usize, start, end_chunk: run.end_chunk }
+    }
+
+    pub fn layout(&self) -> DeltaLayout {
+        DeltaLayout::new(self.dims)
+    }
+}
+
+/// Goes through the pages of a chain in order.
+pub struct Walker {
+    rel: Rel,
+    chain: Chain,
+    next: Option<Place>,
+    page: DeltaPage,
+}
+
+impl Walker {
+    pub fn new(rel: Rel, chain: Chain) -> Self {
+        let page = DeltaPage { block: chain.start.block, head: DeltaHead::EMPTY, entries: Vec::new() };
+        Walker { rel, chain, next: Some(chain.start), page }
+    }
+
+    /// The next page; None at the end. `Stale` if a page was reused under the walker.
+    pub fn next_page(&mut self) -> Result<Option<&DeltaPage>, IndexError> {
+        let Some(place) = self.next else {
+            return Ok(None);
+        };
+        pgrx::check_for_interrupts!();
+        self.page.read(self.rel, self.chain.index_id, place)?;
+        self.follow(place)
+    }
+
+    /// As `next_page`; but for the last one, nobody appends to the page any more. For the holder of the maintenance lock.
+    fn next_closed_page(&mut self) -> Result<Option<&DeltaPage>, IndexError> {
+        let Some(place) = self.next else {
+            return Ok(None);
+        };
+        self.next_page()?;
+        if self.page.next().is_some() && self.page.head.takes_more(self.chain.layout()) {
+            freeze::close(self.rel, place.block);
+            self.page.read(self.rel, self.chain.index_id, place)?;
+        }
+        self.follow(place)
+    }
+
+    /// Goes on from the page at `place`, which was read.
+    fn follow(&mut self, place: Place) -> Result<Option<&DeltaPage>, IndexError> {
+        self.next = self.page.next().filter(|next| next.chunk < self.chain.end_chunk);
+        if self.next.is_some_and(|next| next.chunk <= place.chunk) {
+            return Err(IndexError::Damaged(format!("delta page {} links back", place.block)));
+        }
+        Ok(Some(&self.page))
+    }
+}
+
+/// Visits every row: `(tids, rows)` in batches, the rows one after the other. The slices are valid for one call.
+pub fn for_each_row(
+    rel: Rel,
+    meta: &Meta,
+    mut visit: impl FnMut(&[Tid], &[f32]) -> Result<(), IndexError>,
+) -> Result<(), IndexError> {
+    const BATCH_ELEMENTS: usize = 64 * 1024;
+    let (mut tids, mut rows) = (Vec::new(), Vec::new());
+    let mut walker = Walker::new(rel, Chain::of_delta(meta));
+    while let Some(page) = walker.next_page()? {
+        page.read_rows(rel, meta.dims as usize, &mut tids, &mut rows)?;
+        if rows.len() >= BATCH_ELEMENTS {
+            visit(&tids, &rows)?;
+            tids.clear();
+            rows.clear();
+        }
+    }
+    if tids.is_empty() { Ok(()) } else { visit(&tids, &rows) }
+}
+
+/// Appends the rest of a long row to `row`.
+fn read_overflow(rel: Rel, head: &DeltaHead, elements: usize, row: &mut Vec<f32>) -> Result<(), IndexError> {
+    let wanted = row.len() + elements;
+    for_each_overflow_page(rel, head, |_, body| push_elements(row, &body[OVERFLOW_HEAD_BYTES..]))?;
+    if row.len() != wanted {
+        return Err(IndexError::Damaged("a row in the delta is cut short".into()));
+    }
+    Ok(())
+}
+
+/// Visits block and body of each overflow page.
+fn for_each_overflow_page(
+    rel: Rel,
+    head: &DeltaHead,
+    mut visit: impl FnMut(u32, &[u8]),
+) -> Result<(), IndexError> {
+    let (mut block, mut chunk) = (head.overflow_block, 0);
+    while block != NO_BLOCK && head.entries > 0 {
+        let lock = PageLock::share(rel, block);
+        let view = lock.view();
+        let body = view.body_of(head.overflow_id, PageKind::DeltaOverflow, chunk).ok_or(IndexError::Stale)?;
+        visit(block, body);
+        (block, chunk) = (overflow_next(body), chunk + 1);
+    }
+    Ok(())
+}
+
+/// Rows in the delta.
+pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
+    let layout = DeltaLayout::new(meta.dims as usize);
+    let (mut rows, mut walker) = (0, Walker::new(rel, Chain::of_delta(meta)));
+    while let Some(page) = walker.next_page()? {
+        rows += page.tids(layout).count() as u64;
+    }
+    Ok(rows)
+}
+
+/// Every block that the delta uses.
+pub fn blocks(rel: Rel, meta: &Meta) -> Result<Vec<u32>, IndexError> {
+    let (mut blocks, mut walker) = (Vec::new(), Walker::new(rel, Chain::of_delta(meta)));
+    while let Some(page) = walker.next_page()? {
+        push_blocks(rel, page, &mut blocks)?;
+    }
+    Ok(blocks)
+}
+
+fn push_blocks(rel: Rel, page: &DeltaPage, blocks: &mut Vec<u32>) -> Result<(), IndexError> {
+    blocks.push(page.block);
+    for_each_overflow_page(rel, &page.head, |block, _| blocks.push(block))
+}
+
+fn push_elements(row: &mut Vec<f32>, bytes: &[u8]) {
+    let (elements, _) = bytes.as_chunks::<4>();
+    row.extend(elements.iter().map(|element| f32::from_le_bytes(*element)));
+}

@@ -23,10 +23,10 @@ fn meta() -> Meta {
 
 /// Whoever changes these bytes must raise FORMAT_VERSION and keep reading the old ones.
 #[test]
-fn the_bytes_of_version_5_do_not_change() {
+fn the_bytes_of_version_6_do_not_change() {
     let golden: Vec<u8> = [
         &b"VKTR"[..],
-        &[5, 0, 0, 0],
+        &[6, 0, 0, 0],
         &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 1],
         &[4, 0, 0, 0, 0, 0, 0, 0],
@@ -45,9 +45,55 @@ fn the_bytes_of_version_5_do_not_change() {
     let tag = PageTag { owner: 0x0102, full_xid: 3, chunk: 4, kind: PageKind::Blob };
     let mut tag_bytes = [0u8; TAG_BYTES];
     (tag_bytes[0], tag_bytes[1], tag_bytes[16], tag_bytes[24]) = (2, 1, 3, 4);
-    tag_bytes[28..].copy_from_slice(&[4, 5, 0x15, 0xFA]);
+    tag_bytes[28..].copy_from_slice(&[4, 6, 0x15, 0xFA]);
     assert_eq!(tag.to_bytes(), tag_bytes);
     assert_eq!(PageTag::from_bytes(&tag_bytes), Some(tag));
+}
+
+#[test]
+fn the_bytes_of_a_segment_that_was_sealed_where_it_lay_do_not_change() {
+    let run = DeltaRun {
+        index_id: 0x0102,
+        dims: 3,
+        metric: 1,
+        start_block: 4,
+        start_chunk: 5,
+        end_chunk: 6,
+        tids_crc32c: 7,
+    };
+    let sealed = SegmentRef {
+        payload: BlobRef { id: 9, bytes: 10, crc32c: 11, extents: vec![Extent { start: 4, blocks: 2 }] },
+        run: Some(run),
+        rows: 12,
+        dead_rows: 0,
+        tombstones: None,
+        factory: "Flat".into(),
+        trained_rows: 0,
+        trained_imbalance_percent: 0,
+        points: Vec::new(),
+        reason: String::new(),
+    };
+    let golden: Vec<u8> = [
+        &[1, 0, 0, 0, 0, 0, 0, 0][..],
+        &[9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[10, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0],
+        &[1],
+        &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[3, 0, 0, 0, 1],
+        &[4, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0],
+        &[12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0],
+        &[4, 0, 0, 0, 0, 0, 0, 0],
+        b"Flat",
+        &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    .concat();
+    let manifest = Manifest { segments: vec![sealed] };
+    assert_eq!(manifest.encode(), golden);
+    assert_eq!(Manifest::decode(&golden).unwrap(), manifest);
 }
 
 #[test]

@@ -67,7 +67,7 @@ def wait_for_seal(conn, limit_bytes, dimensions, index="built"):
     wait_until(lambda: stats(conn, "delta_rows", index) <= most, f"the delta to have at most {most} rows")
 
 
-def complaints(cluster, since=0):
+def complaints(cluster, since):
     """Lines of the server's log, from a length of it on, in which a worker complains."""
     lines = cluster.log_text()[since:].splitlines()
     return [line for line in lines if f"] {WORKER} " in line

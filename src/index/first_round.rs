@@ -87,7 +87,7 @@ impl FirstRounds {
         threads: usize,
     ) -> Result<Self, IndexError> {
         let (snapshot, queries, delta_tids, delta_distances) = retry(|| {
-            let snapshot = Snapshot::open(rel)?;
+            let snapshot = Snapshot::try_open(rel)?;
             if snapshot.dims() != dims {
                 return Err(IndexError::Dimensions { expected: snapshot.dims(), found: dims });
             }

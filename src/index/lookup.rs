@@ -24,7 +24,7 @@ pub fn on_block(rel: Rel, block: u64) -> Result<Vec<(Tid, Place)>, IndexError> {
     let is_there = |tid: Tid| tid >> 16 == block;
     // Root and delta are read together: see `search::Cursor::open`.
     retry(|| {
-        let snapshot = Snapshot::open(rel)?;
+        let snapshot = Snapshot::try_open(rel)?;
         let mut found = Vec::new();
         delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
             for (&tid, row) in tids.iter().zip(rows.chunks_exact(snapshot.dims())) {

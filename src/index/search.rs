@@ -51,7 +51,7 @@ impl Cursor {
     pub fn open(rel: Rel, query: Option<&[f32]>, request: &Request) -> Result<Self, IndexError> {
         // Root and delta are read together: where a page of the delta was used again meanwhile, a new root leads on.
         let (snapshot, query, delta) = retry(|| {
-            let snapshot = Snapshot::open(rel)?;
+            let snapshot = Snapshot::try_open(rel)?;
             let query = prepare(&snapshot, query)?;
             failpoint::reach("search.segments_opened");
             let delta = rank_delta(rel, &snapshot, query.as_deref())?;

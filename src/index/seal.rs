@@ -75,6 +75,9 @@ fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
         return Ok(());
     }
     failpoint::reach("seal.frozen");
+    if let Some(&last) = frozen.blocks.iter().max() {
+        space::prepare_map(rel, last);
+    }
     let (rest, mut manifest) = (frozen.rest, read_manifest(rel, &meta)?);
     // Pages that VACUUM has emptied.
     let empty = if frozen.tids.is_empty() {

@@ -37,6 +37,13 @@ pub fn offer_all(rel: Rel, blocks: impl Iterator<Item = u32>) {
     }
 }
 
+/// Makes room in the free space map for what it will have to say of pages up to this one. Whoever deletes rows because the
+/// disk is full needs it to give pages back, and it cannot grow then.
+pub fn prepare_map(rel: Rel, block: u32) {
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::RecordUsedIndexPage(rel.as_ptr(), block) };
+}
+
 /// Stamps pages that the root no longer reaches, so that the next `reclaim` can give them back. Their content stays for
 /// searches that are on their way to them.
 pub fn retire(rel: Rel, blocks: impl Iterator<Item = u32>) {

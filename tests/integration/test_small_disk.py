@@ -173,7 +173,8 @@ def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, ta
     create(items)
     copy_vectors(items, "items", VECTORS[:4_000])
     items.execute("SET vekter.delta_limit = '64kB'")
-    with tablespace.filled(free_bytes=500_000):
+    # A seal takes a page for the manifest.
+    with tablespace.filled(free_bytes=0):
         items.execute("DELETE FROM items WHERE id < 10")
         items.execute("VACUUM (INDEX_CLEANUP ON) items")
         assert warnings == [COULD_NOT_SEAL]
@@ -193,7 +194,8 @@ def test_an_insert_whose_seal_finds_no_room_warns_and_keeps_its_row(items, table
     create(items)
     copy_vectors(items, "items", VECTORS[:4_001])
     items.execute("SET vekter.delta_limit = '64kB'")
-    with tablespace.filled(free_bytes=500_000):
+    # Room for a page of the delta, and not for those of a seal.
+    with tablespace.filled(free_bytes=16_384):
         items.execute("BEGIN")
         rows = 4_001
         # A row that begins a page of the delta asks whether that is too large.

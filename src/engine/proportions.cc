@@ -113,25 +113,25 @@ void check_rabitq(const faiss::RaBitQuantizer& quantizer, const Index& index, si
             "RaBitQ codes of another dimension");
 }
 
-// Fast-scan kernels: blocks of 32 or 64 codes of two 4-bit parts a byte, and no kernel but the default.
-template <class FastScan>
+// Fast-scan kernels: blocks of 32 or 64 codes of two 4-bit parts a byte, and no kernel but the default; the codes are those
+// of a product quantiser (Product) or additive.
+template <class Product, class FastScan>
 void check_fast_scan(const FastScan& fast) {
     require(fast.nbits == 4 && fast.ksub == 16 && fast.implem == 0 && fast.qbs == 0 && (fast.bbs == 32 || fast.bbs == 64) &&
                     fast.M2 == (fast.M + 1) / 2 * 2,
             "fast-scan codes of an impossible form");
-    if (auto* additive = additive_quantizer(fast)) {
+    if (auto* product = dynamic_cast<const Product*>(&fast)) {
+        check_quantizer(product->pq, fast.d);
+        require(product->pq.M == fast.M, "fast-scan codes of an impossible form");
+    } else {
+        auto* additive = additive_quantizer(fast);
+        require(additive, "an index type that is not supported");
         check_packed_additive(*additive, fast.d, fast.metric_type, fast.M);
     }
 }
 
 void check_packed_lists(const faiss::IndexIVFFastScan& fast) {
-    check_fast_scan(fast);
-    if (auto* product = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&fast)) {
-        check_quantizer(product->pq, fast.d);
-        require(product->pq.M == fast.M, "fast-scan codes of an impossible form");
-    } else {
-        require(additive_quantizer(fast), "an index type that is not supported");
-    }
+    check_fast_scan<faiss::IndexIVFPQFastScan>(fast);
     auto* blocks = dynamic_cast<const faiss::BlockInvertedLists*>(fast.invlists);
     require(fast.qbs2 == 0 && fast.bbs == 32 && blocks && are_mapped(*blocks) &&
                     blocks->n_per_block == static_cast<size_t>(fast.bbs) && blocks->block_size == fast.bbs * fast.M2 / 2,
@@ -143,13 +143,7 @@ void check_packed_lists(const faiss::IndexIVFFastScan& fast) {
 }
 
 void check_packed_codes(const faiss::IndexFastScan& fast) {
-    check_fast_scan(fast);
-    if (auto* product = dynamic_cast<const faiss::IndexPQFastScan*>(&fast)) {
-        check_quantizer(product->pq, fast.d);
-        require(product->pq.M == fast.M, "fast-scan codes of an impossible form");
-    } else {
-        require(additive_quantizer(fast), "an index type that is not supported");
-    }
+    check_fast_scan<faiss::IndexPQFastScan>(fast);
     const size_t rows = fast.ntotal;
     require(fast.ntotal2 >= rows && fast.ntotal2 % fast.bbs == 0 &&
                     fast.ntotal2 - rows < static_cast<size_t>(fast.bbs) && fast.codes.size() >= fast.ntotal2 * fast.M2 / 2,

@@ -36,12 +36,14 @@ pub fn segment(rel: Rel, meta: &Meta, frozen: Frozen, sync: SyncAt) -> Result<Se
     let payload = SealedPayload::new(id, rows, &run)?;
     let (cache, bytes) = (segment::cache(), payload.head.payload_bytes());
     let mut file = cache.create(segment::file_key(rel, id), bytes).map_err(IndexError::Cache)?;
+    let mut start = payload.head.encode()?.to_vec();
+    start.extend(frozen.tids.iter().copied().flat_map(tid_to_bytes));
+    payload.begin_rows(&mut start);
     let mut crc32c = 0;
-    payload.for_each_part(rel, &mut |part| {
-        crc32c = crc32c::crc32c_append(crc32c, part);
-        file.write_all(part).map_err(IndexError::Cache)?;
-        Ok(true)
-    })?;
+    for part in [start, frozen.rows] {
+        crc32c = crc32c::crc32c_append(crc32c, &part);
+        file.write_all(&part).map_err(IndexError::Cache)?;
+    }
     file.publish(sync).map_err(IndexError::Cache)?;
     let mut blocks = frozen.blocks;
     // Others may have appended pages in between. In the order of their numbers they take the fewest extents.
@@ -105,9 +107,7 @@ impl SealedPayload {
                 return Ok(());
             }
         }
-        let gap = self.head.faiss_at - SEGMENT_HEAD_BYTES as u64 - self.head.rows * TID_BYTES as u64;
-        part.resize(part.len() + gap as usize, 0);
-        part.extend_from_slice(&self.faiss_head);
+        self.begin_rows(&mut part);
         let mut pages = Walker::new(rel, self.chain);
         while let Some(page) = pages.next_page()? {
             page.read_row_bytes(rel, layout, &mut part)?;
@@ -116,6 +116,13 @@ impl SealedPayload {
             }
         }
         visit(&part).map(drop)
+    }
+
+    /// Appends what lies between the TIDs and the rows.
+    fn begin_rows(&self, part: &mut Vec<u8>) {
+        let gap = self.head.faiss_at - SEGMENT_HEAD_BYTES as u64 - self.head.rows * TID_BYTES as u64;
+        part.resize(part.len() + gap as usize, 0);
+        part.extend_from_slice(&self.faiss_head);
     }
 }
 

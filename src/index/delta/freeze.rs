@@ -12,6 +12,8 @@ use crate::pg::wal::WalRecord;
 pub struct Frozen {
     /// Of its rows, in order.
     pub tids: Vec<Tid>,
+    /// The rows as they are stored, one after the other: little-endian floats.
+    pub rows: Vec<u8>,
     /// Every page that it uses.
     pub blocks: Vec<u32>,
     /// Where the rest of the delta starts.
@@ -24,13 +26,14 @@ pub struct Frozen {
 pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
     let chain = Chain::of_delta(meta);
     let max_rows = max_bytes.div_ceil(chain.dims * size_of::<f32>());
-    let mut frozen = Frozen { tids: Vec::new(), blocks: Vec::new(), rest: chain.start };
+    let mut frozen = Frozen { tids: Vec::new(), rows: Vec::new(), blocks: Vec::new(), rest: chain.start };
     let mut walker = Walker::new(rel, chain);
     while frozen.tids.len() < max_rows
         && let Some(page) = walker.next_closed_page()?
         && let Some(rest) = page.next()
     {
         frozen.tids.extend(page.tids(chain.layout()));
+        page.read_row_bytes(rel, chain.layout(), &mut frozen.rows)?;
         push_blocks(rel, page, &mut frozen.blocks)?;
         frozen.rest = rest;
     }

@@ -102,8 +102,8 @@ pub fn build(
     check_factory(definition)?;
     let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
     let main = pgrx::pg_sys::ForkNumber::MAIN_FORKNUM;
-    PageLock::extend(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
-    PageLock::extend(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
+    PageLock::create(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
+    PageLock::create(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
 
     let (staged, mut added) = stage_segment(rel, definition, heap, resources, foreign)?;
     if let Some(staged) = staged {

@@ -174,8 +174,8 @@ fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), IndexErr
 pub fn create_init_fork(rel: Rel, definition: &Definition) -> Result<(), IndexError> {
     let (meta, [meta_tag, delta_tag]) = first_pages(definition)?;
     let fork = pgrx::pg_sys::ForkNumber::INIT_FORKNUM;
-    PageLock::extend(rel, fork).write_init_fork(meta_tag, &[&meta.encode()]);
-    PageLock::extend(rel, fork).write_init_fork(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
+    PageLock::create(rel, fork).write_init_fork(meta_tag, &[&meta.encode()]);
+    PageLock::create(rel, fork).write_init_fork(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
     Ok(())
 }
 

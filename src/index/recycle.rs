@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use super::space;
+use crate::pg::free_space;
 use crate::pg::relation::Rel;
 use crate::pg::xid;
 
@@ -48,5 +48,5 @@ pub fn offer(rel: Rel, index_id: u128) {
         *batches = rest;
         Vec::from(free)
     });
-    space::offer_all(rel, free.iter().flat_map(|batch| batch.blocks.iter().copied()));
+    free_space::offer_all(rel, free.iter().flat_map(|batch| batch.blocks.iter().copied()));
 }

@@ -9,6 +9,7 @@ use super::format::Meta;
 use super::{delta, publish, read_manifest, read_meta, recycle, sealed, space};
 use crate::cache::SyncAt;
 use crate::failpoint;
+use crate::pg::free_space;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -76,7 +77,7 @@ fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
     }
     failpoint::reach("seal.frozen");
     if let Some(&last) = frozen.blocks.iter().max() {
-        space::prepare_map(rel, last);
+        free_space::prepare(rel, last);
     }
     let (rest, mut manifest) = (frozen.rest, read_manifest(rel, &meta)?);
     // Pages that VACUUM has emptied.

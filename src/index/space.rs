@@ -2,47 +2,19 @@
 //!
 //! Whoever changes the root retires the pages that it no longer reaches, or dies before that, or dies before it changes
 //! the root and leaves new pages. `reclaim` finds them all in the same way: every page that the root does not reach is
-//! either in the making or garbage. A page carries the transaction horizon of its writing (`PageTag::full_xid`), and a writer is in a transaction that is
-//! older; so once all those transactions were over *before* the reachable pages were listed, an unlisted page is
-//! garbage. It is stamped as retired first and offered to the free space map in a later VACUUM, when no scan is left
-//! that could have been on its way to it (invariant 5).
-
-use pgrx::pg_sys;
+//! either in the making or garbage, or was never used. A page carries the transaction horizon of its writing
+//! (`PageTag::full_xid`), and a writer is in a transaction that is older; so once all those transactions were over *before*
+//! the reachable pages were listed, an unlisted page is garbage. It is stamped as retired first and offered to the free
+//! space map in a later VACUUM, when no scan is left that could have been on its way to it (invariant 5).
 
 use super::error::IndexError;
-use super::format::{Extent, META_BLOCK, NO_BLOCK, PageKind, PageTag};
+use super::format::{Extent, META_BLOCK, PageKind, PageTag};
 use super::{delta, read_manifest, read_meta};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
-use crate::pg::{take_interrupts, vacuum_delay_point, xid};
-
-/// Tells the free space map of a free page.
-pub fn offer(rel: Rel, block: u32) {
-    // SAFETY: the relation is open.
-    unsafe { pg_sys::RecordFreeIndexPage(rel.as_ptr(), block) };
-}
-
-/// Tells the free space map of free pages, so that they are found at once.
-pub fn offer_all(rel: Rel, blocks: impl Iterator<Item = u32>) {
-    let (mut first, mut end) = (u32::MAX, 0);
-    for block in blocks {
-        offer(rel, block);
-        (first, end) = (first.min(block), end.max(block + 1));
-    }
-    if first < end {
-        // SAFETY: the relation is open. The map's upper pages follow, by which it is searched.
-        unsafe { pg_sys::FreeSpaceMapVacuumRange(rel.as_ptr(), first, end) };
-    }
-}
-
-/// Makes room in the free space map for what it will have to say of pages up to this one. Whoever deletes rows because the
-/// disk is full needs it to give pages back, and it cannot grow then.
-pub fn prepare_map(rel: Rel, block: u32) {
-    // SAFETY: the relation is open.
-    unsafe { pg_sys::RecordUsedIndexPage(rel.as_ptr(), block) };
-}
+use crate::pg::{extension, free_space, take_interrupts, vacuum_delay_point, xid};
 
 /// Stamps pages that the root no longer reaches, so that the next `reclaim` can give them back. Their content stays for
 /// searches that are on their way to them.
@@ -73,17 +45,6 @@ pub enum Trust {
     FreeSpaceMap,
 }
 
-fn is_offered(rel: Rel, block: u32) -> bool {
-    // SAFETY: the relation is open.
-    unsafe { pg_sys::GetRecordedFreeSpace(rel.as_ptr(), block) > 0 }
-}
-
-/// Whether the free space map knows of a page.
-pub fn is_offered_any(rel: Rel) -> bool {
-    // SAFETY: the relation is open. A free page is recorded as one with BLCKSZ - 1 bytes (storage/freespace/indexfsm.c).
-    unsafe { pg_sys::GetPageWithFreeSpace(rel.as_ptr(), pg_sys::BLCKSZ as pg_sys::Size / 2) != NO_BLOCK }
-}
-
 /// What VACUUM reports about pages.
 #[derive(Default)]
 pub struct Space {
@@ -98,25 +59,24 @@ pub struct Space {
 /// Lists what the root reaches and deals with the rest. The caller holds the maintenance lock.
 pub fn reclaim(rel: Rel, trust: Trust) -> Result<Space, IndexError> {
     let horizon = xid::oldest_running();
-    let end = rel.blocks();
+    let end = extension::settled_blocks(rel);
     let unreachable = Extent::gaps(reachable_blocks(rel)?, end);
     failpoint::reach("reclaim.listed");
     let mut space = Space::default();
     for block in unreachable.into_iter().flat_map(Extent::iter) {
         vacuum_delay_point();
-        if trust == Trust::FreeSpaceMap && is_offered(rel, block) {
+        if trust == Trust::FreeSpaceMap && free_space::has(rel, block) {
             space.free += 1;
             continue;
         }
         let is_free = examine(rel, block, horizon, &mut space);
         if is_free {
-            offer(rel, block);
+            free_space::offer(rel, block);
             failpoint::reach("reclaim.offered");
             space.free += 1;
         }
     }
-    // SAFETY: the relation is open.
-    unsafe { pg_sys::IndexFreeSpaceMapVacuum(rel.as_ptr()) };
+    free_space::refresh(rel);
     Ok(space)
 }
 

@@ -6,6 +6,7 @@ use super::error::IndexError;
 use super::format::{BlobRef, SegmentRef, Tid};
 use super::{blob, delta, publish, read_manifest, read_meta, segment, space};
 use crate::failpoint;
+use crate::pg::free_space;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::vacuum_delay_point;
@@ -24,7 +25,7 @@ pub struct Vacuumed {
 pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
     // Whoever deletes because the disk is full must get on: bitmaps and manifest are written before room comes of them.
-    if !space::is_offered_any(rel) {
+    if !free_space::has_any(rel) {
         space::reclaim(rel, space::Trust::FreeSpaceMap)?;
     }
     // Nobody else publishes now.

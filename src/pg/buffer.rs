@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use super::relation::Rel;
-use super::xid;
+use super::{extension, free_space, xid};
 use crate::index::format::{NO_BLOCK, PAGE_BYTES, PAGE_HEADER_BYTES, PageKind, PageTag, TAG_BYTES};
 
 const _: () =
@@ -139,18 +139,13 @@ impl PageLock {
     /// A page for new content, exclusively locked: one that the free space map offers and that really is free, or
     /// else a new one at the relation's end.
     pub fn allocate(rel: Rel) -> Self {
-        Self::reuse(rel).unwrap_or_else(|| Self::extend(rel, pg_sys::ForkNumber::MAIN_FORKNUM))
+        Self::reuse(rel).unwrap_or_else(|| Self::extend(rel))
     }
 
-    /// A page that the free space map offers, exclusively locked. The map is a hint that crashes can falsify: the page
-    /// itself must say that it is free.
+    /// A page that the free space map offers, exclusively locked, if it says itself that it is free.
     pub fn reuse(rel: Rel) -> Option<Self> {
         loop {
-            // SAFETY: the relation is open.
-            let block = unsafe { pg_sys::GetFreeIndexPage(rel.as_ptr()) };
-            if block == NO_BLOCK {
-                return None;
-            }
+            let block = free_space::take(rel)?;
             let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
             // SAFETY: the buffer is pinned.
             if unsafe { pg_sys::ConditionalLockBuffer(buffer) } {
@@ -174,27 +169,28 @@ impl PageLock {
                 .is_some_and(|tag| tag.kind == PageKind::Retired && tag.full_xid < xid::oldest_running())
     }
 
-    /// A new, zeroed page at the end of `fork`. Between the moment that it is there and the moment that it is locked,
-    /// another backend can come upon it as a zero page that is free for use: then it is theirs.
-    pub fn extend(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
+    /// A new page at the relation's end, and now and then some more for the free space map. Between the moment that it is
+    /// there and the moment that it is locked, another backend can come upon it as a zero page that is free for use: then it
+    /// is theirs.
+    fn extend(rel: Rel) -> Self {
         loop {
-            let page = Self::extend_once(rel, fork);
-            if page.view().is_new() {
+            let mut blocks = extension::add_empty_pages(rel);
+            let first = blocks.next();
+            free_space::offer_all(rel, blocks);
+            if let Some(page) =
+                first.map(|block| Self::exclusive(rel, block)).filter(|page| page.view().is_new())
+            {
                 return page;
             }
         }
     }
 
-    fn extend_once(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
-        let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
-        // SAFETY: the relation is open; NO_BLOCK is P_NEW; the extension lock is held around the extension.
-        unsafe {
-            pg_sys::LockRelationForExtension(rel.as_ptr(), mode);
-            let buffer = read(rel, fork, NO_BLOCK);
-            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
-            pg_sys::UnlockRelationForExtension(rel.as_ptr(), mode);
-            PageLock { buffer }
-        }
+    /// The next page of a fork that nobody else knows yet.
+    pub fn create(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
+        let buffer = read(rel, fork, NO_BLOCK);
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32) };
+        PageLock { buffer }
     }
 
     pub fn block(&self) -> u32 {

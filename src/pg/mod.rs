@@ -12,6 +12,7 @@ pub mod condition;
 pub mod error;
 pub mod exit;
 pub mod extension;
+pub mod free_space;
 pub mod invalidation;
 pub mod lock;
 pub mod memory;

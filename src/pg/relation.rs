@@ -42,6 +42,25 @@ impl Rel {
         self.data().rd_locator
     }
 
+    /// Of its first file, from the data directory.
+    #[cfg(feature = "pg15")]
+    pub fn path(self) -> String {
+        let (file, fork) = (self.locator(), pg_sys::ForkNumber::MAIN_FORKNUM);
+        // SAFETY: the result is a string of the current memory context, which is copied and given back.
+        unsafe {
+            let path = pg_sys::GetRelationPath(
+                file.dbNode,
+                file.spcNode,
+                file.relNode,
+                self.data().rd_backend,
+                fork,
+            );
+            let copy = core::ffi::CStr::from_ptr(path).to_string_lossy().into_owned();
+            pg_sys::pfree(path.cast());
+            copy
+        }
+    }
+
     pub fn oid(self) -> pg_sys::Oid {
         self.data().rd_id
     }

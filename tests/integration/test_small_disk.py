@@ -168,11 +168,16 @@ def assert_holds_nothing(db):
     assert db.execute("SELECT count(*) FROM pg_locks WHERE relation = 'built'::regclass").fetchone() == (0,)
 
 
-def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, tablespace, warnings):
+def make_delta_to_seal(items, rows):
+    """An index whose rows are all in a delta that should have been sealed long ago."""
     items.execute("SET vekter.delta_limit = '1GB'")
     create(items)
-    copy_vectors(items, "items", VECTORS[:4_000])
+    copy_vectors(items, "items", VECTORS[:rows])
     items.execute("SET vekter.delta_limit = '64kB'")
+
+
+def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, tablespace, warnings):
+    make_delta_to_seal(items, 4_000)
     # A seal takes a page for the manifest.
     with tablespace.filled(free_bytes=0):
         items.execute("DELETE FROM items WHERE id < 10")
@@ -190,16 +195,14 @@ def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, ta
 
 
 def test_an_insert_whose_seal_finds_no_room_warns_and_keeps_its_row(items, tablespace, warnings):
-    items.execute("SET vekter.delta_limit = '1GB'")
-    create(items)
-    copy_vectors(items, "items", VECTORS[:4_001])
-    items.execute("SET vekter.delta_limit = '64kB'")
+    # So few that no pages are kept ready for rows to come.
+    make_delta_to_seal(items, 901)
     # Room for a page of the delta, and not for those of a seal.
     with tablespace.filled(free_bytes=16_384):
         items.execute("BEGIN")
-        rows = 4_001
+        rows = 901
         # A row that begins a page of the delta asks whether that is too large.
-        while not warnings and rows < 4_100:
+        while not warnings and rows < 1_000:
             items.execute("INSERT INTO items SELECT %s, embedding FROM items WHERE id = 7", [20_000 + rows])
             rows += 1
         assert warnings == [COULD_NOT_SEAL]
@@ -208,7 +211,7 @@ def test_an_insert_whose_seal_finds_no_room_warns_and_keeps_its_row(items, table
         assert_holds_nothing(items)
         assert_right(items, rows)
     # Once it has failed, the session leaves it alone for some time.
-    copy_vectors(items, "items", VECTORS[4_001:4_101], ids=range(4_001, 4_101))
+    copy_vectors(items, "items", VECTORS[901:1_001], ids=range(901, 1_001))
     assert len(warnings) == 1
     vacuum(items)
     assert stats(items, "delta_rows") < 200

@@ -1,15 +1,14 @@
 //! One more row in the delta: where it goes, and how its page comes into the chain.
 
-use pgrx::pg_sys;
-
 use super::super::error::IndexError;
 use super::super::format::{
     DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK, OVERFLOW_ELEMENTS, PageKind,
     PageTag, TID_BYTES, Tid, overflow_head, tid_to_bytes,
 };
-use super::super::{blob, read_meta, space};
+use super::super::{blob, read_meta};
 use crate::failpoint;
 use crate::pg::buffer::{PageLock, PageView};
+use crate::pg::free_space;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
@@ -19,8 +18,6 @@ use crate::pg::xid;
 const APPEND_ATTEMPTS: usize = 1000;
 /// A statement that has inserted so many rows fills pages of its own: at most one page more is left half empty by it.
 const SHARING_ROWS: u32 = 16;
-/// A statement that finds no free page takes so many new ones before it looks again.
-const PAGES_BETWEEN_LOOKS: u32 = 64;
 
 /// The entry to append, in the pieces that pages take.
 struct Entry<'a> {
@@ -78,8 +75,8 @@ fn append_bytes(
                 continue;
             }
         }
-        let fresh = tail.allocate(rel);
-        if let Some((block, bytes)) = append_page(rel, fresh, Some(&entry), tail.shares())? {
+        if let Some((block, bytes)) = append_page(rel, PageLock::allocate(rel), Some(&entry), tail.shares())?
+        {
             tail.block = block;
             return Ok(Some(bytes));
         }
@@ -111,8 +108,6 @@ pub struct Tail {
     block: u32,
     /// Of the statement so far.
     rows: u32,
-    /// New pages that it takes before it looks for a free one.
-    pages_until_look: u32,
     /// The last row as it is stored.
     bytes: Vec<u8>,
 }
@@ -120,19 +115,7 @@ pub struct Tail {
 impl Tail {
     pub fn of(meta: &Meta) -> Self {
         let (index_id, block) = (meta.index_id, meta.delta_tail);
-        Tail { index_id, block, rows: 0, pages_until_look: 0, bytes: Vec::new() }
-    }
-
-    /// As `PageLock::allocate`, but where there was no free page, it does not look for one each time.
-    fn allocate(&mut self, rel: Rel) -> PageLock {
-        if self.pages_until_look == 0 {
-            if let Some(page) = PageLock::reuse(rel) {
-                return page;
-            }
-            self.pages_until_look = PAGES_BETWEEN_LOOKS;
-        }
-        self.pages_until_look -= 1;
-        PageLock::extend(rel, pg_sys::ForkNumber::MAIN_FORKNUM)
+        Tail { index_id, block, rows: 0, bytes: Vec::new() }
     }
 
     /// Whether it looks for room in pages that others have appended.
@@ -171,7 +154,7 @@ fn append_page(
     if shares && entry.map_or(head.entries == 0, |entry| head.takes_more(entry.layout)) {
         let block = fresh.block();
         drop((tail, meta_page, fresh));
-        space::offer(rel, block);
+        free_space::offer(rel, block);
         return Ok(None);
     }
     let chunk = meta.delta_next_chunk;

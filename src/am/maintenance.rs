@@ -235,6 +235,7 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
     let mut table = Table::under(index, Some(&lock));
+    compact::await_calm(index, settings(index), &mut table)?;
     if !as_owner(index, || compact::run(index, Effort::Tiers, settings(index), &mut table, &lock))? {
         return Ok(false);
     }

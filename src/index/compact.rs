@@ -1,5 +1,7 @@
 //! Compaction: sealing what is due and merging segments until there is nothing left to do.
 
+use std::time::{Duration, Instant};
+
 use super::build::Resources;
 use super::error::IndexError;
 use super::format::{Meta, Tid, Tiers};
@@ -11,6 +13,16 @@ use super::{Snapshot, metric_of, read_manifest, read_meta, retry, seal, space};
 use crate::failpoint;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
+use crate::pg::worker;
+
+/// Rows that come faster than this, 8 MB/s, are not merged at once: graphs and most codes are built more slowly, so a merge
+/// would take the processor from the inserts, and most of its result would be merged again soon.
+const CALM_BYTES: u64 = 2 << 20;
+const CALM_PERIOD: Duration = Duration::from_millis(250);
+/// Those of a load that lasts so long are.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the delta is looked at meanwhile.
+const SEAL_LOOK: Duration = Duration::from_millis(20);
 
 /// The table under the index, and those who wait.
 pub trait Surroundings {
@@ -55,6 +67,31 @@ pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
         let tiers = Tiers::of_dims(meta.dims as usize);
         Ok(plan::next(&segments, &unknown, tiers, &target, Effort::Tiers, Limits::NONE).is_some())
     })
+}
+
+/// Seals what inserts bring, until they bring less or others wait: what a background worker does before it merges.
+pub fn await_calm(
+    rel: Rel,
+    settings: Settings,
+    surroundings: &mut dyn Surroundings,
+) -> Result<(), IndexError> {
+    surroundings.leave_table();
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let (period, start) = (Instant::now(), read_meta(rel)?);
+        while period.elapsed() < CALM_PERIOD {
+            seal::down_to(rel, settings.delta_limit_bytes)?;
+            if surroundings.must_yield() {
+                return Ok(());
+            }
+            surroundings.leave_table();
+            worker::nap(SEAL_LOOK);
+        }
+        if read_meta(rel)?.inserted_bytes_since(&start) < CALM_BYTES {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Seals and merges until all is as it should be, or until others wait. Returns whether it came to that end. The caller

@@ -354,8 +354,17 @@ impl Meta {
 
     /// Bytes of the delta's pages, as if VACUUM had unlinked none and each held as many rows as it can.
     pub fn delta_bytes(&self) -> u64 {
+        self.link_bytes(self.delta_links())
+    }
+
+    /// Bytes that inserts have added to the delta since it was as in `earlier`; as `delta_bytes`.
+    pub fn inserted_bytes_since(&self, earlier: &Meta) -> u64 {
+        self.link_bytes(self.delta_next_chunk.saturating_sub(earlier.delta_next_chunk))
+    }
+
+    fn link_bytes(&self, links: u32) -> u64 {
         let pages_per_link = 1 + DeltaLayout::new(self.dims as usize).overflow_pages as u64;
-        u64::from(self.delta_links()) * pages_per_link * PAGE_BYTES as u64
+        u64::from(links) * pages_per_link * PAGE_BYTES as u64
     }
 
     /// Pages in the delta's chain, those that VACUUM unlinked counted in.

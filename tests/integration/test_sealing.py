@@ -1,13 +1,15 @@
 """Sealing: a delta past its limit becomes a segment, whoever does it, and no search can tell the difference."""
 
+import time
+
 import psycopg
 import pytest
 
 from data import clustered, copy_vectors, to_text
 from oracle import assert_same_answer, nearest_sql, settings, with_index
 from test_memory import private_dirty_kib
-from upkeep import (complaints, meanwhile, rows_within, search_in_one_snapshot, stats, wait_for_rest, wait_for_seal,
-                    wait_until, workers)
+from upkeep import (complaints, meanwhile, most_segments, rows_within, search_in_one_snapshot, stats, wait_for_rest,
+                    wait_for_seal, wait_until, workers)
 
 DIMENSIONS = 8
 LIMIT_BYTES = 64 * 1024
@@ -125,6 +127,34 @@ def test_worker_goes_when_there_is_nothing_left_to_do(db):
     wait_until(lambda: workers(db), "a worker")
     wait_for_rest(db)
     assert stats(db, "delta_rows") <= LIMIT_ROWS
+
+
+def test_merges_wait_until_rows_come_more_slowly(db):
+    dimensions, rows = 2_000, 600
+    make(db, dimensions=dimensions)
+    # The session seals nothing by itself.
+    db.execute("ALTER INDEX built SET (delta_limit = 4096)")
+    db.execute(f"CREATE TABLE source (id bigint, embedding vector({dimensions}))")
+    copy_vectors(db, "source", clustered(rows, dimensions, seed=202))
+
+    def segments():
+        return {id for id, in db.execute("SELECT id FROM vekter_segments('built')")}
+
+    def insert_for(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            db.execute("INSERT INTO items SELECT * FROM source")
+
+    def merges_nothing_meanwhile():
+        insert_for(1)
+        before = segments()
+        insert_for(1)
+        return len(before) > 4 and before <= segments()
+
+    # Where the inserts pause, a merge begins.
+    assert sum(merges_nothing_meanwhile() for _ in range(4)) >= 3
+    wait_for_rest(db)
+    assert len(segments()) <= most_segments(stats(db, "rows_indexed"))
 
 
 def test_worker_has_nothing_to_complain_of(db, cluster):

@@ -20,7 +20,7 @@ META, DELTA, OVERFLOW, BLOB, RETIRED = 1, 2, 3, 4, 5
 CORRUPTED = ("XX001", "XX002", "0A000")
 
 
-# -- pages (src/index/format.rs) ------------------------------------------------------------------------------------
+# -- pages (src/index/format) ------------------------------------------------------------------------------------
 
 def crc32c(data):
     crc = 0xFFFFFFFF

@@ -15,7 +15,7 @@ from oracle import ONLY_INDEX, apply, assert_same_answer, nearest_sql, settings,
 ROWS, DIMENSIONS, PAGE_BYTES, PAGE_HEADER_BYTES = 2_000, 16, 8192, 24
 VECTORS = clustered(ROWS + 60, DIMENSIONS, seed=151)
 QUERY = VECTORS[-1]
-# Offset of the kind within a page (src/index/format.rs, `PageTag`) and the kinds.
+# Offset of the kind within a page (src/index/format, `PageTag`) and the kinds.
 KIND_AT, META, DELTA, BLOB = 8160 + 28, 1, 2, 4
 CORRUPTED = ("XX001", "XX002", "0A000")
 

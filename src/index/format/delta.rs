@@ -1,0 +1,114 @@
+//! Delta pages, their entries, and the overflow pages of long ones.
+
+use super::{BODY_BYTES, NO_BLOCK, array};
+
+pub const DELTA_HEAD_BYTES: usize = 32;
+pub const DELTA_ENTRY_HEAD_BYTES: usize = 8;
+pub const OVERFLOW_HEAD_BYTES: usize = 8;
+/// Elements that one overflow page takes.
+pub const OVERFLOW_ELEMENTS: usize = (BODY_BYTES - OVERFLOW_HEAD_BYTES) / 4;
+
+/// How entries of `dims` elements lie in delta pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaLayout {
+    /// Elements of an entry that stand in the delta page itself.
+    pub head_elements: usize,
+    /// Overflow pages that hold the rest.
+    pub overflow_pages: usize,
+    /// Entries that one delta page takes; 1 if they overflow.
+    pub entries_per_page: usize,
+}
+
+impl DeltaLayout {
+    pub fn new(dims: usize) -> Self {
+        let room = BODY_BYTES - DELTA_HEAD_BYTES;
+        let head_elements = dims.min((room - DELTA_ENTRY_HEAD_BYTES) / 4);
+        let overflow_pages = (dims - head_elements).div_ceil(OVERFLOW_ELEMENTS);
+        DeltaLayout {
+            head_elements,
+            overflow_pages,
+            entries_per_page: if overflow_pages > 0 {
+                1
+            } else {
+                room / (DELTA_ENTRY_HEAD_BYTES + 4 * head_elements)
+            },
+        }
+    }
+
+    /// Bytes of an entry in its delta page.
+    pub fn entry_bytes(self) -> usize {
+        DELTA_ENTRY_HEAD_BYTES + 4 * self.head_elements
+    }
+}
+
+/// First bytes of a delta page's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaHead {
+    pub next_block: u32,
+    /// Number of the next page in the chain; chain numbers only grow, so a reused page is recognised.
+    pub next_chunk: u32,
+    /// First overflow page of the one entry, or `NO_BLOCK`.
+    pub overflow_block: u32,
+    pub entries: u16,
+    /// Whether it takes no more entries: it is being sealed.
+    pub is_closed: bool,
+    /// Random owner of the entry's overflow pages; 0 if it has none.
+    pub overflow_id: u128,
+}
+
+impl DeltaHead {
+    pub const EMPTY: DeltaHead = DeltaHead {
+        next_block: NO_BLOCK,
+        next_chunk: 0,
+        overflow_block: NO_BLOCK,
+        entries: 0,
+        is_closed: false,
+        overflow_id: 0,
+    };
+
+    /// Whether an entry of this layout can still be appended. One that overflows never goes where another one was: the
+    /// head may still be read.
+    pub fn takes_more(&self, layout: DeltaLayout) -> bool {
+        let has_room = if layout.overflow_pages > 0 {
+            self.entries == 0 && self.overflow_block == NO_BLOCK
+        } else {
+            usize::from(self.entries) < layout.entries_per_page
+        };
+        has_room && !self.is_closed
+    }
+
+    pub fn to_bytes(self) -> [u8; DELTA_HEAD_BYTES] {
+        let mut bytes = [0u8; DELTA_HEAD_BYTES];
+        bytes[0..4].copy_from_slice(&self.next_block.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.next_chunk.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.overflow_block.to_le_bytes());
+        bytes[12..14].copy_from_slice(&self.entries.to_le_bytes());
+        bytes[14] = u8::from(self.is_closed);
+        bytes[16..32].copy_from_slice(&self.overflow_id.to_le_bytes());
+        bytes
+    }
+
+    /// `body` is at least `DELTA_HEAD_BYTES` long.
+    pub fn from_bytes(body: &[u8]) -> Self {
+        DeltaHead {
+            next_block: u32::from_le_bytes(array(&body[0..4])),
+            next_chunk: u32::from_le_bytes(array(&body[4..8])),
+            overflow_block: u32::from_le_bytes(array(&body[8..12])),
+            entries: u16::from_le_bytes(array(&body[12..14])),
+            is_closed: body[14] != 0,
+            overflow_id: u128::from_le_bytes(array(&body[16..32])),
+        }
+    }
+}
+
+/// First bytes of an overflow page's body.
+pub fn overflow_head(next_block: u32) -> [u8; OVERFLOW_HEAD_BYTES] {
+    let mut bytes = [0u8; OVERFLOW_HEAD_BYTES];
+    bytes[0..4].copy_from_slice(&next_block.to_le_bytes());
+    bytes
+}
+
+/// The next overflow page, or `NO_BLOCK`.
+pub fn overflow_next(body: &[u8]) -> u32 {
+    u32::from_le_bytes(array(&body[0..4]))
+}

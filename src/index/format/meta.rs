@@ -1,0 +1,75 @@
+//! The meta page's body.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BODY_BYTES, BlobRef, DeltaLayout, FORMAT_VERSION, FormatError, PAGE_BYTES, decode, encode};
+
+const META_MAGIC: u32 = u32::from_le_bytes(*b"VKTR");
+
+/// The root (invariant 4): it changes in one WAL record, after all it points to is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Random; new with every build, so that nothing of an older build is taken for this one.
+    pub index_id: u128,
+    pub dims: u32,
+    /// `engine::Metric::code`.
+    pub metric: u8,
+    /// The `factory` option as it was at build.
+    pub factory: String,
+    /// Counts the changes of the root's manifest.
+    pub generation: u64,
+    pub manifest: Option<BlobRef>,
+    /// First page of the delta and its number in the chain; sealing moves it on.
+    pub delta_head: u32,
+    pub delta_head_chunk: u32,
+    /// The last page of the chain, where a statement looks for room first.
+    pub delta_tail: u32,
+    /// Number that the next delta page gets.
+    pub delta_next_chunk: u32,
+}
+
+impl Meta {
+    /// The body of block 0. A manifest in too many pieces would not fit: `fits` is asked before it is published.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = META_MAGIC.to_le_bytes().to_vec();
+        body.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        body.extend_from_slice(&[0, 0]);
+        body.extend_from_slice(&encode(self));
+        body
+    }
+
+    pub fn fits(&self) -> bool {
+        self.encode().len() <= BODY_BYTES
+    }
+
+    /// Bytes of the delta's pages, as if VACUUM had unlinked none and each held as many rows as it can.
+    pub fn delta_bytes(&self) -> u64 {
+        self.link_bytes(self.delta_links())
+    }
+
+    /// Bytes that inserts have added to the delta since it was as in `earlier`; as `delta_bytes`.
+    pub fn inserted_bytes_since(&self, earlier: &Meta) -> u64 {
+        self.link_bytes(self.delta_next_chunk.saturating_sub(earlier.delta_next_chunk))
+    }
+
+    fn link_bytes(&self, links: u32) -> u64 {
+        let pages_per_link = 1 + DeltaLayout::new(self.dims as usize).overflow_pages as u64;
+        u64::from(links) * pages_per_link * PAGE_BYTES as u64
+    }
+
+    /// Pages in the delta's chain, those that VACUUM unlinked counted in.
+    pub fn delta_links(&self) -> u32 {
+        self.delta_next_chunk.saturating_sub(self.delta_head_chunk)
+    }
+
+    pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
+        if body.len() < 8 || body[0..4] != META_MAGIC.to_le_bytes() {
+            return Err(FormatError::Damaged("the first page is not a meta page"));
+        }
+        let version = u16::from_le_bytes([body[4], body[5]]);
+        if version != FORMAT_VERSION {
+            return Err(FormatError::Version(version));
+        }
+        decode(&body[8..], "the meta page cannot be decoded")
+    }
+}

@@ -56,7 +56,8 @@ impl Metric {
     /// double precision), the others leave it. Returns false where there is no such form (a zero vector under
     /// cosine, or a value that is not finite); such a row must not be indexed.
     pub fn prepare(self, row: &mut [f32]) -> bool {
-        if !row.iter().all(|value| value.is_finite()) {
+        // Without an early end the processor looks at eight values at a time.
+        if !row.iter().fold(true, |is_finite, value| is_finite & value.is_finite()) {
             return false;
         }
         if self != Self::Cosine {

@@ -12,6 +12,14 @@ use super::buffer::{PageBytes, PageLock, PageMut};
 use super::relation::Rel;
 use crate::index::format::PageTag;
 
+// pgrx's bindings of these make ready for an error at each call. In a critical section there is none that comes back: it
+// ends the server. So they are called as they are (access/xloginsert.h, storage/bufmgr.h).
+unsafe extern "C-unwind" {
+    fn MarkBufferDirty(buffer: pg_sys::Buffer);
+    fn XLogRegisterBuffer(block_id: u8, buffer: pg_sys::Buffer, flags: u8);
+    fn XLogInsert(rmid: pg_sys::RmgrId, info: u8) -> pg_sys::XLogRecPtr;
+}
+
 /// PostgreSQL's `MAX_GENERIC_XLOG_PAGES` (access/generic_xlog.h): replay has room for no more.
 const MAX_PAGES: usize = 4;
 
@@ -72,13 +80,13 @@ impl WalRecord {
             pg_sys::CritSectionCount += 1;
             for (block_id, change) in self.pages.iter().enumerate() {
                 change.apply();
-                pg_sys::MarkBufferDirty(change.buffer);
+                MarkBufferDirty(change.buffer);
                 if is_logged {
                     change.register(block_id as u8);
                 }
             }
             if is_logged {
-                let lsn = pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as pg_sys::RmgrId, 0);
+                let lsn = XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as pg_sys::RmgrId, 0);
                 for change in &self.pages {
                     change.page().set_lsn(lsn);
                 }
@@ -118,12 +126,12 @@ impl Change {
         unsafe {
             match &self.what {
                 What::Edit(Fragments(bytes)) => {
-                    pg_sys::XLogRegisterBuffer(block_id, self.buffer, standard);
+                    XLogRegisterBuffer(block_id, self.buffer, standard);
                     pg_sys::XLogRegisterBufData(block_id, bytes.as_ptr().cast_mut().cast(), bytes.len() as _);
                 }
                 What::Create { .. } => {
                     let image = standard | pg_sys::REGBUF_FORCE_IMAGE as u8;
-                    pg_sys::XLogRegisterBuffer(block_id, self.buffer, image);
+                    XLogRegisterBuffer(block_id, self.buffer, image);
                 }
             }
         }

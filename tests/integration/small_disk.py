@@ -1,4 +1,4 @@
-"""A real file system that is soon full: a tmpfs of a few megabytes, mounted for one test. Only root may do that."""
+"""File systems of a test's own: one that is soon full, a tmpfs of a few megabytes, or another. Only root may mount them."""
 
 import os
 import shutil
@@ -38,23 +38,32 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(megabytes: int, at: Path | None = None):
-    """Mounts one at an empty folder (default: a new one), which the server's account owns. Skips where that is not permitted."""
+def mounted(kind: str, options: str = "defaults", at: Path | None = None):
+    """Mounts a file system in memory at an empty folder (default: a new one), which the server's account owns. Skips where
+    that is not permitted."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("mounting a small file system takes root and mount(8)")
     path = at or Path(tempfile.mkdtemp(prefix="vekter-disk-", dir=ROOT))
-    account = server_account()
-    options = f"size={megabytes}m,mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {mounted.stderr.strip()}")
+    done = subprocess.run(["mount", "-t", kind, "-o", options, kind, path], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
     try:
-        yield SmallDisk(path)
+        account = server_account()
+        os.chown(path, account.pw_uid, account.pw_gid)
+        os.chmod(path, 0o700)
+        yield path
     finally:
         # Lazily: a server that still runs keeps files in it open.
         _run("umount", "--lazy", path)
         if at is None:
             path.rmdir()
+
+
+@contextmanager
+def small_disk(megabytes: int, at: Path | None = None):
+    """One of so many megabytes, as `mounted`."""
+    with mounted("tmpfs", f"size={megabytes}m", at) as path:
+        yield SmallDisk(path)
 
 
 def _run(*command) -> None:

@@ -1,16 +1,10 @@
 """New pages: an index that grows adds several at a time and keeps them ready, as many as its size allows."""
 
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
-
 import pytest
 
-from cluster import ROOT, server_account
 from data import clustered, copy_vectors
 from oracle import assert_clean, assert_same_answer
+from small_disk import mounted
 
 DIMENSIONS = 384
 ROWS = 4_000
@@ -89,19 +83,9 @@ def test_pages_that_a_crash_makes_forgotten_are_found_by_vacuum(items, cluster):
 
 @pytest.fixture
 def plain_disk():
-    """A file system that reserves no room: a ramfs. Only root may mount one."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a file system takes root and mount(8)")
-    path = Path(tempfile.mkdtemp(prefix="vekter-disk-", dir=ROOT))
-    mounted = subprocess.run(["mount", "-t", "ramfs", "ramfs", path], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {mounted.stderr.strip()}")
-    account = server_account()
-    os.chown(path, account.pw_uid, account.pw_gid)
-    os.chmod(path, 0o700)
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
-    path.rmdir()
+    """A file system that reserves no room."""
+    with mounted("ramfs") as path:
+        yield path
 
 
 def test_where_no_room_can_be_reserved_it_grows_page_by_page(items, cluster, plain_disk):

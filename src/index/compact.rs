@@ -75,13 +75,11 @@ pub fn await_calm(
     settings: Settings,
     surroundings: &mut dyn Surroundings,
 ) -> Result<(), IndexError> {
-    surroundings.leave_table();
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let (period, start) = (Instant::now(), read_meta(rel)?);
         while period.elapsed() < CALM_PERIOD {
-            seal::down_to(rel, settings.delta_limit_bytes)?;
-            if surroundings.must_yield() {
+            if !seal_what_came(rel, settings, surroundings)? {
                 return Ok(());
             }
             surroundings.leave_table();
@@ -92,6 +90,17 @@ pub fn await_calm(
         }
     }
     Ok(())
+}
+
+/// Seals what is due, holding nothing that keeps rows from being removed. False: others wait.
+fn seal_what_came(
+    rel: Rel,
+    settings: Settings,
+    surroundings: &mut dyn Surroundings,
+) -> Result<bool, IndexError> {
+    surroundings.leave_table();
+    seal::down_to(rel, settings.delta_limit_bytes)?;
+    Ok(!surroundings.must_yield())
 }
 
 /// Seals and merges until all is as it should be, or until others wait. Returns whether it came to that end. The caller
@@ -188,8 +197,6 @@ impl Host for Compaction<'_> {
     }
 
     fn goes_on(&mut self) -> Result<bool, IndexError> {
-        self.surroundings.leave_table();
-        seal::down_to(self.rel, self.settings.delta_limit_bytes)?;
-        Ok(!self.surroundings.must_yield())
+        seal_what_came(self.rel, self.settings, self.surroundings)
     }
 }

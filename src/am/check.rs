@@ -10,25 +10,17 @@ use crate::index::error::IndexError;
 use crate::pg::buffer::PageLock;
 use crate::pg::error::SqlError;
 use crate::pg::owner::as_owner;
-use crate::pg::relation::Rel;
+use crate::pg::relation::{IndexAndTable, Rel};
 
 /// Checks a faiss index, with its table if `with_table`. Both are only locked against being changed or dropped.
 pub fn check(index: pg_sys::Oid, with_table: bool) -> Result<Vec<Finding>, SqlError> {
-    const MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: errors if either is gone. The table is locked before its index, as everybody does. Both stay open until
-    // the end of this function, and locked until the transaction's.
-    unsafe {
-        let table = pg_sys::table_open(pg_sys::IndexGetRelation(index, false), MODE);
-        let index = pg_sys::index_open(index, MODE);
-        let (heap, rel) = (Rel::new(table), Rel::new(index));
-        let outcome = as_owner(heap, || {
-            let mut rows = Rows { heap, index: rel, snapshot: core::ptr::null_mut() };
-            check::check(rel, with_table.then_some(&mut rows))
-        });
-        pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
-        pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        Ok(outcome?)
-    }
+    let open = IndexAndTable::open(index)?;
+    let (heap, index) = (open.table(), open.index());
+    let findings = as_owner(heap, || {
+        let mut rows = Rows { heap, index, snapshot: core::ptr::null_mut() };
+        check::check(index, with_table.then_some(&mut rows))
+    })?;
+    Ok(findings)
 }
 
 struct Rows {

@@ -13,7 +13,7 @@ use crate::index::export::{self, Exported, Table};
 use crate::index::format::Tid;
 use crate::pg::error::SqlError;
 use crate::pg::owner::as_owner;
-use crate::pg::relation::Rel;
+use crate::pg::relation::{IndexAndTable, Rel};
 
 /// One FAISS index of all rows of a faiss index that the calling query sees, and what a search of it would take.
 /// `id_attribute`: number of the table's integer column that gives the ids.
@@ -21,25 +21,19 @@ pub fn merge(
     index: pg_sys::Oid,
     id_attribute: pg_sys::AttrNumber,
 ) -> Result<(Exported, SearchParams), SqlError> {
-    const MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: errors if either is gone. The table is locked before its index, as everybody does. Both stay open until
-    // the end of this function, and locked until the transaction's.
-    unsafe {
-        let table = pg_sys::table_open(pg_sys::IndexGetRelation(index, false), MODE);
-        let index = pg_sys::index_open(index, MODE);
-        let (heap, rel) = (Rel::new(table), Rel::new(index));
-        let params = search_options::effective(rel, SearchParams::default());
-        let outcome = as_owner(heap, || {
-            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot());
-            let mut rows = VisibleRows { heap, index: rel, id_attribute, snapshot };
-            let outcome = export::merge(rel, &mut rows, resources());
-            pg_sys::UnregisterSnapshot(snapshot);
-            outcome
-        });
-        pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
-        pg_sys::table_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        Ok((outcome?, params))
-    }
+    let open = IndexAndTable::open(index)?;
+    let (heap, index) = (open.table(), open.index());
+    let params = search_options::effective(index, SearchParams::default());
+    let outcome = as_owner(heap, || {
+        // SAFETY: called in a query, which has a snapshot; an error's abort forgets it too.
+        let snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) };
+        let mut rows = VisibleRows { heap, index, id_attribute, snapshot };
+        let outcome = export::merge(index, &mut rows, resources());
+        // SAFETY: registered above.
+        unsafe { pg_sys::UnregisterSnapshot(snapshot) };
+        outcome
+    });
+    Ok((outcome?, params))
 }
 
 struct VisibleRows {

@@ -132,9 +132,7 @@ impl IndexToCompact {
     /// Waits only for those who never wait for the caller's snapshot: other compaction, under a lock that holds up nobody
     /// else. REINDEX CONCURRENTLY and its like, who hold `INDEX_LOCK` and wait for snapshots, would never get on.
     pub fn lock(index: pg_sys::Oid) -> Result<Self, SqlError> {
-        let Some(index) = OpenRelation::open(index, pg_sys::AccessShareLock) else {
-            return Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"));
-        };
+        let index = OpenRelation::index(index)?;
         let lock = IndexLock::acquire(index.rel(), Purpose::Compaction);
         let start = Instant::now();
         loop {

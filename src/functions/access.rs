@@ -17,10 +17,7 @@ pub fn require_all_rows(index: pg_sys::Oid, function: &str) -> Result<Target, Sq
     let query = format!("SELECT {}{id} FROM ONLY {}{predicate} LIMIT 0", target.vector, target.table);
     spi::Plan::prepare(&query, &[]).for_each_row(&[], |_| {});
     // SAFETY: looks catalogue rows up by oid; without an error it answers for the current user.
-    let policies = unsafe {
-        let table = pg_sys::IndexGetRelation(index, false);
-        pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true)
-    };
+    let policies = unsafe { pg_sys::check_enable_rls(target.table_oid, pg_sys::InvalidOid, true) };
     if policies == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
         let message = format!("row-level security of table {} hides rows from {function}()", target.table);
         return Err(SqlError::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message)

@@ -24,13 +24,9 @@ impl Effort<'_> {
         let Some(text) = self.search else {
             return Ok(SearchParams { recall, ..SearchParams::default() });
         };
-        match OpenRelation::open(index, pg_sys::AccessShareLock) {
-            Some(relation) => {
-                let named = search_options::parse(relation.rel(), text)?;
-                Ok(SearchParams { recall, ..named })
-            }
-            None => Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped meanwhile")),
-        }
+        let index = OpenRelation::index(index)?;
+        let named = search_options::parse(index.rel(), text)?;
+        Ok(SearchParams { recall, ..named })
     }
 }
 

@@ -42,9 +42,7 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
 fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlError> {
     let index = target::find_plain_index(relation)?;
     access::require_all_rows(index, "vekter_quantize")?;
-    let Some(open) = OpenRelation::open(index, pg_sys::AccessShareLock) else {
-        return Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"));
-    };
+    let open = OpenRelation::index(index)?;
     let snapshot = Snapshot::open(open.rel())?;
     if vector.dims() != snapshot.dims() {
         let message = format!("expected {} dimensions, not {}", snapshot.dims(), vector.dims());
@@ -100,9 +98,7 @@ fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, S
     let target = target::describe(index)?;
     let (versions, mut rows) = visible_rows(&target, id)?;
     let metric = {
-        let Some(open) = OpenRelation::open(index, pg_sys::AccessShareLock) else {
-            return Err(SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"));
-        };
+        let open = OpenRelation::index(index)?;
         crate::index::metric_of(&crate::index::read_meta(open.rel())?)?
     };
     let places = stored::find(index, &versions)?;

@@ -69,16 +69,15 @@ fn to_file(relation: pg_sys::Oid, name: &str) -> Result<i64, SqlError> {
 fn merge(relation: pg_sys::Oid) -> Result<(Exported, SearchParams), SqlError> {
     let index = target::find_plain_index(relation)?;
     let target = access::require_all_rows(index, NAME)?;
-    am::export::merge(index, id_attribute(index, &target)?)
+    am::export::merge(index, id_attribute(&target)?)
 }
 
-fn id_attribute(index: pg_sys::Oid, target: &Target) -> Result<i16, SqlError> {
+fn id_attribute(target: &Target) -> Result<i16, SqlError> {
     let query = "SELECT a.attnum FROM pg_catalog.pg_attribute a \
-                 JOIN pg_catalog.pg_index i ON i.indrelid = a.attrelid \
-                 WHERE i.indexrelid = $1 AND pg_catalog.quote_ident(a.attname) = $2 AND NOT a.attisdropped";
+                 WHERE a.attrelid = $1 AND pg_catalog.quote_ident(a.attname) = $2 AND NOT a.attisdropped";
     let column = access::id_column(target, NAME)?.to_string();
-    let arguments =
-        [(pg_sys::OIDOID, index.into()), (pg_sys::TEXTOID, column.as_str().into_datum().unwrap_or(0.into()))];
+    let name = column.as_str().into_datum().unwrap_or(0.into());
+    let arguments = [(pg_sys::OIDOID, target.table_oid.into()), (pg_sys::TEXTOID, name)];
     let mut attribute = None;
     catalogue::for_each_row(query, &arguments, |row| {
         // SAFETY: the query's column is int2.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use pgrx::prelude::*;
-use pgrx::{PgRelation, PgSqlErrorCode as Code, pg_sys};
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::arguments::row_count;
 use super::target::{self, Target};
@@ -36,12 +36,7 @@ fn vekter_operating_points(
 
 fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
     let index = target::find_plain_index(relation)?;
-    // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
-    // by Drop.
-    let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
-    // SAFETY: open until the end of this function.
-    let rel = unsafe { Rel::new(relation.as_ptr()) };
-    Ok(read(rel)?)
+    Ok(read(OpenRelation::index(index)?.rel())?)
 }
 
 fn read(rel: Rel) -> Result<Vec<Point>, IndexError> {

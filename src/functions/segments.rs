@@ -1,14 +1,14 @@
 //! `vekter_segments()`: the segments of an index, one row for each.
 
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PgRelation, pg_sys};
 
 use super::target;
 use crate::index::error::IndexError;
 use crate::index::format::Tiers;
 use crate::index::{read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::Rel;
+use crate::pg::relation::{OpenRelation, Rel};
 
 type Segment = (String, i32, String, i64, i64, i64, bool);
 
@@ -32,12 +32,7 @@ fn vekter_segments(
 
 fn list(relation: pg_sys::Oid) -> Result<Vec<Segment>, SqlError> {
     let index = target::find_plain_index(relation)?;
-    // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
-    // by Drop.
-    let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
-    // SAFETY: open until the end of this function.
-    let rel = unsafe { Rel::new(relation.as_ptr()) };
-    Ok(read(rel)?)
+    Ok(read(OpenRelation::index(index)?.rel())?)
 }
 
 fn read(rel: Rel) -> Result<Vec<Segment>, IndexError> {

@@ -1,7 +1,7 @@
 //! `vekter_index_stats()`: what is in an index, in one row.
 
+use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::{PgRelation, pg_sys};
 
 use super::target;
 use crate::engine;
@@ -9,7 +9,7 @@ use crate::index::error::IndexError;
 use crate::index::format::{FORMAT_VERSION, Manifest, Meta, SegmentRef};
 use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::Rel;
+use crate::pg::relation::{OpenRelation, Rel};
 
 type Stats = (String, Option<String>, String, i32, i32, i64, i64, i64, i64, i64, i32);
 
@@ -38,12 +38,7 @@ fn vekter_index_stats(
 
 fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
     let index = target::find_plain_index(relation)?;
-    // SAFETY: an existing index; a concurrent DROP makes this an error. Closed, and unlocked at the transaction's end,
-    // by Drop.
-    let relation = unsafe { PgRelation::with_lock(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
-    // SAFETY: open until the end of this function.
-    let rel = unsafe { Rel::new(relation.as_ptr()) };
-    Ok(read(rel)?)
+    Ok(read(OpenRelation::index(index)?.rel())?)
 }
 
 fn read(rel: Rel) -> Result<Stats, IndexError> {

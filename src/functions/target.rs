@@ -4,6 +4,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
+use crate::pg::relation::index_is_gone;
 use crate::pg::search_path;
 
 /// A faiss index and what a query over its table is made of. Names are quoted.
@@ -33,14 +34,26 @@ impl Target {
     }
 }
 
+/// A row for each of its faiss indexes, which are itself if it is one; if there is none, a row without an index. One look
+/// answers it all: a second one could find the relation dropped.
 const CANDIDATES: &str = r#"
-SELECT i.indexrelid, c.relname::text AS name, i.indisvalid AND i.indisready AS usable
-  FROM pg_catalog.pg_index i
-  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-  JOIN pg_catalog.pg_am a ON a.oid = c.relam
- WHERE (i.indrelid = $1 OR i.indexrelid = $1) AND a.amname = 'faiss'
- ORDER BY c.relname
+SELECT r.relname::text, r.relkind, x.*
+  FROM pg_catalog.pg_class r
+  LEFT JOIN (SELECT c.oid, c.relname::text, c.relkind, i.indisvalid AND i.indisready
+               FROM pg_catalog.pg_index i
+               JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+               JOIN pg_catalog.pg_am a ON a.oid = c.relam
+              WHERE (i.indrelid = $1 OR i.indexrelid = $1) AND a.amname = 'faiss') x ON true
+ WHERE r.oid = $1
+ ORDER BY x.relname
 "#;
+
+struct Candidate {
+    oid: pg_sys::Oid,
+    name: String,
+    kind: u8,
+    is_usable: bool,
+}
 
 const DESCRIPTION: &str = r#"
 SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
@@ -73,48 +86,53 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
 
 /// The faiss index that `relation` is, or the only one that it has.
 pub fn find_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
-    let name = relation_name(relation)?;
-    let mut candidates: Vec<(pg_sys::Oid, String, bool)> = Vec::new();
+    find(relation).map(|index| index.oid)
+}
+
+/// As `find_index`, for those who read an index itself: a partitioned one has no pages.
+pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
+    let index = find(relation)?;
+    if index.kind == pg_sys::RELKIND_PARTITIONED_INDEX {
+        let message = format!("index \"{}\" is partitioned", index.name);
+        return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
+            .hint("Name the index of one of its partitions."));
+    }
+    Ok(index.oid)
+}
+
+fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
+    let mut itself = None;
+    let mut candidates: Vec<Candidate> = Vec::new();
     catalogue::for_each_row(CANDIDATES, &[(pg_sys::OIDOID, relation.into())], |row| {
         // SAFETY: the query's columns are of these types.
-        let (index, name, usable) = unsafe { (row.get(1), row.get(2), row.get(3)) };
-        candidates.push((
-            index.unwrap_or(pg_sys::InvalidOid),
-            name.unwrap_or_default(),
-            usable == Some(true),
-        ));
+        let (name, kind, oid) = unsafe { (row.get::<String>(1), row.get::<i8>(2), row.get(3)) };
+        itself = Some((name.unwrap_or_default(), kind.unwrap_or(0) as u8));
+        candidates.extend(oid.map(|oid| {
+            // SAFETY: as above.
+            let (name, kind, usable) = unsafe { (row.get::<String>(4), row.get::<i8>(5), row.get(6)) };
+            let (name, kind) = (name.unwrap_or_default(), kind.unwrap_or(0) as u8);
+            Candidate { oid, name, kind, is_usable: usable == Some(true) }
+        }));
     });
+    let Some((name, kind)) = itself else {
+        return Err(no_relation(relation));
+    };
     match candidates.len() {
-        0 => Err(no_index(relation, &name)),
+        0 => Err(no_index(&name, kind)),
+        1 if candidates[0].is_usable => Ok(candidates.remove(0)),
         1 => {
-            let (index, index_name, usable) = candidates.remove(0);
-            if !usable {
-                let message = format!("index \"{index_name}\" is not valid");
-                return Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                    .hint("Rebuild it with REINDEX, or drop it and create it again."));
-            }
-            Ok(index)
+            let message = format!("index \"{}\" is not valid", candidates[0].name);
+            Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+                .hint("Rebuild it with REINDEX, or drop it and create it again."))
         }
         _ => {
-            let names: Vec<&str> = candidates.iter().map(|(_, name, _)| name.as_str()).collect();
+            let names: Vec<&str> = candidates.iter().map(|index| index.name.as_str()).collect();
             let message = format!("table \"{name}\" has several faiss indexes");
             Err(SqlError::new(Code::ERRCODE_AMBIGUOUS_PARAMETER, message)
                 .detail(format!("They are {}.", names.join(", ")))
                 .hint("Name the index instead of the table."))
         }
     }
-}
-
-/// As `find_index`, for those who read an index itself: a partitioned one has no pages.
-pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
-    let index = find_index(relation)?;
-    // SAFETY: looks a catalogue row up by its oid.
-    if unsafe { pg_sys::get_rel_relkind(index) } as u8 == b'I' {
-        let message = format!("index \"{}\" is partitioned", relation_name(index)?);
-        return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
-            .hint("Name the index of one of its partitions."));
-    }
-    Ok(index)
 }
 
 /// Err unless the current user owns the index, or is a superuser.
@@ -162,12 +180,11 @@ pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
             });
         });
     });
-    target.ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently"))
+    // Functions that put a definition together answer NULL for what was dropped after the query's look.
+    target.filter(|target| !target.vector.is_empty()).ok_or_else(index_is_gone)
 }
 
-fn no_index(relation: pg_sys::Oid, name: &str) -> SqlError {
-    // SAFETY: looks a catalogue row up by its oid.
-    let kind = unsafe { pg_sys::get_rel_relkind(relation) } as u8;
+fn no_index(name: &str, kind: u8) -> SqlError {
     match kind {
         b'i' | b'I' => {
             SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("index \"{name}\" is not a faiss index"))
@@ -188,11 +205,15 @@ pub fn relation_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
     // SAFETY: looks a catalogue row up by its oid; the answer is null or a palloc'd C string.
     let name = unsafe { pg_sys::get_rel_name(relation) };
     if name.is_null() {
-        let message = format!("relation with OID {} does not exist", relation.to_u32());
-        return Err(SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, message));
+        return Err(no_relation(relation));
     }
     // SAFETY: not null.
     Ok(unsafe { core::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned())
+}
+
+fn no_relation(oid: pg_sys::Oid) -> SqlError {
+    let message = format!("relation with OID {} does not exist", oid.to_u32());
+    SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, message)
 }
 
 /// The relation's name with its schema, quoted.

@@ -1,6 +1,8 @@
 //! An open relation, as the access method's callbacks are handed it.
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use super::error::SqlError;
 
 /// PostgreSQL's `InvalidSubTransactionId` (c.h).
 const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
@@ -189,9 +191,18 @@ impl OpenRelation {
         (!relation.is_null()).then(|| OpenRelation { relation, mode })
     }
 
+    /// An index to read, whose oid was found a moment ago; Err if it is gone by now.
+    pub fn index(oid: pg_sys::Oid) -> Result<Self, SqlError> {
+        Self::open(oid, pg_sys::AccessShareLock).ok_or_else(index_is_gone)
+    }
+
     pub fn rel(&self) -> Rel {
         Rel(self.relation)
     }
+}
+
+pub fn index_is_gone() -> SqlError {
+    SqlError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently")
 }
 
 impl Drop for OpenRelation {
@@ -200,5 +211,30 @@ impl Drop for OpenRelation {
             // SAFETY: opened in `open`.
             unsafe { pg_sys::relation_close(self.relation, self.mode as pg_sys::LOCKMODE) };
         }
+    }
+}
+
+/// An index to read together with its table.
+pub struct IndexAndTable {
+    // In this order they are dropped.
+    index: OpenRelation,
+    table: OpenRelation,
+}
+
+impl IndexAndTable {
+    /// Locks the table before its index, as everybody does. Err if they are gone by now.
+    pub fn open(index: pg_sys::Oid) -> Result<Self, SqlError> {
+        // SAFETY: looks a catalogue row up by its oid.
+        let table = unsafe { pg_sys::IndexGetRelation(index, true) };
+        let table = OpenRelation::open(table, pg_sys::AccessShareLock).ok_or_else(index_is_gone)?;
+        Ok(IndexAndTable { index: OpenRelation::index(index)?, table })
+    }
+
+    pub fn index(&self) -> Rel {
+        self.index.rel()
+    }
+
+    pub fn table(&self) -> Rel {
+        self.table.rel()
     }
 }

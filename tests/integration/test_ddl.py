@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from data import clustered, copy_vectors
-from oracle import assert_same_answer, indexes_used, nearest_sql, settings, with_index
+from oracle import assert_same_answer, indexes_used, literal, nearest_sql, settings, with_index
 
 ROWS, DIMENSIONS = 2_000, 8
 VECTORS = clustered(ROWS + 1_000, DIMENSIONS, seed=21)
@@ -266,6 +266,40 @@ def test_concurrent_build_misses_no_row_of_its_writers(items, cluster, database,
     items.execute("VACUUM (INDEX_CLEANUP ON) items")
     assert items.execute("SELECT rows_indexed FROM vekter_index_stats('built')").fetchone() == items.execute(
         "SELECT count(*) FROM items").fetchone()
+
+
+@pytest.mark.parametrize("call", [
+    "vekter_compact('built')", "vekter_check('built', heap => true)", "vekter_segments('built')",
+    "vekter_index_stats('built')", "vekter_operating_points('built')", "vekter_recall('built', 1, 1)",
+    "vekter_quantize('built', {query})", "vekter_reconstruct('built', 1)", "vekter_export('built')",
+    "knn('built', {query}, 1)", "knn_rows(NULL::items, {query}, 1)",
+    "knn_batch('built', ARRAY[{query}], 1)",
+])
+def test_a_function_says_that_its_index_was_dropped_meanwhile(db, cluster, database, call):
+    """At whatever moment of the call that is: the error is one for a user, not an internal one."""
+    db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}))")
+    copy_vectors(db, "items", BASE[:50])
+    sql, refusals = f"SELECT * FROM {call.format(query=literal(QUERY))}", []
+    is_over = threading.Event()
+
+    def ask(conn):
+        while not is_over.is_set():
+            try:
+                conn.execute(sql)
+            except psycopg.Error as refusal:
+                refusals.append(refusal)
+
+    with cluster.connect(database) as conn:
+        asking = threading.Thread(target=ask, args=[conn])
+        asking.start()
+        for _ in range(60):
+            db.execute("CREATE INDEX built ON items USING faiss (embedding) INCLUDE (id)")
+            db.execute("DROP INDEX built")
+        is_over.set()
+        asking.join()
+    # The last: of vekter_compact(), which waits for nobody who may wait for it.
+    expected = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedObject, psycopg.errors.LockNotAvailable)
+    assert refusals and [str(refusal) for refusal in refusals if not isinstance(refusal, expected)] == []
 
 
 def test_cancelled_concurrent_build_leaves_an_invalid_index_that_can_be_dropped(items, cluster, database):

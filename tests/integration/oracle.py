@@ -6,6 +6,8 @@ sees, no id comes twice, each id comes with its own distance, and the distances 
 
 from contextlib import contextmanager
 
+import psycopg
+
 from data import to_text
 
 OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>", "l1": "<+>"}
@@ -35,6 +37,19 @@ def settings(conn, **values):
     apply(conn, {name: value for name, value in before.items() if value})
     for name in (name for name, value in before.items() if not value):
         conn.execute(f"RESET {name}")
+
+
+@contextmanager
+def time_limit(conn, milliseconds):
+    """Gives each statement of a block so long. The one that lifts it is under it too, and may need another try."""
+    conn.execute(f"SET statement_timeout = {milliseconds}")
+    yield
+    while True:
+        try:
+            conn.execute("RESET statement_timeout")
+            return
+        except psycopg.errors.QueryCanceled:
+            pass
 
 
 def apply(conn, values):

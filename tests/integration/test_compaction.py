@@ -2,12 +2,13 @@
 
 import re
 import threading
+from contextlib import suppress
 
 import psycopg
 import pytest
 
 from data import clustered, copy_vectors, to_text, wordnet
-from oracle import assert_same_answer, is_ordered, nearest_sql, recall, settings, with_index, without_index
+from oracle import assert_same_answer, is_ordered, nearest_sql, recall, settings, time_limit, with_index, without_index
 from segment_cache import files
 from upkeep import (complaints, meanwhile, most_segments, rows_within, search_in_one_snapshot, stats, wait_for_rest,
                     wait_until, workers)
@@ -521,12 +522,8 @@ def test_cancelled_compact_leaves_the_index_whole(db, cluster, database, how, fa
         fill(db, 0, 20_000, piece=5_000)
     if how == "statement_timeout":
         for milliseconds in (1, 20, 60, 150, 300, 600):
-            db.execute(f"SET statement_timeout = {milliseconds}")
-            try:
+            with time_limit(db, milliseconds), suppress(psycopg.errors.QueryCanceled):
                 compact(db)
-            except psycopg.errors.QueryCanceled:
-                pass
-            db.execute("RESET statement_timeout")
             assert all_ids(db) == list(range(20_000))
     else:
         with cluster.connect(database) as other:

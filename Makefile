@@ -58,7 +58,7 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 
 test-integration: $(VENV)/installed ## pytest of the installed extension: crashes, standbys, concurrency, recall
 	@scripts/failpoint_server.sh >/dev/null
-	$(VENV)/bin/python -m pytest -r fEs tests/integration $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -r fEs --tb=short tests/integration $(PYTEST_ARGS)
 
 stress: install $(VENV)/installed ## eight sessions at once, for ten minutes each: VEKTER_STORM_S=600
 	VEKTER_STORM_S=$${VEKTER_STORM_S:-600} $(VENV)/bin/python -m pytest -r fEs tests/integration/test_storm.py -s $(PYTEST_ARGS)

@@ -45,6 +45,7 @@ mod params;
 mod recipe;
 mod rows;
 mod surface;
+mod team;
 mod worker;
 
 pub use auto::{AUTO, Choice, Memory, Situation, grouped, scan_reason, scanned_rows};

@@ -189,6 +189,14 @@ void vekter_set_threads(int threads) {
     omp_set_num_threads(std::max(1, threads));
 }
 
+void vekter_start_team(int threads) {
+    vekter_set_threads(threads);
+    // libgomp keeps a team's threads for the next region of the same size. An empty one would be left out.
+    std::atomic<int> started{0};
+#pragma omp parallel
+    started.fetch_add(1, std::memory_order_relaxed);
+}
+
 void vekter_give_way() {
 #ifdef __linux__
     // Here priorities are of threads, and 0 is the calling one; elsewhere they are of processes. If the system refuses, the

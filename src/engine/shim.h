@@ -87,6 +87,8 @@ typedef struct {
 int vekter_initialise(bool (*interrupted)(void));
 // The calling thread's share of OpenMP.
 void vekter_set_threads(int threads);
+// As vekter_set_threads, and starts those threads.
+void vekter_start_team(int threads);
 // Lets the calling thread, and those that it starts, have the processor when others do not want it.
 void vekter_give_way(void);
 const char* vekter_message(void);

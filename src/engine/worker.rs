@@ -4,7 +4,7 @@
 //! to run its handler. So FAISS's OpenMP threads are started from a thread of our own that has every signal blocked,
 //! which they inherit. The caller meanwhile waits in short steps and listens to its user.
 
-use super::ffi;
+use super::{ffi, team};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -94,7 +94,7 @@ pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnO
     on_worker_while(threads, &mut goes_on, work).0
 }
 
-/// Runs `work` on a new thread with all signals blocked, where OpenMP has `threads` threads; meanwhile calls `goes_on`
+/// Runs `work` on a new thread with all signals blocked, where OpenMP has up to `threads` threads; meanwhile calls `goes_on`
 /// on this thread about every 20 ms. Returns what `work` did, and whether `goes_on` always held: when it does not,
 /// FAISS is asked to stop, and `work` likely ends with `Interrupted`.
 ///
@@ -121,13 +121,11 @@ pub fn on_worker_while<T: Send>(
             std::thread::Builder::new().name("vekter".into()).stack_size(STACK_BYTES).spawn_scoped(
                 scope,
                 || {
-                    // SAFETY: sets properties of this new thread.
-                    unsafe {
-                        ffi::vekter_set_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-                        if IN_BACKGROUND.load(Ordering::Relaxed) {
-                            ffi::vekter_give_way();
-                        }
+                    if IN_BACKGROUND.load(Ordering::Relaxed) {
+                        // SAFETY: sets a property of this new thread, which its team inherits.
+                        unsafe { ffi::vekter_give_way() };
                     }
+                    team::start(threads);
                     let outcome = run();
                     RUNNING.store(false, Ordering::Release);
                     *lock(&finished) = true;

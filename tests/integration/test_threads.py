@@ -1,5 +1,7 @@
 """FAISS's threads keep out of PostgreSQL's way: none in the postmaster, none in a search, none that takes a signal."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,4 +72,28 @@ def test_new_backends_work_after_builds_in_others(library):
     for _ in range(3):
         with library.connect() as conn:
             conn.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF128,Flat')")
+            conn.execute("DROP INDEX built")
+
+
+def tasks(account):
+    """Processes and threads of a user, which a limit of one process counts (setrlimit(2), RLIMIT_NPROC)."""
+    found = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found += len(list((process / "task").iterdir())) if process.stat().st_uid == account else 0
+        except OSError:
+            pass  # Gone.
+    return found
+
+
+@pytest.mark.parametrize("spare", (0, 1, 2, 3, 4, 6))
+def test_a_build_makes_do_with_the_threads_that_the_system_gives(library, spare):
+    """OpenMP's runtime ends a process that it cannot give a thread of a team."""
+    account = library.account.pw_uid if library.account else os.getuid()
+    with library.connect() as conn:
+        most = tasks(account) + spare
+        subprocess.run(["prlimit", f"--pid={conn.info.backend_pid}", f"--nproc={most}:"], check=True,
+                       **library._as_account())
+        for factory in ("IVF128,Flat", "HNSW16"):
+            conn.execute(f"CREATE INDEX built ON items USING faiss (embedding) WITH (factory = '{factory}')")
             conn.execute("DROP INDEX built")

@@ -9,7 +9,7 @@ use crate::pg::spi;
 /// Err unless the caller may read every row of the index: the privileges for its columns, and no policy between him
 /// and the rows. `function` is who asks.
 pub fn require_all_rows(index: pg_sys::Oid, function: &str) -> Result<Target, SqlError> {
-    let target = target::describe(index)?;
+    let target = target::describe_index(index)?;
     let predicate =
         target.predicate.as_ref().map_or(String::new(), |predicate| format!(" WHERE {predicate}"));
     let id = target.id.as_ref().map_or(String::new(), |id| format!(", {id}"));

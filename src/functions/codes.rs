@@ -95,7 +95,7 @@ fn distance(row: &[f32], kept: &[f32]) -> Result<f64, SqlError> {
 
 fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, SqlError> {
     let index = target::find_plain_index(relation)?;
-    let target = target::describe(index)?;
+    let target = target::describe_index(index)?;
     let (versions, mut rows) = visible_rows(&target, id)?;
     let metric = {
         let open = OpenRelation::index(index)?;

@@ -84,12 +84,7 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
  WHERE i.indexrelid = $1
 "#;
 
-/// The faiss index that `relation` is, or the only one that it has.
-pub fn find_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
-    find(relation).map(|index| index.oid)
-}
-
-/// As `find_index`, for those who read an index itself: a partitioned one has no pages.
+/// The faiss index that `relation` means, for those who read it itself: Err if it is partitioned, and has no pages.
 pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
     let index = find(relation)?;
     if index.kind == pg_sys::RELKIND_PARTITIONED_INDEX {
@@ -100,6 +95,7 @@ pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> 
     Ok(index.oid)
 }
 
+/// The faiss index that `relation` is, or the only one that it has.
 fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
     let mut itself = None;
     let mut candidates: Vec<Candidate> = Vec::new();
@@ -158,7 +154,11 @@ fn owns(index: pg_sys::Oid) -> bool {
 
 /// Everything about the index that `relation` means.
 pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
-    let index = find_index(relation)?;
+    describe_index(find(relation)?.oid)
+}
+
+/// Everything about an index that was found.
+pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
     let mut target = None;
     search_path::with_catalogue_only(|| {
         catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {

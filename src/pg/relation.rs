@@ -201,10 +201,6 @@ impl OpenRelation {
     }
 }
 
-pub fn index_is_gone() -> SqlError {
-    SqlError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently")
-}
-
 impl Drop for OpenRelation {
     fn drop(&mut self) {
         if !std::thread::panicking() {
@@ -212,6 +208,11 @@ impl Drop for OpenRelation {
             unsafe { pg_sys::relation_close(self.relation, self.mode as pg_sys::LOCKMODE) };
         }
     }
+}
+
+/// Of an index that was found, and was not there any more when it was opened.
+pub fn index_is_gone() -> SqlError {
+    SqlError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently")
 }
 
 /// An index to read together with its table.

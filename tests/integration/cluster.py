@@ -244,6 +244,10 @@ class Cluster:
         """Log lines that tell of a crash: a backend ended by a signal, or a PANIC."""
         return re.findall(r".*(?:was terminated by signal|PANIC: ).*", self.log_text())
 
+    def limit(self, pid: int, resource: str, most: object) -> None:
+        """Sets the soft limit of a running backend, as its own user (setrlimit(2), by prlimit(1))."""
+        subprocess.run(["prlimit", f"--pid={pid}", f"--{resource}={most}:"], check=True, **self._as_account())
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _as_account(self) -> dict[str, object]:

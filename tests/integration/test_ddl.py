@@ -7,6 +7,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, indexes_used, literal, nearest_sql, settings, with_index
+from upkeep import meanwhile
 
 ROWS, DIMENSIONS = 2_000, 8
 VECTORS = clustered(ROWS + 1_000, DIMENSIONS, seed=21)
@@ -280,23 +281,17 @@ def test_a_function_says_that_its_index_was_dropped_meanwhile(db, cluster, datab
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}))")
     copy_vectors(db, "items", BASE[:50])
     sql, refusals = f"SELECT * FROM {call.format(query=literal(QUERY))}", []
-    is_over = threading.Event()
 
     def ask(conn):
-        while not is_over.is_set():
-            try:
-                conn.execute(sql)
-            except psycopg.Error as refusal:
-                refusals.append(refusal)
+        try:
+            conn.execute(sql)
+        except psycopg.Error as refusal:
+            refusals.append(refusal)
 
-    with cluster.connect(database) as conn:
-        asking = threading.Thread(target=ask, args=[conn])
-        asking.start()
+    with meanwhile(cluster, database, ask):
         for _ in range(60):
             db.execute("CREATE INDEX built ON items USING faiss (embedding) INCLUDE (id)")
             db.execute("DROP INDEX built")
-        is_over.set()
-        asking.join()
     # The last: of vekter_compact(), which waits for nobody who may wait for it.
     expected = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedObject, psycopg.errors.LockNotAvailable)
     assert refusals and [str(refusal) for refusal in refusals if not isinstance(refusal, expected)] == []

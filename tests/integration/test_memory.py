@@ -1,7 +1,6 @@
 """A backend's private memory does not grow with the index: segments are mapped, not copied."""
 
 import re
-import subprocess
 import threading
 from pathlib import Path
 
@@ -181,11 +180,6 @@ def temporary_buffers_kib(conn):
     return conn.execute("SELECT setting::int * 8 FROM pg_settings WHERE name = 'temp_buffers'").fetchone()[0]
 
 
-def limit_address_space(cluster, pid, limit):
-    """Sets the soft limit of a running backend, as its own user (setrlimit(2))."""
-    subprocess.run(["prlimit", f"--pid={pid}", f"--as={limit}:"], check=True, **cluster._as_account())
-
-
 @pytest.mark.parametrize("factory", ("Flat", "HNSW8", "IVF16,SQ8", "IVF16,PQ1x4fs,RFlat"))
 def test_search_that_finds_no_memory_is_an_error_and_the_session_lives(cluster, db, factory):
     """Without LIMIT a search remembers every row that it returned; where memory cannot be had, Rust would end the
@@ -201,8 +195,8 @@ def test_search_that_finds_no_memory_is_an_error_and_the_session_lives(cluster, 
         pid = conn.info.backend_pid
         [pages] = [int(line.split()[0]) for line in open(f"/proc/{pid}/statm")]
         for spare_kib in range(0, 2500, 300):
-            limit_address_space(cluster, pid, pages * 4096 + (spare_kib << 10))
+            cluster.limit(pid, "as", pages * 4096 + (spare_kib << 10))
             with pytest.raises(psycopg.errors.OutOfMemory):
                 conn.execute(count)
-        limit_address_space(cluster, pid, "unlimited")
+        cluster.limit(pid, "as", "unlimited")
         assert conn.execute(count).fetchone() == (60_000,)

@@ -1,7 +1,6 @@
 """FAISS's threads keep out of PostgreSQL's way: none in the postmaster, none in a search, none that takes a signal."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -91,9 +90,7 @@ def test_a_build_makes_do_with_the_threads_that_the_system_gives(library, spare)
     """OpenMP's runtime ends a process that it cannot give a thread of a team."""
     account = library.account.pw_uid if library.account else os.getuid()
     with library.connect() as conn:
-        most = tasks(account) + spare
-        subprocess.run(["prlimit", f"--pid={conn.info.backend_pid}", f"--nproc={most}:"], check=True,
-                       **library._as_account())
+        library.limit(conn.info.backend_pid, "nproc", tasks(account) + spare)
         for factory in ("IVF128,Flat", "HNSW16"):
             conn.execute(f"CREATE INDEX built ON items USING faiss (embedding) WITH (factory = '{factory}')")
             conn.execute("DROP INDEX built")

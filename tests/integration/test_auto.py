@@ -7,7 +7,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import assert_clean, assert_same_answer, nearest_sql, recall, settings, with_index, without_index
-from upkeep import stats
+from upkeep import stats, vacuum_dead_rows
 
 DIMENSIONS = 32
 ROWS = clustered(21_000, DIMENSIONS, seed=51)
@@ -136,7 +136,7 @@ def test_a_few_deletions_change_nothing_and_many_do(db):
     make(db, 12_000)
     for left, chosen in ((8_000, "HNSW32"), (2_000, "Flat")):
         db.execute(f"DELETE FROM items WHERE id >= {left}")
-        db.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
         db.execute("SELECT vekter_compact('built')")
         assert (factory(db), stats(db, "rows_indexed")) == (chosen, left)
         assert stats(db, "reason").startswith(f"{left:,} rows")

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from data import clustered, copy_vectors
+from upkeep import vacuum_dead_rows
 
 ROWS, DIMENSIONS, PAGE_BYTES, HEADER_BYTES = 2_000, 16, 8192, 24
 VECTORS = clustered(ROWS + 60, DIMENSIONS, seed=151)
@@ -138,7 +139,7 @@ def library(new_module_cluster):
         copy_vectors(conn, "items", VECTORS[:ROWS])
         conn.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF16,Flat')")
         conn.execute("DELETE FROM items WHERE id % 5 = 0 AND id < 1000")
-        conn.execute("VACUUM items")
+        vacuum_dead_rows(conn)
         for _ in range(6):
             copy_vectors(conn, "items", VECTORS[ROWS:ROWS + 50], ids=range(ROWS, ROWS + 50))
         [[path]] = conn.execute("SELECT pg_relation_filepath('built')").fetchall()

@@ -10,8 +10,8 @@ import pytest
 from data import clustered, copy_vectors, to_text, wordnet
 from oracle import assert_same_answer, is_ordered, nearest_sql, recall, settings, time_limit, with_index, without_index
 from segment_cache import files
-from upkeep import (complaints, meanwhile, most_segments, rows_within, search_in_one_snapshot, stats, wait_for_rest,
-                    wait_until, workers)
+from upkeep import (complaints, meanwhile, most_segments, rows_within, search_in_one_snapshot, stats, vacuum_dead_rows,
+                    wait_for_rest, wait_until, workers)
 
 DIMENSIONS, FIRST, LATER, QUERIES = 32, 2_000, 20_000, 50
 LIMIT_BYTES = 64 * 1024
@@ -108,7 +108,7 @@ def test_index_that_grew_tenfold_is_as_good_as_one_built_at_once(db, cluster, fa
     db.execute("ALTER INDEX grown RENAME TO built")
     assert grown >= min(built, ASKED) - TOLERANCE, f"recall@10 is {grown:.3f}, and {built:.3f} when built at once"
     db.execute("DELETE FROM items WHERE id % 3 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     wait_for_rest(db)
     assert all_ids(db, metric) == [id for id in range(FIRST + LATER) if id % 3]
     thinned = mean_recall(db, metric)
@@ -129,7 +129,7 @@ def test_real_embeddings_are_found_after_growth_and_deletes(db, factory, floor):
     assert stats(db, "segments") <= most_segments(11_000)
     assert mean_recall(db, "cosine", queries) >= floor
     db.execute("DELETE FROM items WHERE id % 2 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     wait_for_rest(db)
     assert all_ids(db, "cosine", queries[0]) == list(range(1, 11_000, 2))
     assert mean_recall(db, "cosine", queries) >= floor
@@ -214,7 +214,7 @@ def test_deleting_nine_rows_of_ten_gives_their_space_back(db):
     make(db, "Flat", rows=20_000)
     before = stats(db, "cache_bytes")
     db.execute("DELETE FROM items WHERE id % 10 <> 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     wait_for_rest(db)
     assert stats(db, "dead_rows") <= 500
     assert stats(db, "cache_bytes") <= before / 5
@@ -227,7 +227,7 @@ def test_vacuum_alone_does_not_take_codes_for_rows(db, factory):
     make(db, factory, rows=20_000)
     db.execute("DELETE FROM items WHERE id % 10 <> 0")
     with settings(db, **{"vekter.background_compaction": "off"}):
-        db.execute("VACUUM items")
+        vacuum_dead_rows(db)
     for question in QUESTIONS:
         assert is_ordered(with_index(db, nearest_sql("items", question, 10), "built"))
     assert all_ids(db) == list(range(0, 20_000, 10))
@@ -239,7 +239,7 @@ def test_relation_stays_bounded_under_steady_traffic(db):
     sizes = []
     for turn in range(10):
         db.execute("DELETE FROM items WHERE id %% 10 <> %s", [turn])
-        db.execute("VACUUM items")
+        vacuum_dead_rows(db)
         wait_for_rest(db)
         gone = [id for id in range(10_000) if id % 10 != turn]
         copy_vectors(db, "items", ROWS[gone], ids=gone)
@@ -283,7 +283,7 @@ def test_rows_that_die_while_they_are_merged_never_come_out(db, cluster, databas
             fill(db, first, first + 700, piece=100)
             db.execute("DELETE FROM items WHERE id < %s AND id %% 4 = %s", [first + 300, turn % 4])
     wait_for_rest(db)
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     wait_for_rest(db)
     assert all_ids(db) == table_ids(db)
     assert stats(db, "rows_indexed") == len(table_ids(db))
@@ -298,7 +298,7 @@ def test_line_pointers_reused_during_a_merge_lead_to_the_new_rows(db, cluster, d
         db.execute("VACUUM items")
         wait_until(lambda: workers(db), "the worker to begin")
         db.execute("DELETE FROM items WHERE id % 2 = 0")
-        db.execute("VACUUM items")
+        vacuum_dead_rows(db)
         with settings(db, **{"vekter.delta_limit": "1GB"}):
             copy_vectors(db, "items", ROWS[:10_000] + 50, ids=range(100_000, 110_000))
         wait_for_rest(db)
@@ -351,7 +351,7 @@ def test_compact_leaves_one_segment_without_dead_rows_and_an_empty_delta(db, fac
     make(db, factory, rows=FIRST)
     fill(db, FIRST, 6_000)
     db.execute("DELETE FROM items WHERE id % 5 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     fill(db, 6_000, 6_100)
     compact(db, name)
     assert stats(db) == (1, 0, 0, 4_900)
@@ -371,7 +371,7 @@ def test_compact_of_an_index_with_hardly_any_rows(db, rows):
         compact(db)
         assert stats(db) == (rows, 0, 0, rows)
         db.execute("DELETE FROM items")
-        db.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
         compact(db)
         assert stats(db) == (0, 0, 0, 0)
         fill(db, 0, 5)
@@ -448,7 +448,7 @@ def test_compact_in_a_transaction_is_not_undone_by_its_rollback(db):
     db.execute("ROLLBACK")
     assert stats(db, "segments, delta_rows") == (1, 0)
     assert all_ids(db) == list(range(3_000))
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     assert stats(db, "rows_indexed") == 3_000
 
 
@@ -509,7 +509,7 @@ def test_compact_beside_inserts_vacuum_and_another_compact(db, cluster, database
             compact(db)
     wait_for_rest(db)
     assert all_ids(db) == table_ids(db)
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     compact(db)
     assert stats(db) == (1, 0, 0, len(table_ids(db)))
 
@@ -565,7 +565,7 @@ def test_rows_whose_sums_overflow_survive_merges(db, factory):
         assert all_ids(db) == expected
         assert stats(db, "rows_indexed") == len(expected)
     db.execute("DELETE FROM items WHERE id >= 50000 AND id % 2 = 0")
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     compact(db)
     assert all_ids(db) == [id for id in expected if id < 50_000 or id % 2]
 
@@ -584,7 +584,7 @@ def make_slow(db, seconds=0.005):
                "WITH (factory = 'IVF64,SQ8')")
     db.execute("DELETE FROM items WHERE id % 2 = 0")
     db.execute("UPDATE pace SET seconds = %s", [seconds])
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
 
 
 def make_long(db):
@@ -650,7 +650,7 @@ def test_worker_that_is_terminated_harms_nothing(db, make_merge):
     else:
         assert all_ids(db) == table_ids(db)
     rows = stats(db, "rows_indexed")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     wait_for_rest(db)
     assert stats(db, "segments, rows_indexed") == (1, rows)
 
@@ -663,7 +663,7 @@ def test_long_merge_keeps_vacuum_from_nothing(db):
     db.add_notice_handler(lambda d: removed.append(d.message_detail or d.message_primary))
     db.execute("CREATE TABLE others AS SELECT i FROM generate_series(1, 1000) i")
     db.execute("DELETE FROM others")
-    db.execute("VACUUM (VERBOSE) others")
+    vacuum_dead_rows(db, "others", "(VERBOSE)")
     assert "1000 removed, 0 remain, 0 are dead but not yet removable" in " ".join(map(str, removed)), removed
     assert pid in [pid for pid, _ in workers(db)], "the merge was over too soon for this test to mean anything"
 
@@ -707,7 +707,7 @@ def test_function_in_an_index_gains_nothing_from_whoever_compacts(db, who):
     db.execute(f"DELETE FROM den.items WHERE id % {2 if who == 'worker' else 5} = 0")
     db.execute("RESET ROLE")
     db.execute("SET work_mem = '5MB'")
-    db.execute("VACUUM den.items")
+    vacuum_dead_rows(db, "den.items")
     if who == "worker":
         wait_until(lambda: db.execute("SELECT count(*) > 0 FROM den.diary").fetchone()[0], "the function to run")
         wait_for_rest(db)

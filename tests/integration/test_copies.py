@@ -9,6 +9,7 @@ import pytest
 from data import clustered, copy_vectors
 from oracle import assert_clean, assert_same_answer, settings
 from segment_cache import files
+from upkeep import vacuum_dead_rows
 
 DIMENSIONS = 16
 VECTORS = clustered(6_000, DIMENSIONS, seed=401)
@@ -34,7 +35,7 @@ def change(conn, table, turn):
         first = 2_000 + 1_000 * turn
         copy_vectors(conn, table, VECTORS[first:first + 1_000], ids=range(first, first + 1_000))
         conn.execute(f"DELETE FROM {table} WHERE id %% 9 = %s", [turn])
-        conn.execute(f"VACUUM {table}")
+        vacuum_dead_rows(conn, table)
         copy_vectors(conn, table, VECTORS[:20], ids=range(100_000 * turn, 100_000 * turn + 20))
 
 

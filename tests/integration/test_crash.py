@@ -10,6 +10,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, nearest_sql, settings, with_index
+from upkeep import vacuum_dead_rows
 
 DIMENSIONS = 16
 VECTORS = clustered(20_000, DIMENSIONS, seed=71)
@@ -57,7 +58,7 @@ def assert_whole(cluster, **oracle):
             assert_same_answer(conn, "items", QUERY, limit=None, **oracle)
             copy_vectors(conn, "items", VECTORS[:10], ids=range(-10, 0))
             conn.execute("DELETE FROM items WHERE id % 11 = 3")
-            conn.execute("VACUUM items")
+            vacuum_dead_rows(conn)
             assert_same_answer(conn, "items", QUERY, limit=None, **oracle)
             conn.execute("DELETE FROM items WHERE id < 0")
 

@@ -11,6 +11,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import ONLY_INDEX, apply, assert_same_answer, nearest_sql, settings, without_index
+from upkeep import vacuum_dead_rows
 
 ROWS, DIMENSIONS, PAGE_BYTES, PAGE_HEADER_BYTES = 2_000, 16, 8192, 24
 VECTORS = clustered(ROWS + 60, DIMENSIONS, seed=151)
@@ -30,7 +31,7 @@ def library(new_module_cluster):
         copy_vectors(conn, "items", VECTORS[:ROWS])
         conn.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF16,Flat')")
         conn.execute("DELETE FROM items WHERE id % 5 = 0")
-        conn.execute("VACUUM items")
+        vacuum_dead_rows(conn)
         copy_vectors(conn, "items", VECTORS[ROWS:ROWS + 50], ids=range(ROWS, ROWS + 50))
         expected = without_index(conn, nearest_sql("items", QUERY, None))
         [[path]] = conn.execute("SELECT pg_relation_filepath('built')").fetchall()

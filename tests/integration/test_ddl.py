@@ -7,7 +7,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, indexes_used, literal, nearest_sql, settings, with_index
-from upkeep import meanwhile
+from upkeep import meanwhile, vacuum_dead_rows
 
 ROWS, DIMENSIONS = 2_000, 8
 VECTORS = clustered(ROWS + 1_000, DIMENSIONS, seed=21)
@@ -264,7 +264,7 @@ def test_concurrent_build_misses_no_row_of_its_writers(items, cluster, database,
     assert items.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'built'::regclass").fetchone() == (True,)
     assert_same_answer(items, "items", QUERY, limit=None, index="built")
     # One entry for each row: CONCURRENTLY asks the index what it holds, and adds what is missing.
-    items.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(items, options="(INDEX_CLEANUP ON)")
     assert items.execute("SELECT rows_indexed FROM vekter_index_stats('built')").fetchone() == items.execute(
         "SELECT count(*) FROM items").fetchone()
 

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from data import clustered, copy_vectors, to_text
+from upkeep import vacuum_dead_rows
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed: nothing that could read an exported file")
 
@@ -126,7 +127,7 @@ def test_rows_of_all_segments_and_the_delta_are_in_and_dead_ones_are_not(items, 
     ids = [id for id, in items.execute("SELECT id FROM items WHERE embedding IS NOT NULL ORDER BY id")]
     for vacuum in (False, True):
         if vacuum:
-            items.execute("VACUUM items")
+            vacuum_dead_rows(items)
         index = exported(items, tmp_path)
         assert sorted(faiss.vector_to_array(index.id_map).tolist()) == ids
         assert index.search(QUERIES[:1], 1)[1][0, 0] == 1

@@ -8,6 +8,7 @@ import pytest
 
 from data import clustered, copy_vectors, to_text
 from oracle import ONLY_INDEX, apply, assert_same_answer, nearest_sql, settings, with_index
+from upkeep import vacuum_dead_rows
 
 VECTORS = clustered(1_010, 8, seed=131)
 QUERY = to_text(VECTORS[-1])
@@ -108,7 +109,7 @@ def test_extreme_values_are_indexed_and_found(db, factory, metric):
         assert len(db.execute(f"SELECT * FROM knn('items', '{to_text(query)}', 20)").fetchall()) == 20
     db.execute("REINDEX INDEX built")
     db.execute("DELETE FROM items WHERE id % 2 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     found = [id for id, _ in with_index(db, nearest_sql("items", [1, 2, 3, 4], None, metric))]
     assert {id for id in expected if id % 2} <= set(found) and all(id % 2 for id in found)
 
@@ -136,7 +137,7 @@ def test_sixteen_thousand_dimensions(db, factory):
             assert_same_answer(db, "items", vectors[210], limit=20)
         assert len(with_index(db, nearest_sql("items", vectors[211], None))) == 210
     db.execute("DELETE FROM items WHERE id % 2 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     assert len(with_index(db, nearest_sql("items", vectors[211], 50))) == 50
 
 

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from data import clustered, copy_vectors, to_text
+from upkeep import vacuum_dead_rows
 
 faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed: nothing that could build a file to import")
 
@@ -128,7 +129,7 @@ def test_ids_in_inverted_lists_and_no_ids_at_all(items):
     import_index(items, index, name="by_order")
     assert is_clean(items, "by_order")
     items.execute("DELETE FROM items WHERE id = 1000000000000")
-    items.execute("VACUUM items")
+    vacuum_dead_rows(items)
     state, message, detail, hint = refusal(items, index)
     assert (state, message) == ("22000", "the FAISS index does not fit the table")
     assert f"{ROWS} rows" in detail and f"{ROWS - 1}" in detail and "add_with_ids" in hint
@@ -161,7 +162,7 @@ def test_an_imported_index_lives_as_any_other(items):
     import_index(items, labelled("IVF32,Flat"))
     copy_vectors(items, "items", OTHERS, ids=np.arange(200))
     items.execute("DELETE FROM items WHERE id % 2 = 1 AND id > 1000")
-    items.execute("VACUUM items")
+    vacuum_dead_rows(items)
     assert is_clean(items)
     items.execute("SELECT vekter_compact('imported')")
     search_widely(items)

@@ -9,7 +9,7 @@ import pytest
 
 from data import clustered, copy_vectors, exact_neighbours, recall, to_text
 from oracle import OPERATORS, assert_nearest, nearest_sql, settings, without_index
-from upkeep import stats
+from upkeep import stats, vacuum_dead_rows
 
 ROWS, DIMENSIONS = 3_000, 16
 VECTORS = clustered(ROWS + 300, DIMENSIONS, seed=211)
@@ -63,7 +63,7 @@ def change_in_every_way(db):
         copy_vectors(db, "items", VECTORS[ROWS + first : ROWS + first + 60], ids=10_000 + first + np.arange(60))
         with settings(db, **{"vekter.delta_limit": "64kB"}):
             db.execute(f"DELETE FROM items WHERE id % 7 = {first // 60}")
-            db.execute("VACUUM items")
+            vacuum_dead_rows(db)
     db.execute("ALTER TABLE items SET (fillfactor = 50)")
     db.execute("DELETE FROM items WHERE id % 11 = 3")
     db.execute("UPDATE items SET key = id WHERE id % 5 = 0")

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from oracle import assert_nearest, nearest_sql, with_index, without_index
+from upkeep import vacuum_dead_rows
 from workload import Workload
 
 
@@ -27,7 +28,7 @@ def test_random_workload_after_a_build_over_rows(db, seed):
     load.run(1_000)
     load.delete(800)
     load.commit()
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     load.run(500)
 
 

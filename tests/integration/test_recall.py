@@ -11,6 +11,7 @@ import pytest
 
 from data import clustered, copy_vectors, exact_neighbours, recall, to_text, wordnet
 from oracle import nearest_sql, plan_nodes, settings, with_index
+from upkeep import vacuum_dead_rows
 
 ROWS, DIMENSIONS, QUERIES = 20_000, 32, 400
 VECTORS = clustered(ROWS + QUERIES, DIMENSIONS, seed=501, spread=0.9)
@@ -205,7 +206,7 @@ def test_several_segments_and_dead_rows_keep_the_recall(cluster):
             copy_vectors(conn, "items", BASE[start : start + 4_000], ids=range(start, start + 4_000))
             conn.execute("VACUUM items")
         conn.execute("DELETE FROM items WHERE id % 7 = 0")
-        conn.execute("VACUUM items")
+        vacuum_dead_rows(conn)
         left = np.array([i for i in range(ROWS) if i % 7])
         exact = left[exact_neighbours(BASE[left], HELD_OUT, 10)]
         for asked in (0.9, 0.98):

@@ -7,7 +7,7 @@ import pytest
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, settings
 from test_check_damage import HEADER_BYTES, PAGE_BYTES, RETIRED, TAG_AT, Pages, assert_found, chunk, integer, put
-from upkeep import stats
+from upkeep import stats, vacuum_dead_rows
 
 ROWS, DIMENSIONS = 2_000, 16
 VECTORS = clustered(ROWS + 5, DIMENSIONS, seed=311)
@@ -65,10 +65,10 @@ def test_its_pages_are_given_back_when_it_is_merged(db):
     def bytes_after_replacing_all_rows(times):
         for _ in range(times):
             db.execute("DELETE FROM items")
-            db.execute("VACUUM items")
+            vacuum_dead_rows(db)
             copy_vectors(db, "items", VECTORS[:ROWS])
             db.execute("SELECT vekter_compact('built')")
-            db.execute("VACUUM items")
+            vacuum_dead_rows(db)
         return db.execute("SELECT pg_relation_size('built')").fetchone()[0]
 
     make_sealed(db)
@@ -80,7 +80,7 @@ def test_its_pages_are_given_back_when_it_is_merged(db):
 def test_dead_rows_in_it_do_not_come_out(db):
     make_sealed(db)
     db.execute("DELETE FROM items WHERE id % 3 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     for query in VECTORS[ROWS:]:
         assert_same_answer(db, "items", query, limit=None, index="built")
     copy_vectors(db, "items", VECTORS[:500], ids=range(ROWS, ROWS + 500))

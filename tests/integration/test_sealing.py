@@ -8,8 +8,8 @@ import pytest
 from data import clustered, copy_vectors, to_text
 from oracle import assert_same_answer, nearest_sql, settings, with_index
 from test_memory import private_dirty_kib
-from upkeep import (complaints, meanwhile, most_segments, rows_within, search_in_one_snapshot, stats, wait_for_rest,
-                    wait_for_seal, wait_until, workers)
+from upkeep import (complaints, meanwhile, most_segments, rows_within, search_in_one_snapshot, stats, vacuum_dead_rows,
+                    wait_for_rest, wait_for_seal, wait_until, workers)
 
 DIMENSIONS = 8
 LIMIT_BYTES = 64 * 1024
@@ -162,7 +162,7 @@ def test_worker_has_nothing_to_complain_of(db, cluster):
     make(db, factory="IVF16,SQ8")
     fill(db, 0, 12_000, piece=1_000)
     db.execute("DELETE FROM items WHERE id % 3 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     wait_for_rest(db)
     assert complaints(cluster, before) == []
 
@@ -232,7 +232,7 @@ def test_tables_without_wal_are_sealed_too(db, kind):
         wait_for_seal(db, LIMIT_BYTES, DIMENSIONS)
     assert stats(db, "segments") >= 1
     db.execute("DELETE FROM items WHERE id % 2 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     assert all_ids(db) == list(range(1, 10_000, 2))
     assert_same_answer(db, "items", QUERIES[0], limit=50, index="built")
 
@@ -350,7 +350,7 @@ def test_rows_of_sixteen_thousand_dimensions_are_sealed(db):
     assert stats(db, "rows_indexed") == rows
     assert_same_answer(db, "items", vectors[rows], limit=None, index="built")
     db.execute("DELETE FROM items WHERE id % 2 = 0")
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     db.execute("SELECT vekter_compact('built')")
     assert stats(db) == (1, 0, 0, rows // 2)
     assert_same_answer(db, "items", vectors[rows], limit=None, index="built")
@@ -403,7 +403,7 @@ def test_searching_session_does_not_grow_with_what_others_seal(db, cluster, data
                 before = private_dirty_kib(reader.info.backend_pid), private_dirty_kib(db.info.backend_pid)
             if turn % 50 == 49:
                 db.execute("DELETE FROM items")
-                db.execute("VACUUM items")
+                vacuum_dead_rows(db)
         after = private_dirty_kib(reader.info.backend_pid), private_dirty_kib(db.info.backend_pid)
         assert after[0] - before[0] < 2048, f"the reader grew from {before[0]} to {after[0]} KiB"
         assert after[1] - before[1] < 4096, f"the writer grew from {before[1]} to {after[1]} KiB"

@@ -12,7 +12,7 @@ import pytest
 from data import clustered, copy_vectors
 from oracle import assert_clean, assert_same_answer, nearest_sql, with_index
 from small_disk import small_disk
-from upkeep import stats, wait_for_rest, wait_until
+from upkeep import stats, vacuum_dead_rows, wait_for_rest, wait_until
 
 DIMENSIONS = 128
 ROWS = 20_000  # 10 MB
@@ -78,7 +78,7 @@ def assert_right(db, rows):
 def vacuum(db):
     # One finds the pages that nothing reaches, the next gives them back.
     for _ in range(2):
-        db.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
 
 
 def test_a_build_that_finds_no_room_gives_back_what_it_took(items, tablespace):
@@ -181,7 +181,7 @@ def test_vacuum_that_finds_no_room_to_seal_warns_and_does_its_own_work(items, ta
     # A seal takes a page for the manifest.
     with tablespace.filled(free_bytes=0):
         items.execute("DELETE FROM items WHERE id < 10")
-        items.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(items, options="(INDEX_CLEANUP ON)")
         assert warnings == [COULD_NOT_SEAL]
         assert_holds_nothing(items)
         assert stats(items, "segments, delta_rows") == (0, 3_990)

@@ -4,6 +4,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, indexes_used, nearest_sql, settings, with_index
+from upkeep import vacuum_dead_rows
 
 ROWS, DIMENSIONS = 2_000, 8
 VECTORS = clustered(ROWS + 1_000, DIMENSIONS, seed=21)
@@ -49,7 +50,7 @@ def test_temporary_table(db, factory):
     db.execute(f"CREATE INDEX ON scratch USING faiss (embedding) WITH (factory = '{factory}')")
     add(db, "scratch")
     db.execute("DELETE FROM scratch WHERE id % 3 = 0")
-    db.execute("VACUUM scratch")
+    vacuum_dead_rows(db, "scratch")
     with settings(db, **{"vekter.nprobe": 16, "vekter.ef_search": 1000}):
         assert_same_answer(db, "scratch", QUERY)
 

@@ -7,6 +7,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, nearest_sql, settings, with_index
+from upkeep import vacuum_dead_rows
 
 ROWS, DIMENSIONS = 1_000, 8
 VECTORS = clustered(2 * ROWS + 10, DIMENSIONS, seed=41)
@@ -44,7 +45,7 @@ def test_line_pointers_that_the_heap_reuses_never_bring_back_wrong_rows(db, fact
     make(db, factory, place)
     before = set(db.execute("SELECT ctid::text FROM items WHERE id % 2 = 0").fetchall())
     db.execute("DELETE FROM items WHERE id % 2 = 0")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     # The new rows are far from the dead ones, whose places they take: an old entry would come out at the wrong place.
     copy_vectors(db, "items", OTHER[:ROWS // 2] + 50, ids=range(10_000, 10_000 + ROWS // 2))
     reused = before & set(db.execute("SELECT ctid::text FROM items WHERE id >= 10000").fetchall())
@@ -65,7 +66,7 @@ def test_line_pointers_that_the_heap_reuses_never_bring_back_wrong_rows(db, fact
 def test_vacuum_takes_dead_rows_out_of_the_index(db, factory, place):
     make(db, factory, place)
     db.execute("DELETE FROM items WHERE id < 300")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     # Live rows, wherever they are; those of them in the delta; tombstones in segments.
     assert stats(db, "rows_indexed, delta_rows, dead_rows") == ((700, 0, 300) if place == "segment" else (700, 700, 0))
     assert all_ids(db) == list(range(300, ROWS))
@@ -77,7 +78,7 @@ def test_vacuum_reports_what_it_removed_and_what_is_left(db, place):
     said = []
     db.add_notice_handler(lambda d: said.append(" ".join(filter(None, (d.message_primary, d.message_detail)))))
     db.execute("DELETE FROM items WHERE id < 300")
-    db.execute("VACUUM (VERBOSE, INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(VERBOSE, INDEX_CLEANUP ON)")
     pages = re.search(r'index "built": pages: (\d+) in total, (\d+) newly deleted, (\d+) currently deleted, (\d+) reus',
                       " ".join(said))
     assert pages, said
@@ -87,7 +88,7 @@ def test_vacuum_reports_what_it_removed_and_what_is_left(db, place):
     assert db.execute("SELECT reltuples FROM pg_class WHERE relname = 'built'").fetchone() == (700,)
     assert db.execute("SELECT reltuples FROM pg_class WHERE relname = 'items'").fetchone() == (700,)
     db.execute("DELETE FROM items WHERE id < 400")
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     assert db.execute("SELECT reltuples FROM pg_class WHERE relname = 'built'").fetchone() == (600,)
 
 
@@ -111,7 +112,7 @@ def test_vacuum_without_dead_rows_changes_nothing(db):
 def test_vacuum_after_everything_was_deleted(db, factory, place):
     make(db, factory, place)
     db.execute("DELETE FROM items")
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     assert all_ids(db) == []
     copy_vectors(db, "items", OTHER)
     assert all_ids(db) == list(range(ROWS))
@@ -129,7 +130,7 @@ def test_hot_updates_leave_one_entry_for_each_row(db, place):
     hot = db.execute("SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'items'").fetchone()[0]
     assert hot > 500, "too few updates were HOT for this test to mean anything"
     assert all_ids(db) == list(range(ROWS))
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     assert all_ids(db) == list(range(ROWS))
     db.execute("UPDATE items SET note = note + 1")
     assert_same_answer(db, "items", QUERIES[0], index="built")
@@ -140,7 +141,7 @@ def test_many_rounds_of_deleting_vacuuming_and_refilling(db, factory):
     make(db, factory)
     for round in range(6):
         db.execute("DELETE FROM items WHERE id %% 6 = %s", [round])
-        db.execute("VACUUM items")
+        vacuum_dead_rows(db)
         copy_vectors(db, "items", OTHER[round::6], ids=range(round, ROWS, 6))
         assert all_ids(db) == list(range(ROWS))
     if factory == "Flat":
@@ -153,7 +154,7 @@ def test_delta_space_of_dead_rows_is_used_again(db):
     sizes = []
     for round in range(12):
         db.execute("UPDATE items SET embedding = embedding")
-        db.execute("VACUUM items")
+        vacuum_dead_rows(db)
         sizes.append(db.execute("SELECT pg_relation_size('built')").fetchone()[0])
     assert sizes[-1] <= 1.5 * sizes[3], sizes
     assert_same_answer(db, "items", QUERIES[0], limit=None)
@@ -168,7 +169,7 @@ def test_vacuum_in_several_index_passes(db):
     said = []
     db.add_notice_handler(lambda d: said.append(" ".join(filter(None, (d.message_primary, d.message_detail)))))
     with settings(db, maintenance_work_mem="1MB"):
-        db.execute("VACUUM (VERBOSE) items")
+        vacuum_dead_rows(db, options="(VERBOSE)")
     scans = re.search(r"index scans: (\d+)", " ".join(said))
     assert scans and int(scans[1]) > 1, said
     got = with_index(db, nearest_sql("items", [0, 0], None), "built")
@@ -183,7 +184,7 @@ def test_vacuum_needs_no_cache_file(cluster, db):
     shutil.rmtree(folder)
     folder.write_text("in the way of any cache file")
     try:
-        db.execute("VACUUM items")
+        vacuum_dead_rows(db)
     finally:
         folder.unlink()
     assert stats(db, "rows_indexed, dead_rows") == (700, 300)
@@ -198,7 +199,7 @@ def test_vacuum_that_skips_the_index_leaves_it_right(db):
     assert stats(db, "rows_indexed, dead_rows") == (ROWS, 0)
     assert all_ids(db) == list(range(300, ROWS))
     assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     assert stats(db, "rows_indexed, dead_rows") == (700, 300)
 
 
@@ -217,7 +218,7 @@ def test_failsafe_vacuum_leaves_the_index_right(new_cluster):
         assert "bypassing nonessential maintenance of table \"postgres.public.items\"" in node.log_text()
         assert all_ids(db) == list(range(300, ROWS))
         assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
-        db.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
         assert stats(db, "rows_indexed, dead_rows") == (700, 300)
         copy_vectors(db, "items", OTHER[:300] + 50, ids=range(20_000, 20_300))
         assert db.execute("SELECT * FROM vekter_check('built', true)").fetchall() == []
@@ -268,7 +269,7 @@ def test_other_sessions_learn_of_the_dead_rows(db, cluster, database, factory):
         assert all_ids(other) == list(range(ROWS))
         for round in range(3):
             db.execute("DELETE FROM items WHERE id < %s AND id %% 3 = %s", [ROWS, round])
-            db.execute("VACUUM items")
+            vacuum_dead_rows(db)
             copy_vectors(db, "items", OTHER[round::3] + 50, ids=range(20_000 + round, 20_000 + ROWS, 3))
             assert all_ids(other) == [i for i in range(ROWS) if i % 3 > round] + sorted(
                 i for i in range(20_000, 20_000 + ROWS) if (i - 20_000) % 3 <= round)
@@ -284,7 +285,7 @@ def test_parallel_vacuum_of_several_indexes(db):
     db.execute("SET min_parallel_index_scan_size = 0")
     db.execute("SET max_parallel_maintenance_workers = 4")
     db.execute("DELETE FROM items WHERE id < 300")
-    db.execute("VACUUM (PARALLEL 4) items")
+    vacuum_dead_rows(db, options="(PARALLEL 4)")
     for index in ("built", "extra_0", "extra_1", "extra_2"):
         assert db.execute(f"SELECT rows_indexed FROM vekter_index_stats('{index}')").fetchone() == (700,)
 
@@ -295,7 +296,7 @@ def test_search_writes_no_wal(db):
     copy_vectors(db, "items", OTHER[:100], ids=range(5_000, 5_100))
     db.execute("DELETE FROM items WHERE id < 300")
     # VACUUM sets the heap's hint bits, which searches would otherwise set and log.
-    db.execute("VACUUM items")
+    vacuum_dead_rows(db)
     with settings(db, enable_seqscan="off", enable_sort="off"):
         explain = "EXPLAIN (ANALYZE, WAL, FORMAT JSON) " + nearest_sql("items", QUERIES[0], None)
         [[[plan]]] = db.execute(explain).fetchall()

@@ -43,6 +43,26 @@ def wait_until(condition, what, timeout_s=120):
     return value
 
 
+# Transactions with a snapshot, or a number, older than the xid asked for. Who is about to connect has a snapshot and no
+# row in pg_stat_activity yet, but a lock on its transaction.
+WHO_MAY_SEE_DEAD_ROWS = """
+    SELECT FROM pg_locks LEFT JOIN pg_stat_activity AS a USING (pid)
+    WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid() AND (a.pid IS NULL OR backend_xid::text::bigint < %(xid)s
+        OR backend_xmin::text::bigint < %(xid)s AND a.datname = current_database())"""
+
+
+def vacuum_dead_rows(conn, table="items", options="", timeout_s=60):
+    """VACUUM that can remove every row that is dead by now.
+
+    PostgreSQL keeps what a snapshot may see, and every process that starts has one for a moment, as has a worker that
+    looks something up in the catalogue.
+    """
+    xid, = conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+    wait_until(lambda: not conn.execute(WHO_MAY_SEE_DEAD_ROWS, {"xid": xid}).rowcount,
+               f"all transactions older than {xid} to end", timeout_s)
+    conn.execute(f"VACUUM {options} {table}")
+
+
 def workers(conn):
     """(pid, what it says it does) of each worker in this database."""
     return conn.execute("SELECT pid, query FROM pg_stat_activity "

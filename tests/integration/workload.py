@@ -10,6 +10,7 @@ import numpy as np
 
 from data import to_text
 from oracle import assert_nearest, nearest_sql, with_index, without_index
+from upkeep import vacuum_dead_rows
 
 
 class Workload:
@@ -99,7 +100,7 @@ class Workload:
         """VACUUM; when it is told to look at the indexes, they hold one entry for each row afterwards and no other."""
         if not self.in_transaction:
             how = self.random.choice(("", "(FREEZE)", "(INDEX_CLEANUP ON)"))
-            self.conn.execute(f"VACUUM {how} {self.table}")
+            vacuum_dead_rows(self.conn, self.table, how)
             if "ON" in how:
                 sql = f"SELECT rows_indexed FROM vekter_index_stats('{self.table}_faiss')"
                 assert self.conn.execute(sql).fetchone() == (len(self.rows),)

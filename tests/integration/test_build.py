@@ -9,6 +9,7 @@ import pytest
 
 from data import clustered, copy_vectors
 from oracle import ONLY_INDEX, apply, assert_same_answer, nearest_sql, time_limit
+from upkeep import wait_for_end
 
 ROWS, DIMENSIONS = 170_000, 32
 # Generous: the promise is one second, on a machine that does nothing else.
@@ -96,11 +97,6 @@ def clean(library):
     assert remains(library) == before
 
 
-def wait_for_end(cluster, pid):
-    while cluster.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid]):
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("factory, phase", [(LONG_TRAINING, "training"), (LONG_ADDING, "loading tuples")])
 def test_cancel_ends_the_build_soon_and_leaves_nothing(clean, factory, phase):
     before = remains(clean)
@@ -128,7 +124,7 @@ def test_terminated_build_leaves_nothing(clean):
     assert build.watch(until="training")
     assert build.cancel("pg_terminate_backend") < CANCEL_LIMIT_S
     assert isinstance(build.failure, psycopg.OperationalError)
-    wait_for_end(clean, build.builder.info.backend_pid)
+    wait_for_end(build.watcher, build.builder.info.backend_pid)
     assert remains(clean) == before
     assert clean.execute("SELECT 1") == [(1,)]
     build.close()

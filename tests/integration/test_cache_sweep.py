@@ -8,6 +8,7 @@ import pytest
 
 from oracle import nearest_sql, settings, with_index, without_index
 from segment_cache import EVERY_LIST, QUERY, files, make, one_file, search  # noqa: F401
+from upkeep import wait_for_end
 
 
 @pytest.mark.parametrize("sweeper", ("VACUUM other", "REINDEX INDEX other_faiss"))
@@ -74,7 +75,8 @@ def test_file_of_a_closed_sessions_temporary_table_is_swept(cluster, db, databas
         conn.execute("CREATE TEMP TABLE scratch AS SELECT * FROM items")
         conn.execute("CREATE INDEX scratch_faiss ON scratch USING faiss (embedding) WITH (factory = 'IVF32,Flat')")
         assert len(with_index(conn, nearest_sql("scratch", QUERY, 5))) == 5
-    time.sleep(0.2)
+        pid = conn.info.backend_pid
+    wait_for_end(db, pid)
     db.execute("VACUUM items")
     assert files(cluster) == {path}
 

@@ -5,6 +5,7 @@ import pytest
 from data import clustered, copy_vectors
 from oracle import assert_clean, assert_same_answer
 from small_disk import mounted
+from upkeep import vacuum_dead_rows
 
 DIMENSIONS = 384
 ROWS = 4_000
@@ -79,6 +80,26 @@ def test_pages_that_a_crash_makes_forgotten_are_found_by_vacuum(items, cluster):
         assert_clean(db, "built")
         assert insert_one_by_one(db, 2 * ROWS_PER_PAGE) == []
         assert_same_answer(db, "items", VECTORS[ROWS], limit=None, index="built")
+
+
+def test_an_index_grows_past_the_first_file_of_its_relation(db):
+    """PostgreSQL keeps a relation in files of 1 GB. A row of 16,000 dimensions takes eight pages; the table has none."""
+    row, first_file_pages, rows_per_statement = "(wide(id)::vector(16000))", 2**30 // 8192, 1_000
+    db.execute("CREATE FUNCTION wide(id int) RETURNS vector IMMUTABLE LANGUAGE sql AS "
+               "$$ SELECT array_fill(id::real, ARRAY[16000])::vector $$")
+    db.execute("CREATE UNLOGGED TABLE items (id int)")
+    db.execute(f"CREATE INDEX built ON items USING faiss ({row}) WITH (factory = 'Flat', delta_limit = 4000000)")
+    first = 0
+    while pages(db) < first_file_pages + 8 * rows_per_statement:
+        db.execute("INSERT INTO items SELECT generate_series(%s::int, %s)", [first, first + rows_per_statement - 1])
+        first += rows_per_statement
+    assert_same_answer(db, "items", [first / 2 + 0.25] * 16_000, limit=100, index="built", vector=row)
+    assert_clean(db, "built")
+    # Those of the second file, too.
+    db.execute("DELETE FROM items WHERE id % 16 <> 0")
+    vacuum_dead_rows(db)
+    assert_same_answer(db, "items", [first / 2 + 0.25] * 16_000, limit=None, index="built", vector=row)
+    assert_clean(db, "built")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from data import clustered, copy_vectors, to_text
 from oracle import ONLY_INDEX, apply, assert_clean, assert_nearest, indexes_used, nearest_sql, without_index
+from upkeep import vacuum_dead_rows
 
 STORM_S = float(os.environ.get("VEKTER_STORM_S", "30"))
 DIMENSIONS = 16
@@ -199,7 +200,7 @@ def assert_all_right(storm):
         for index in INDEXES:
             # A statement that failed leaves pages to VACUUM.
             assert_clean(conn, index, orphans_allowed=True)
-        conn.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(conn, options="(INDEX_CLEANUP ON)")
         for index in INDEXES:
             assert_clean(conn, index)
     print(dict(sorted(storm.done.items())))

@@ -43,23 +43,28 @@ def wait_until(condition, what, timeout_s=120):
     return value
 
 
-# Transactions with a snapshot, or a number, older than the xid asked for. Who is about to connect has a snapshot and no
-# row in pg_stat_activity yet, but a lock on its transaction.
-WHO_MAY_SEE_DEAD_ROWS = """
-    SELECT FROM pg_locks LEFT JOIN pg_stat_activity AS a USING (pid)
-    WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid() AND (a.pid IS NULL OR backend_xid::text::bigint < %(xid)s
-        OR backend_xmin::text::bigint < %(xid)s AND a.datname = current_database())"""
+def wait_for_end(conn, pid):
+    """Waits until a session is over: it has removed its temporary tables by then."""
+    wait_until(lambda: not conn.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]).rowcount,
+               f"process {pid} to end")
+
+
+# Who is about to connect has a snapshot and no row in pg_stat_activity yet, but a lock on its transaction.
+WHO_IS_AS_OLD = """
+    SELECT FROM pg_locks LEFT JOIN pg_stat_activity AS a USING (pid) WHERE locktype = 'virtualxid'
+    AND pid <> pg_backend_pid()
+    AND (a.pid IS NULL OR backend_xid::text::bigint <= %(xid)s OR backend_xmin::text::bigint <= %(xid)s)"""
 
 
 def vacuum_dead_rows(conn, table="items", options="", timeout_s=60):
-    """VACUUM that can remove every row that is dead by now.
+    """VACUUM that can remove every row that is dead by now, and retire every page of the index that is garbage.
 
     PostgreSQL keeps what a snapshot may see, and every process that starts has one for a moment, as has a worker that
     looks something up in the catalogue.
     """
-    xid, = conn.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
-    wait_until(lambda: not conn.execute(WHO_MAY_SEE_DEAD_ROWS, {"xid": xid}).rowcount,
-               f"all transactions older than {xid} to end", timeout_s)
+    xid, = conn.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+    wait_until(lambda: not conn.execute(WHO_IS_AS_OLD, {"xid": xid}).rowcount,
+               f"transactions up to {xid}, and all who may see them run, to end", timeout_s)
     conn.execute(f"VACUUM {options} {table}")
 
 

@@ -238,3 +238,21 @@ def test_search_on_a_standby_is_right_though_its_pages_are_used_again(new_cluste
             standby.wait_for_replay(primary)
             assert_same_answer(reader, "items", QUERY, limit=None)
             assert_clean(reader, "built", orphans_allowed=True)
+
+
+@pytest.mark.parametrize("step", ("merge.stored", "publish.manifest_written"))
+def test_check_on_a_standby_takes_no_page_in_the_making_for_garbage(new_cluster, failpoint_bindir, step):
+    """A standby does not know who writes a page, nor that the writer is still there."""
+    primary = new_cluster({"vekter.background_compaction": "off"}, bindir=failpoint_bindir)
+    primary.execute("CREATE EXTENSION vekter")
+    with primary.connect() as db:
+        db.execute(f"CREATE TABLE items (id bigint, embedding vector({DIMENSIONS}))")
+        copy_vectors(db, "items", VECTORS[:1_000])
+        db.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat')")
+        copy_vectors(db, "items", VECTORS[1_000:1_300], ids=range(1_000, 1_300))
+        standby = new_cluster.standby_of(primary)
+        with Held(primary, "postgres", step, "SELECT vekter_compact('built')"):
+            db.execute("SELECT pg_current_xact_id()")
+            standby.wait_for_replay(primary)
+            with standby.connect() as reader:
+                assert_clean(reader, "built")

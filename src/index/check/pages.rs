@@ -3,7 +3,7 @@
 use super::super::format::{BlobRef, Extent, META_BLOCK, Meta, PAGE_BYTES, PageKind, PageTag};
 use super::Check;
 use crate::pg::buffer::PageLock;
-use crate::pg::{take_interrupts, xid};
+use crate::pg::{is_in_recovery, take_interrupts, xid};
 
 impl Check {
     /// Notes that `place` uses these blocks.
@@ -127,8 +127,10 @@ impl Check {
         }
     }
 
-    /// Pages that nothing reaches are new, free to be used, in the making or garbage (`space`).
+    /// Pages that nothing reaches are new, free to be used, in the making or garbage (`space`). A standby cannot tell the
+    /// last two apart: it knows neither the snapshots of those who write nor the newest transaction ids.
     pub(super) fn check_unused_pages(&mut self) {
+        let knows_writers = !is_in_recovery();
         let used = self.used.iter().map(|(extent, _)| *extent).collect();
         let mut garbage: Vec<u32> = Vec::new();
         for block in Extent::gaps(used, self.end).into_iter().flat_map(Extent::iter) {
@@ -143,6 +145,7 @@ impl Check {
                 Some(tag) if tag.kind == PageKind::Meta => {
                     self.error(format!("block {block}"), "is a second meta page")
                 }
+                Some(_) if !knows_writers => {}
                 Some(tag) if tag.full_xid > xid::next() => {
                     self.warn(
                         format!("block {block}"),

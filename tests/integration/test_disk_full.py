@@ -11,6 +11,7 @@ import pytest
 from data import clustered, copy_vectors
 from failpoints import arm
 from oracle import assert_clean, assert_same_answer, nearest_sql, with_index
+from upkeep import vacuum_dead_rows
 
 DIMENSIONS = 16
 VECTORS = clustered(3_000, DIMENSIONS, seed=601)
@@ -54,7 +55,7 @@ def names(cluster):
 
 def assert_right(db):
     assert_same_answer(db, "items", QUERY, limit=None, index="built")
-    db.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
     assert_clean(db, "built")
 
 

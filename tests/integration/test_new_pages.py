@@ -76,7 +76,7 @@ def test_pages_that_a_crash_makes_forgotten_are_found_by_vacuum(items, cluster):
     cluster.kill9()
     cluster.start()
     with cluster.connect(name) as db:
-        db.execute("VACUUM (INDEX_CLEANUP ON) items")
+        vacuum_dead_rows(db, options="(INDEX_CLEANUP ON)")
         assert_clean(db, "built")
         assert insert_one_by_one(db, 2 * ROWS_PER_PAGE) == []
         assert_same_answer(db, "items", VECTORS[ROWS], limit=None, index="built")

@@ -116,9 +116,11 @@ def held_worker(cluster, database, step):
         return waiting
 
     assert insert_until(cluster, database, arrived)
-    yield
-    waiting[0].unlink(missing_ok=True)
-    arm_workers(cluster, "")
+    try:
+        yield
+    finally:
+        waiting[0].unlink(missing_ok=True)
+        arm_workers(cluster, "")
 
 
 @pytest.mark.parametrize("step", ("compact.started", "seal.frozen", "merge.batch_added", "merge.staged"))

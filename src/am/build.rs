@@ -99,8 +99,8 @@ struct Table {
 }
 
 impl Table {
-    /// Shows `collect` the rows in a run of blocks; returns how many there are. `any_visible`: also those that others have
-    /// not committed, as a sample wants them.
+    /// Shows `collect` the rows in a run of blocks; returns how many there are. `sample`: also those that others have not
+    /// committed, unless the build reads by a snapshot, as a concurrent one does.
     ///
     /// # Safety
     /// `state` is what `collect` takes for its last argument.
@@ -108,13 +108,14 @@ impl Table {
         &mut self,
         start: u32,
         blocks: u32,
-        any_visible: bool,
+        sample: bool,
         collect: pg_sys::IndexBuildCallback,
         state: &mut S,
     ) -> f64 {
         // SAFETY: relations and info come from ambuild's caller; the rest is the caller's promise. Synchronised scans start
         // anywhere, so a run of blocks forbids them. No progress: it would count runs.
         unsafe {
+            let any_visible = sample && !(*self.info).ii_Concurrent;
             pg_sys::table_index_build_range_scan(
                 self.heap.as_ptr(),
                 self.index.as_ptr(),

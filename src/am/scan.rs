@@ -127,6 +127,11 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
     let mut request = plan_hint::request(index.oid(), key.sk_argument).unwrap_or_default();
     request.params = search_options::effective(index, request.params);
     index.count_scan();
+    // SAFETY: the descriptor's count, where a plan node that shows it has one.
+    #[cfg(feature = "pg18")]
+    if let Some(instrument) = unsafe { scan.instrument.as_mut() } {
+        instrument.nsearches += 1;
+    }
     state.cursor = Some(match first_round(index, snapshot, state.query.as_deref()) {
         Some((rounds, at)) => Cursor::continued(&rounds, at)?,
         None => Cursor::open(index, state.query.as_deref(), &request)?,

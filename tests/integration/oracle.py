@@ -83,7 +83,12 @@ def with_index(conn, sql, index=None):
 def plan_nodes(conn, sql):
     """Every node of the plan, as the dictionaries of EXPLAIN (FORMAT JSON)."""
     [[[top]]] = conn.execute(f"EXPLAIN (FORMAT JSON) {sql}").fetchall()
-    nodes, open_nodes = [], [top["Plan"]]
+    return nodes_of(top["Plan"])
+
+
+def nodes_of(plan):
+    """A plan of EXPLAIN (FORMAT JSON) and all below it."""
+    nodes, open_nodes = [], [plan]
     while open_nodes:
         node = open_nodes.pop()
         nodes.append(node)

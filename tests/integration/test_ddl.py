@@ -269,6 +269,17 @@ def test_concurrent_build_misses_no_row_of_its_writers(items, cluster, database,
         "SELECT count(*) FROM items").fetchone()
 
 
+@pytest.mark.parametrize("factory", ("auto", "IVF16,Flat"))
+def test_concurrent_build_takes_its_sample_by_its_snapshot(items, factory):
+    """Both read some rows beforehand, to choose or to train; a server with assertions ends where it is by another."""
+    items.execute("UPDATE items SET genre = 1 WHERE id % 3 = 0")
+    items.execute(f"CREATE INDEX CONCURRENTLY built ON items USING faiss (embedding) WITH (factory = '{factory}')")
+    items.execute("DELETE FROM items WHERE id % 7 = 0")
+    items.execute("REINDEX INDEX CONCURRENTLY built")
+    with settings(items, **{"vekter.nprobe": 16}):
+        assert_same_answer(items, "items", QUERY, limit=None, index="built")
+
+
 @pytest.mark.parametrize("call", [
     "vekter_compact('built')", "vekter_check('built', heap => true)", "vekter_segments('built')",
     "vekter_index_stats('built')", "vekter_operating_points('built')", "vekter_recall('built', 1, 1)",

@@ -4,8 +4,8 @@ import psycopg
 import pytest
 
 from data import clustered, copy_vectors
-from oracle import (ONLY_INDEX, WITHOUT_INDEX, assert_nearest, assert_same_answer, indexes_used, is_ordered, literal,
-                    nearest_sql, plan_nodes, settings, with_index, without_index)
+from oracle import (ONLY_INDEX, WITHOUT_INDEX, apply, assert_nearest, assert_same_answer, indexes_used, is_ordered,
+                    literal, nearest_sql, nodes_of, plan_nodes, settings, with_index, without_index)
 
 ROWS, DIMENSIONS = 5_000, 16
 FACTORIES = ("Flat", "HNSW16", "IVF32,Flat", "IVF32,PQ4", "IVF32,PQ8x4fs,RFlat", "SQ8")
@@ -132,6 +132,21 @@ def test_lateral_join_with_null_queries_among_the_outer_rows(conn):
            "(SELECT id FROM items ORDER BY embedding <-> q.v::vector LIMIT 5) i GROUP BY 1 ORDER BY 1"
            ).replace("'{}'::vector", literal(QUERY))
     assert with_index(conn, sql) == [(1, 5), (2, 5), (3, 5)]
+
+
+@pytest.mark.parametrize("queries", (0, 1, 3))
+def test_statistics_and_explain_count_one_search_for_each_query(conn, queries):
+    sql = (f"SELECT n.id FROM generate_series(1, {queries}) CROSS JOIN LATERAL "
+           f"(SELECT id FROM items ORDER BY embedding <-> {literal(QUERY)} LIMIT 5 + generate_series % 2) n")
+    apply(conn, ONLY_INDEX)
+    counted = "SELECT pg_stat_get_xact_numscans('items_faiss'::regclass)"
+    with conn.transaction():
+        before = conn.execute(counted).fetchone()[0]
+        [[[top]]] = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}").fetchall()
+        assert conn.execute(counted).fetchone()[0] - before == queries
+    [scan] = [node for node in nodes_of(top["Plan"]) if node.get("Index Name") == "items_faiss"]
+    # PostgreSQL shows it from 18 on.
+    assert scan.get("Index Searches") == (queries if conn.info.server_version >= 180000 else None)
 
 
 def test_same_subquery_twice_in_one_plan(conn):

@@ -197,7 +197,8 @@ def test_memory_is_checked_before_it_is_spent(clean):
     with clean.connect() as conn:
         conn.execute("CREATE UNLOGGED TABLE many AS SELECT i FROM generate_series(1, 4000000) i")
         conn.execute("ANALYZE many")
-        conn.execute("CREATE FUNCTION wide(i integer) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        conn.execute("CREATE FUNCTION wide(i integer) RETURNS vector IMMUTABLE LANGUAGE plpgsql "
+                     "SET search_path = public AS $$ BEGIN "
                      "PERFORM pg_sleep(0.001); RETURN array_fill(i::real, ARRAY[16000])::vector; END $$")
         conn.execute("SET statement_timeout = '30s'")
         with pytest.raises(psycopg.Error, match="memory") as refusal:

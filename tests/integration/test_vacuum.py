@@ -19,9 +19,9 @@ FACTORIES = pytest.mark.parametrize("factory", ("Flat", "HNSW16", "IVF16,Flat", 
 PLACES = pytest.mark.parametrize("place", ("segment", "delta"))
 
 
-def make(db, factory="Flat", place="segment"):
+def make(db, factory="Flat", place="segment", autovacuum="off"):
     db.execute(f"CREATE TABLE items (id bigint, embedding vector({DIMENSIONS}), note int DEFAULT 0) "
-               "WITH (autovacuum_enabled = off, fillfactor = 60)")
+               f"WITH (autovacuum_enabled = {autovacuum}, fillfactor = 60)")
     index = f"CREATE INDEX built ON items USING faiss (embedding) WITH (factory = '{factory}')"
     if place == "delta":
         db.execute(index)
@@ -93,7 +93,8 @@ def test_vacuum_reports_what_it_removed_and_what_is_left(db, place):
 
 
 def test_create_index_leaves_right_row_counts_in_the_catalogue(db):
-    make(db)
+    # Without autovacuum, PostgreSQL 18 leaves the table's count alone.
+    make(db, autovacuum="on")
     counts = db.execute("SELECT relname, reltuples FROM pg_class WHERE relname IN ('built', 'items') ORDER BY 1")
     assert counts.fetchall() == [("built", ROWS), ("items", ROWS)]
 
@@ -168,7 +169,8 @@ def test_vacuum_in_several_index_passes(db):
     db.execute("DELETE FROM items WHERE id % 100 <> 0")
     said = []
     db.add_notice_handler(lambda d: said.append(" ".join(filter(None, (d.message_primary, d.message_detail)))))
-    with settings(db, maintenance_work_mem="1MB"):
+    # The least there is: PostgreSQL 17 remembers more in less.
+    with settings(db, maintenance_work_mem="64kB" if db.info.server_version >= 170000 else "1MB"):
         vacuum_dead_rows(db, options="(VERBOSE)")
     scans = re.search(r"index scans: (\d+)", " ".join(said))
     assert scans and int(scans[1]) > 1, said

@@ -17,11 +17,14 @@ export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 VENV := .venv
+# What `make test-integration` runs, and the major of the server with assertions.
+TESTS ?= tests/integration
+ASSERTIONS_MAJOR ?= 17
 BENCH_VENV := .venv-bench
 # Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
 BENCH ?=
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration stress lint bench bench-factories bench-vector
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions stress lint bench bench-factories bench-vector
 .PHONY: clean help
 
 build: ## compile the extension (release mode) into target/release
@@ -49,6 +52,7 @@ test: ## install what is missing and run every test
 	@$(MAKE) --no-print-directory install
 	@$(MAKE) --no-print-directory test-regress
 	@$(MAKE) --no-print-directory test-integration
+	@$(MAKE) --no-print-directory test-assertions
 
 test-rust: ## unit and engine tests: no server
 	cargo test --release --locked $(FEATURES)
@@ -58,7 +62,15 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 
 test-integration: $(VENV)/installed ## pytest of the installed extension: crashes, standbys, concurrency, recall
 	@scripts/failpoint_server.sh >/dev/null
-	$(VENV)/bin/python -m pytest -r fEs --tb=short tests/integration $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -r fEs --tb=short $(TESTS) $(PYTEST_ARGS)
+
+test-assertions: $(VENV)/installed ## SQL tests and a core of the integration tests on a PostgreSQL with assertions (ASSERTIONS_MAJOR=18)
+	@pg_config=$$(scripts/postgres_with_assertions.sh $(ASSERTIONS_MAJOR)) || { status=$$?; \
+	    echo "NOT RUN: the tests on a PostgreSQL $(ASSERTIONS_MAJOR) with assertions (see above)" >&2; exit $$((status != 3)); }; \
+	tree=$$(PG_CONFIG=$$pg_config scripts/failpoint_server.sh) && \
+	PG_CONFIG=$$pg_config LIBRARY=$$($$tree --pkglibdir)/vekter.so scripts/install.sh && \
+	$(MAKE) --no-print-directory test-regress PG_CONFIG=$$pg_config && \
+	$(MAKE) --no-print-directory test-integration PG_CONFIG=$$pg_config TESTS=@tests/integration/core.txt
 
 stress: install $(VENV)/installed ## eight sessions at once, for ten minutes each: VEKTER_STORM_S=600
 	VEKTER_STORM_S=$${VEKTER_STORM_S:-600} $(VENV)/bin/python -m pytest -r fEs tests/integration/test_storm.py -s $(PYTEST_ARGS)

@@ -1,23 +1,34 @@
 #!/usr/bin/env bash
-# Builds vekter with failpoints and installs it into a PostgreSQL tree of its own, target/failpoints/pg, made from the
+# Builds vekter with failpoints and installs it into a PostgreSQL tree of its own below target/failpoints, made from the
 # one of $PG_CONFIG, which stays as it is. Says where the tree's pg_config is. Quick where nothing has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-pg_config=${PG_CONFIG:-pg_config}
-export PGRX_PG_CONFIG_PATH=${PGRX_PG_CONFIG_PATH:-$(command -v "$pg_config")}
+pg_config=$(command -v "${PG_CONFIG:-pg_config}")
+# A tree that was made here has no headers; it names the server that it was made from.
+if [[ $pg_config == "$PWD"/target/failpoints/*/pg/* ]]; then
+    tree=${pg_config#"$PWD"/target/failpoints/}
+    pg_config=$(<"target/failpoints/${tree%%/*}/pg/complete")
+fi
+export PGRX_PG_CONFIG_PATH=$pg_config
+bindir=$("$pg_config" --bindir)
 major=$("$pg_config" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
-# A folder of its own for what is compiled: Cargo gives a library with and without the feature the same file name.
-build=target/failpoints/build
-tree=$PWD/target/failpoints/pg
+# Folders of its own for each server, as two of the same major can be built differently; and for what is compiled, as
+# Cargo gives a library with and without the feature the same file name.
+folder=target/failpoints/$major-$(cksum <<<"$bindir" | cut -d ' ' -f 1)
+build=$folder/build
+tree=$PWD/$folder/pg
 
-# What the normal build compiled but for vekter itself is shared, by links: FAISS takes five minutes.
+# What the normal build compiled but for vekter itself is shared, by links: FAISS takes five minutes. What is generated
+# from the server's headers is written in place when the server is another.
 if [[ ! -d $build && -d target/release ]]; then
-    mkdir -p target/failpoints
+    mkdir -p "$folder"
     rm -rf "$build.new"
     mkdir "$build.new"
     cp -al target/release "$build.new/release"
     find "$build.new" -depth -path '*vekter*' ! -path '*vekter*/*' -exec rm -rf {} +
+    rm -rf "$build.new"/release/build/pgrx-pg-sys-*
+    cp -a target/release/build/pgrx-pg-sys-* "$build.new/release/build"
     mv "$build.new" "$build"
 fi
 cargo build --release --locked --no-default-features --features "pg$major,failpoints" --target-dir "$build" >&2
@@ -25,9 +36,8 @@ cargo build --release --locked --no-default-features --features "pg$major,failpo
 # A PostgreSQL finds its library and share folders from where its programs are, if they lie to each other as they did
 # where they were built (src/port/path.c); so the paths below their common beginning are kept. The programs must be
 # real copies for that, everything else may be links.
-prefix=$("$pg_config" --bindir)
-for folder in --pkglibdir --sharedir; do
-    other=$("$pg_config" "$folder")
+prefix=$bindir
+for other in "$("$pg_config" --pkglibdir)" "$("$pg_config" --sharedir)"; do
     while [[ $other/ != "$prefix"/* ]]; do prefix=$(dirname "$prefix"); done
 done
 below() { printf '%s\n' "${1#"${prefix%/}"}"; }
@@ -37,16 +47,16 @@ copy() { # FOLDER CP-OPTIONS
     mkdir -p "$to"
     cp -R "${@:2}" "$1/." "$to"
 }
-if [[ ! -e $tree/complete || $("$pg_config" --bindir)/postgres -nt $tree/complete ]]; then
+if [[ ! -e $tree/complete ]] || ! cmp -s "$bindir/postgres" "$tree$(below "$bindir")/postgres"; then
     rm -rf "$tree"
-    copy "$("$pg_config" --bindir)" -L
+    copy "$bindir" -L
     copy "$("$pg_config" --pkglibdir)" --symbolic-link
     copy "$("$pg_config" --sharedir)" --symbolic-link
     # The installed vekter, if there is one, is not part of the copy.
     rm -f "$tree$(below "$("$pg_config" --pkglibdir)")/vekter.so" \
         "$tree$(below "$("$pg_config" --sharedir)")"/extension/vekter{.control,--*.sql}
-    touch "$tree/complete"
+    printf '%s\n' "$pg_config" >"$tree/complete"
 fi
-own_pg_config=$tree$(below "$("$pg_config" --bindir)")/pg_config
+own_pg_config=$tree$(below "$bindir")/pg_config
 PG_CONFIG=$own_pg_config LIBRARY=$build/release/libvekter.so scripts/install.sh >&2
 printf '%s\n' "$own_pg_config"

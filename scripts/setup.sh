@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Names what this machine lacks to build (or test, or measure) vekter, and installs it where it can (apt: Debian, Ubuntu).
-#   setup.sh check|install build|test|bench
+#   setup.sh check|install build|test|bench|assertions
 # Silent, offline and quick where nothing is missing. Never touches a PostgreSQL cluster, never makes one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,6 +77,15 @@ check_tools() {
     compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || [[ -n ${LIBCLANG_PATH:-} ]] || packages+=(libclang-dev)
 }
 
+# A PostgreSQL is only built for the tests that want one with assertions.
+check_tools_for_postgres() {
+    local program
+    [[ $purpose == assertions ]] || return 0
+    for program in make perl bison flex bzip2; do
+        command -v "$program" >/dev/null || packages+=("$program")
+    done
+}
+
 # Only the tests and the benchmarks are in Python.
 check_python() {
     [[ $purpose != build ]] || return 0
@@ -118,6 +127,7 @@ check_everything() {
     check_postgres
     check_blas
     check_tools
+    check_tools_for_postgres
     check_python
     check_pgbench
     check_pgvector

@@ -122,7 +122,7 @@ def failpoint_bindir():
         yield bindir
         return
     # The checkout lies where the server's account may not go, such as in root's home.
-    tree = REPOSITORY / "target/failpoints/pg"
+    tree = next(folder for folder in bindir.parents if (folder / "complete").exists())
     with tempfile.TemporaryDirectory(prefix="vekter-failpoints-", dir=ROOT) as folder:
         os.chmod(folder, 0o755)
         copy = Path(folder) / "pg"

@@ -400,15 +400,18 @@ CREATE FUNCTION knn_join(
     RETURNS TABLE (left_id anyelement, id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_join_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
 
--- knn_join() borrows the view of COPY, whose command is never NULL.
-CREATE VIEW vekter_join_progress AS
-    SELECT p.pid, p.datname, p.relid::regclass AS left_table, p.tuples_processed AS rows_done,
-           p.tuples_excluded AS rows_without_vector, nullif(c.reltuples, -1)::bigint AS rows_estimated
+-- knn_join() borrows the view of COPY, whose command is never NULL. A function, for no relation of the extension's is to be
+-- in the way of tools that compare a schema's relations with those that they know.
+CREATE FUNCTION vekter_join_progress(
+    OUT pid integer, OUT datname name, OUT left_table regclass, OUT rows_done bigint, OUT rows_without_vector bigint,
+    OUT rows_estimated bigint
+) RETURNS SETOF record LANGUAGE sql STABLE PARALLEL RESTRICTED ROWS 1
+BEGIN ATOMIC
+    SELECT p.pid, p.datname, p.relid::regclass, p.tuples_processed, p.tuples_excluded, nullif(c.reltuples, -1)::bigint
       FROM pg_catalog.pg_stat_progress_copy p
       LEFT JOIN pg_catalog.pg_class c ON c.oid = p.relid AND p.datname = pg_catalog.current_database()
      WHERE p.command IS NULL AND p.relid <> 0;
-
-GRANT SELECT ON vekter_join_progress TO PUBLIC;
+END;
 
 CREATE FUNCTION vekter_index_stats(
     index regclass,

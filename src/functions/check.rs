@@ -23,6 +23,6 @@ fn vekter_check(
 
 fn find(relation: pg_sys::Oid, heap: bool) -> Result<Vec<Finding>, SqlError> {
     let index = target::find_plain_index(relation)?;
-    target::check_owner(index)?;
+    target::check_maintainer(index)?;
     am::check::check(index, heap)
 }

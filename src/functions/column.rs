@@ -1,13 +1,16 @@
 //! Columns that users name.
 
+use pgrx::spi::quote_identifier;
 use pgrx::{IntoDatum, PgSqlErrorCode as Code, pg_sys};
 
-use super::target::relation_name;
-use crate::pg::catalogue;
+use super::target::{qualified_name, relation_name};
 use crate::pg::error::SqlError;
+use crate::pg::{catalogue, search_path};
 
 /// A column as the catalogue has it.
 pub struct Column {
+    table: pg_sys::Oid,
+    type_oid: pg_sys::Oid,
     pub type_name: String,
     pub is_integer: bool,
     /// Operator class of the metric for the column's type, quoted; None if the type is not vector.
@@ -26,7 +29,8 @@ SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
           JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
          WHERE m.amname = 'faiss' AND c.opcintype = a.atttypid AND c.opcname = $3) AS operator_class,
        a.atttypmod AS typmod,
-       a.attnotnull AS is_not_null
+       a.attnotnull AS is_not_null,
+       a.atttypid AS type_oid
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
 "#;
@@ -42,6 +46,8 @@ impl Column {
             // SAFETY: the query's columns are of these types.
             found = Some(unsafe {
                 Column {
+                    table,
+                    type_oid: row.get(6).unwrap_or(pg_sys::InvalidOid),
                     type_name: row.get(1).unwrap_or_default(),
                     is_integer: row.get(2).unwrap_or(false),
                     operator_class: row.get(3),
@@ -59,10 +65,13 @@ impl Column {
 
     /// The operator class; Err if `name`, the column, is not of type vector.
     pub fn require_vector(&self, name: &str) -> Result<&str, SqlError> {
-        self.operator_class.as_deref().ok_or_else(|| {
-            SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, format!("column \"{name}\" is not of type vector"))
-                .detail(format!("It is of type {}.", self.type_name))
-        })
+        match &self.operator_class {
+            Some(class) => Ok(class),
+            None => Err(match Namesake::of(self) {
+                Some(namesake) => namesake.refuse(self.table, name)?,
+                None => wrong_type(name, "type vector", &self.type_name),
+            }),
+        }
     }
 
     /// Err unless `name`, the column, is of an integer type.
@@ -70,8 +79,69 @@ impl Column {
         if self.is_integer {
             return Ok(());
         }
-        let message = format!("column \"{name}\" is not of an integer type");
-        Err(SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message)
-            .detail(format!("It is of type {}.", self.type_name)))
+        Err(wrong_type(name, "an integer type", &self.type_name))
+    }
+}
+
+fn wrong_type(column: &str, wanted: &str, found: &str) -> SqlError {
+    let message = format!("column \"{column}\" is not of {wanted}");
+    SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message).detail(format!("It is of type {found}."))
+}
+
+/// Another type with the name of the one that faiss indexes, such as pgvector's. Names are qualified and quoted.
+struct Namesake {
+    ours: String,
+    theirs: String,
+    /// With the dimensions of the column.
+    ours_there: String,
+    theirs_there: String,
+    /// Whether values have one form in memory, by the name of the function that sends them.
+    is_alike: bool,
+}
+
+const NAMESAKE: &str = r#"
+SELECT pg_catalog.format_type(v.oid, NULL), pg_catalog.format_type(t.oid, NULL),
+       pg_catalog.format_type(v.oid, $2), pg_catalog.format_type(t.oid, $2),
+       EXISTS (SELECT FROM pg_catalog.pg_proc a JOIN pg_catalog.pg_proc b USING (proname)
+                WHERE a.oid = t.typsend AND b.oid = v.typsend)
+  FROM pg_catalog.pg_type t
+  JOIN pg_catalog.pg_type v USING (typname)
+  JOIN pg_catalog.pg_opclass c ON c.opcintype = v.oid AND c.opcdefault
+  JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'faiss'
+ WHERE t.oid = $1
+"#;
+
+impl Namesake {
+    /// The type of a column that is not of type vector.
+    fn of(column: &Column) -> Option<Self> {
+        let mut found = None;
+        let arguments = [(pg_sys::OIDOID, column.type_oid.into()), (pg_sys::INT4OID, column.typmod.into())];
+        search_path::with_catalogue_only(|| {
+            catalogue::for_each_row(NAMESAKE, &arguments, |row| {
+                // SAFETY: the query's columns are of these types.
+                let [ours, theirs, ours_there, theirs_there] =
+                    [1, 2, 3, 4].map(|column| unsafe { row.get::<String>(column) }.unwrap_or_default());
+                // SAFETY: as above.
+                let is_alike = unsafe { row.get(5) } == Some(true);
+                found = Some(Namesake { ours, theirs, ours_there, theirs_there, is_alike });
+            });
+        });
+        found
+    }
+
+    fn refuse(&self, table: pg_sys::Oid, column: &str) -> Result<SqlError, SqlError> {
+        let error = wrong_type(column, &format!("type {}", self.ours), &self.theirs_there);
+        if !self.is_alike {
+            return Ok(error);
+        }
+        Ok(error.hint(format!(
+            "Move the column, as a superuser: CREATE CAST ({} AS {}) WITHOUT FUNCTION AS ASSIGNMENT; \
+             ALTER TABLE {} ALTER COLUMN {} TYPE {};",
+            self.theirs,
+            self.ours,
+            qualified_name(table)?,
+            quote_identifier(column),
+            self.ours_there
+        )))
     }
 }

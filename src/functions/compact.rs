@@ -19,7 +19,7 @@ fn vekter_compact(index: pg_sys::Oid) {
 
 fn compact(relation: pg_sys::Oid) -> Result<(), SqlError> {
     let index = target::find_plain_index(relation)?;
-    target::check_owner(index)?;
+    target::check_maintainer(index)?;
     let index = maintenance::IndexToCompact::lock(index)?;
     maintenance::compact_everything(&index)
 }

@@ -8,7 +8,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::column::Column;
-use super::target::{qualified_name, relation_name, spi_error};
+use super::target::{no_table, qualified_name, relation_name, spi_error};
 use crate::engine::Metric;
 use crate::pg::error::{OrRaise, SqlError};
 
@@ -86,8 +86,7 @@ impl Request {
         // SAFETY: looks catalogue rows up by oid.
         let kind = unsafe { pg_sys::get_rel_relkind(self.table) } as u8;
         if !matches!(kind, b'r' | b'p' | b'm') {
-            let message = format!("\"{name}\" is not a table or materialized view");
-            return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message));
+            return Err(no_table(&name, kind));
         }
         qualified_name(self.table)
     }

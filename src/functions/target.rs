@@ -34,28 +34,48 @@ impl Target {
     }
 }
 
+/// Of `pg_index` i: number of the integer column that identifies a row.
+const ID_ATTRIBUTE: &str = r#"
+(SELECT a.attnum FROM pg_catalog.pg_attribute a
+  WHERE a.attrelid = i.indrelid AND a.attnum = coalesce(
+          CASE WHEN i.indnatts > i.indnkeyatts THEN i.indkey[i.indnkeyatts] END,
+          (SELECT p.indkey[0] FROM pg_catalog.pg_index p
+            WHERE p.indrelid = i.indrelid AND p.indisprimary AND p.indnkeyatts = 1))
+    AND a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
+                       'pg_catalog.int8'::pg_catalog.regtype))"#;
+
 /// A row for each of its faiss indexes, which are itself if it is one; if there is none, a row without an index. One look
-/// answers it all: a second one could find the relation dropped.
-const CANDIDATES: &str = r#"
+/// answers it all: a second one could find the relation dropped. Indexes of equal `meaning` give the same answers.
+fn candidates_query() -> String {
+    format!(
+        r#"
 SELECT r.relname::text, r.relkind, x.*
   FROM pg_catalog.pg_class r
-  LEFT JOIN (SELECT c.oid, c.relname::text, c.relkind, i.indisvalid AND i.indisready
+  LEFT JOIN (SELECT c.oid, c.relname::text, c.relkind, i.indisvalid AND i.indisready AND i.indislive,
+                    pg_catalog.jsonb_build_array(pg_catalog.pg_get_indexdef(i.indexrelid, 1, false), k.opcfamily,
+                      pg_catalog.pg_get_expr(i.indpred, i.indrelid), {ID_ATTRIBUTE})::pg_catalog.text AS meaning
                FROM pg_catalog.pg_index i
                JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
                JOIN pg_catalog.pg_am a ON a.oid = c.relam
+               JOIN pg_catalog.pg_opclass k ON k.oid = i.indclass[0]
               WHERE (i.indrelid = $1 OR i.indexrelid = $1) AND a.amname = 'faiss') x ON true
  WHERE r.oid = $1
  ORDER BY x.relname
-"#;
+"#
+    )
+}
 
 struct Candidate {
     oid: pg_sys::Oid,
     name: String,
     kind: u8,
     is_usable: bool,
+    meaning: String,
 }
 
-const DESCRIPTION: &str = r#"
+fn description_query() -> String {
+    format!(
+        r#"
 SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
        t.oid AS table_oid,
        t.relkind = 'p' AS is_partitioned,
@@ -64,13 +84,8 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
        pg_catalog.format('OPERATOR(%I.%s)', m.nspname, o.oprname) AS operator,
        v.atttypmod AS dims,
        v.atttypid AS vector_type,
-       (SELECT pg_catalog.quote_ident(a.attname) FROM pg_catalog.pg_attribute a
-         WHERE a.attrelid = i.indrelid AND a.attnum = coalesce(
-                 CASE WHEN i.indnatts > i.indnkeyatts THEN i.indkey[i.indnkeyatts] END,
-                 (SELECT p.indkey[0] FROM pg_catalog.pg_index p
-                   WHERE p.indrelid = i.indrelid AND p.indisprimary AND p.indnkeyatts = 1))
-           AND a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
-                              'pg_catalog.int8'::pg_catalog.regtype)) AS id,
+       (SELECT pg_catalog.quote_ident(c.attname) FROM pg_catalog.pg_attribute c
+         WHERE c.attrelid = i.indrelid AND c.attnum = {ID_ATTRIBUTE}) AS id,
        ARRAY(SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(i.indexrelid)
              UNION SELECT i.indexrelid) AS indexes
   FROM pg_catalog.pg_index i
@@ -82,7 +97,9 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
   JOIN pg_catalog.pg_operator o ON o.oid = s.amopopr
   JOIN pg_catalog.pg_namespace m ON m.oid = o.oprnamespace
  WHERE i.indexrelid = $1
-"#;
+"#
+    )
+}
 
 /// The faiss index that `relation` means, for those who read it itself: Err if it is partitioned, and has no pages.
 pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
@@ -95,61 +112,102 @@ pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> 
     Ok(index.oid)
 }
 
-/// The faiss index that `relation` is, or the only one that it has.
+/// The faiss index that `relation` is, or the one that it has: of several that answer the same, the newest.
 fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
     let mut itself = None;
     let mut candidates: Vec<Candidate> = Vec::new();
-    catalogue::for_each_row(CANDIDATES, &[(pg_sys::OIDOID, relation.into())], |row| {
+    catalogue::for_each_row(&candidates_query(), &[(pg_sys::OIDOID, relation.into())], |row| {
         // SAFETY: the query's columns are of these types.
         let (name, kind, oid) = unsafe { (row.get::<String>(1), row.get::<i8>(2), row.get(3)) };
         itself = Some((name.unwrap_or_default(), kind.unwrap_or(0) as u8));
         candidates.extend(oid.map(|oid| {
             // SAFETY: as above.
-            let (name, kind, usable) = unsafe { (row.get::<String>(4), row.get::<i8>(5), row.get(6)) };
-            let (name, kind) = (name.unwrap_or_default(), kind.unwrap_or(0) as u8);
-            Candidate { oid, name, kind, is_usable: usable == Some(true) }
+            let (name, kind, usable, meaning) =
+                unsafe { (row.get::<String>(4), row.get::<i8>(5), row.get(6), row.get::<String>(7)) };
+            Candidate {
+                oid,
+                name: name.unwrap_or_default(),
+                kind: kind.unwrap_or(0) as u8,
+                is_usable: usable == Some(true),
+                meaning: meaning.unwrap_or_default(),
+            }
         }));
     });
-    let Some((name, kind)) = itself else {
-        return Err(no_relation(relation));
-    };
-    match candidates.len() {
-        0 => Err(no_index(&name, kind)),
-        1 if candidates[0].is_usable => Ok(candidates.remove(0)),
-        1 => {
-            let message = format!("index \"{}\" is not valid", candidates[0].name);
-            Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-                .hint("Rebuild it with REINDEX, or drop it and create it again."))
-        }
-        _ => {
-            let names: Vec<&str> = candidates.iter().map(|index| index.name.as_str()).collect();
-            let message = format!("table \"{name}\" has several faiss indexes");
-            Err(SqlError::new(Code::ERRCODE_AMBIGUOUS_PARAMETER, message)
-                .detail(format!("They are {}.", names.join(", ")))
-                .hint("Name the index instead of the table."))
-        }
+    let (name, kind) = itself.ok_or_else(|| no_relation(relation))?;
+    if candidates.is_empty() {
+        return Err(no_index(&name, kind));
+    }
+    // A rebuild that goes on, or was cancelled, has an index that is not valid beside the one that is.
+    let (usable, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|index| index.is_usable);
+    if usable.iter().any(|index| index.meaning != usable[0].meaning) {
+        return Err(several_indexes(&name, &usable));
+    }
+    usable.into_iter().max_by_key(|index| index.oid.to_u32()).ok_or_else(|| not_valid(&name, &others))
+}
+
+fn not_valid(table: &str, indexes: &[Candidate]) -> SqlError {
+    let error = |message| SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
+    let hint = "Rebuild it with REINDEX, or drop it and create it again.";
+    match indexes {
+        [index] => error(format!("index \"{}\" is not valid", index.name)).hint(hint),
+        _ => error(format!("table \"{table}\" has no valid faiss index"))
+            .detail(format!("Those that are not valid are {}.", names(indexes)))
+            .hint("Rebuild one of them with REINDEX, and drop the others."),
     }
 }
 
-/// Err unless the current user owns the index, or is a superuser.
-pub fn check_owner(index: pg_sys::Oid) -> Result<(), SqlError> {
-    if owns(index) {
+fn several_indexes(table: &str, indexes: &[Candidate]) -> SqlError {
+    let message = format!("table \"{table}\" has several faiss indexes");
+    SqlError::new(Code::ERRCODE_AMBIGUOUS_PARAMETER, message)
+        .detail(format!(
+            "They are {}, and differ in their vector, operator class, predicate or id column.",
+            names(indexes)
+        ))
+        .hint("Name the index instead of the table.")
+}
+
+fn names(indexes: &[Candidate]) -> String {
+    let names: Vec<&str> = indexes.iter().map(|index| index.name.as_str()).collect();
+    names.join(", ")
+}
+
+/// Err unless the current user may maintain the index: its owner, since PostgreSQL 17 whoever has MAINTAIN on its table.
+pub fn check_maintainer(index: pg_sys::Oid) -> Result<(), SqlError> {
+    if may_maintain(index) {
         return Ok(());
     }
-    let message = format!("must be owner of index {}", relation_name(index)?);
+    // As REINDEX says it.
+    let refusal = if cfg!(any(feature = "pg17", feature = "pg18")) {
+        "permission denied for index"
+    } else {
+        "must be owner of index"
+    };
+    let message = format!("{refusal} {}", relation_name(index)?);
     Err(SqlError::new(Code::ERRCODE_INSUFFICIENT_PRIVILEGE, message))
 }
 
 #[cfg(not(any(feature = "pg16", feature = "pg17", feature = "pg18")))]
-fn owns(index: pg_sys::Oid) -> bool {
+fn may_maintain(index: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogue rows up by oid.
     unsafe { pg_sys::pg_class_ownercheck(index, pg_sys::GetUserId()) }
 }
 
-#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-fn owns(index: pg_sys::Oid) -> bool {
+#[cfg(feature = "pg16")]
+fn may_maintain(index: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogue rows up by oid.
     unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, index, pg_sys::GetUserId()) }
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn may_maintain(index: pg_sys::Oid) -> bool {
+    // SAFETY: looks catalogue rows up by oid.
+    unsafe {
+        let table = pg_sys::IndexGetRelation(index, true);
+        let maintain = pg_sys::AclMode::from(pg_sys::ACL_MAINTAIN);
+        table != pg_sys::InvalidOid
+            && pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), maintain)
+                == pg_sys::AclResult::ACLCHECK_OK
+    }
 }
 
 /// Everything about the index that `relation` means.
@@ -161,7 +219,7 @@ pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
 pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
     let mut target = None;
     search_path::with_catalogue_only(|| {
-        catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {
+        catalogue::for_each_row(&description_query(), &[(pg_sys::OIDOID, index.into())], |row| {
             // SAFETY: the query's columns are of these types.
             target = Some(unsafe {
                 Target {
@@ -194,11 +252,24 @@ fn no_index(name: &str, kind: u8) -> SqlError {
             SqlError::new(Code::ERRCODE_UNDEFINED_OBJECT, format!("table \"{name}\" has no faiss index"))
                 .hint(format!("Create one with SELECT vekter_create_index('{name}', 'id', 'embedding')."))
         }
-        _ => SqlError::new(
-            Code::ERRCODE_WRONG_OBJECT_TYPE,
-            format!("\"{name}\" is not a table or a faiss index"),
-        ),
+        _ => no_table(name, kind),
     }
+}
+
+/// Of a relation that can have no index.
+pub fn no_table(name: &str, kind: u8) -> SqlError {
+    let (kind, hint) = match kind {
+        b'v' => ("a view", "Name the table that the view reads from, or the index of that table."),
+        b'f' => ("a foreign table", "Copy its rows into a table or a materialized view, and index that."),
+        b't' => ("a TOAST table", "Name the table to which it belongs."),
+        b'S' => ("a sequence", "Name a table, or its faiss index."),
+        b'c' => ("a composite type", "Name a table, or its faiss index."),
+        b'i' | b'I' => ("an index", "Name its table."),
+        _ => ("not a table", "Name a table, or its faiss index."),
+    };
+    SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, format!("\"{name}\" is {kind}"))
+        .detail("Only tables and materialized views have faiss indexes.")
+        .hint(hint)
 }
 
 pub fn relation_name(relation: pg_sys::Oid) -> Result<String, SqlError> {

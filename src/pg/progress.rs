@@ -47,7 +47,7 @@ fn update(parameter: u32, value: i64) {
 
 /// Rows that go through a function, shown to other sessions. PostgreSQL has a fixed set of progress views, and the one
 /// whose columns fit is `pg_stat_progress_copy`: relation, tuples processed and excluded. The command stays NULL there,
-/// which no COPY's does, so that `vekter_join_progress` finds its own. The transaction's abort ends it as well.
+/// which no COPY's does, so that `vekter_join_progress()` finds its own. The transaction's abort ends it as well.
 pub struct RowsThrough {
     /// Something else shows its progress already, such as a COPY of the function's result.
     is_shown: bool,

@@ -189,7 +189,7 @@ def test_progress_is_shown_to_other_sessions_and_ends(cluster, database, tables)
     tables.execute("CREATE TABLE many AS SELECT id, CASE WHEN g > 1 THEN embedding END AS embedding "
                    "FROM asked, generate_series(1, 600) g")
     tables.execute("ANALYZE many")
-    progress = "SELECT left_table::text, rows_done, rows_without_vector, rows_estimated FROM vekter_join_progress"
+    progress = "SELECT left_table::text, rows_done, rows_without_vector, rows_estimated FROM vekter_join_progress()"
     seen, failures = [], []
 
     def join():
@@ -206,7 +206,7 @@ def test_progress_is_shown_to_other_sessions_and_ends(cluster, database, tables)
     wait_until(lambda: seen.extend(tables.execute(progress).fetchall())
                or len({done for _, done, _, _ in seen}) >= 3, "three states of progress")
     started = time.monotonic()
-    tables.execute("SELECT pg_cancel_backend(pid) FROM vekter_join_progress")
+    tables.execute("SELECT pg_cancel_backend(pid) FROM vekter_join_progress()")
     thread.join(60)
     assert not thread.is_alive() and time.monotonic() - started < 10 and not failures
     assert all(row[0] == "many" and row[3] == 600 * LEFT for row in seen)

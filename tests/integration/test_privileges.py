@@ -133,6 +133,28 @@ def test_statistics_show_no_rows_and_need_no_more_than_the_table(items):
     assert items.execute("SELECT rows_indexed FROM vekter_index_stats('built')").fetchone() == (300,)
 
 
+@pytest.mark.parametrize("call", ("vekter_compact('items')", "vekter_check('built')"))
+def test_maintenance_is_for_the_owner_and_who_may_maintain_the_table(items, call):
+    """Since PostgreSQL 17, ALL holds MAINTAIN."""
+    has_maintain = items.info.server_version >= 170000
+    items.execute("GRANT SELECT, INSERT ON items TO reader")
+    items.execute("SET ROLE reader")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal:
+        items.execute(f"SELECT {call}")
+    assert refusal.value.diag.message_primary == ("permission denied for index built" if has_maintain else
+                                                  "must be owner of index built")
+    items.execute("RESET ROLE")
+    items.execute("GRANT ALL ON items TO reader")
+    items.execute("SET ROLE reader")
+    if has_maintain:
+        items.execute(f"SELECT {call}")
+    else:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            items.execute(f"SELECT {call}")
+    items.execute("SET ROLE owner")
+    items.execute(f"SELECT {call}")
+
+
 def test_settings_may_be_changed_by_anyone(items):
     items.execute("SET ROLE reader")
     for name, value in (("vekter.nprobe", 5), ("vekter.ef_search", 50), ("vekter.k_factor", 2.5)):

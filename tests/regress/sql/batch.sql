@@ -47,5 +47,5 @@ SELECT * FROM knn_join('asked', 'id', 'at', 'points');
 SELECT count(*) FROM knn_join('points', 'id', 'embedding', 'points', NULL);
 SELECT count(*) FROM knn_join('points', 'id', 'embedding', 'points', 1::smallint, NULL);
 SELECT count(*) FROM knn_join('points', 'id', 'embedding', 'points', 1, NULL, NULL);
-SELECT * FROM vekter_join_progress;
+SELECT * FROM vekter_join_progress();
 DROP TABLE points, asked, keyed;

@@ -31,6 +31,9 @@ DROP EXTENSION vekter;
 DROP SCHEMA vekter;
 DROP TYPE vector;
 CREATE EXTENSION vekter;
+-- no relation comes into the schema: tools that manage its relations would have to be told of it
+SELECT d.objid::regclass FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+WHERE e.extname = 'vekter' AND d.classid = 'pg_class'::regclass;
 -- nothing is left behind by DROP EXTENSION
 DROP EXTENSION vekter;
 SELECT proname FROM pg_proc WHERE probin ~ 'vekter' UNION ALL SELECT typname FROM pg_type WHERE typname ~ 'vector' AND typnamespace = 'public'::regnamespace

@@ -16,7 +16,7 @@ use crate::pg::relation::Rel;
 #[pgrx::pg_guard]
 #[expect(clippy::too_many_arguments, reason = "the signature is PostgreSQL's")]
 pub unsafe extern "C-unwind" fn amcostestimate(
-    _root: *mut pg_sys::PlannerInfo,
+    root: *mut pg_sys::PlannerInfo,
     path: *mut pg_sys::IndexPath,
     _loop_count: f64,
     startup: *mut pg_sys::Cost,
@@ -27,7 +27,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
 ) {
     // SAFETY: PostgreSQL passes a valid path and room for each result.
     let cost = unsafe {
-        if (*path).indexorderbys.is_null() { Cost::never(path) } else { Cost::of((*path).indexinfo) }
+        if (*path).indexorderbys.is_null() { Cost::never(path) } else { Cost::of(root, (*path).indexinfo) }
     };
     // SAFETY: as above.
     unsafe {
@@ -65,14 +65,13 @@ impl Cost {
     }
 
     /// # Safety
-    /// `info` is the planner's valid description of a faiss index that is locked by the query.
-    unsafe fn of(info: *mut pg_sys::IndexOptInfo) -> Self {
+    /// `root` is the planner's state, `info` its description of a faiss index that is locked by the query.
+    unsafe fn of(root: *const pg_sys::PlannerInfo, info: *const pg_sys::IndexOptInfo) -> Self {
         // SAFETY: the caller's promise; the cost settings are plain numbers.
         let (info, operator_cost, tuple_cost) =
             unsafe { (&*info, pg_sys::cpu_operator_cost, pg_sys::cpu_index_tuple_cost) };
-        if plan_hint::is_meant(info.indexoid) {
-            // The less it returns, the less PostgreSQL charges for rows that it would fetch and filter.
-            let selectivity = if plan_hint::is_only_way(info.indexoid) { 0.0 } else { 1.0 };
+        // SAFETY: the caller's promise.
+        if let Some(selectivity) = unsafe { plan_hint::selectivity(root, info.indexoid) } {
             return Cost { startup: 0.0, total: 0.0, pages: 0.0, selectivity };
         }
         let mut random_page_cost = 0.0;

@@ -2,8 +2,13 @@
 //!
 //! `knn()` runs an ordinary query, so that privileges, row-level security and visibility are PostgreSQL's own. While
 //! that query runs, the hint makes the named index (or, for a partitioned one, those of its partitions) cost nothing.
+//!
+//! Functions in a filter, a policy or an expression run queries of their own meanwhile, over the same index and for the
+//! same vector perhaps, and keep their plans. The hint is not for them: its query is told by the name of a column in its
+//! result, its scan by a mark in the vector that it is given. Both stay what they are in a plan of any kind.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -11,12 +16,13 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::batch::Batch;
 use crate::index::first_round::FirstRounds;
 use crate::index::request::Request;
+use crate::vector::is_marked;
+
+/// Name of a column in the result of a query that a hint is for, in the part of it that orders by distance.
+pub const COLUMN: &str = "vekter neighbours";
 
 struct Hint {
     indexes: Vec<Oid>,
-    /// The query vector, as the value that is passed to the query: it tells its scan from those of other queries over
-    /// the same index, which run inside it where a filter calls a function.
-    query: usize,
     request: Request,
     /// Of a query that makes many searches: those whose first round is over.
     batch: Option<Rc<Batch>>,
@@ -26,20 +32,15 @@ thread_local! {
     static HINTS: RefCell<Vec<Hint>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `query` under a hint. Queries inside it may set hints of their own.
-pub fn with<R>(indexes: Vec<Oid>, vector: Datum, request: Request, query: impl FnOnce() -> R) -> R {
-    run(Hint { indexes, query: vector.value(), request, batch: None }, query)
+/// Runs `query` under a hint: one with a column `COLUMN`, for the neighbours of a marked vector. Queries inside it may set
+/// hints of their own.
+pub fn with<R>(indexes: Vec<Oid>, request: Request, query: impl FnOnce() -> R) -> R {
+    run(Hint { indexes, request, batch: None }, query)
 }
 
-/// The same for a query that makes many searches, of which the first rounds are over. `vectors`: the array of them.
-pub fn with_batch<R>(
-    indexes: Vec<Oid>,
-    vectors: Datum,
-    request: Request,
-    batch: Rc<Batch>,
-    query: impl FnOnce() -> R,
-) -> R {
-    run(Hint { indexes, query: vectors.value(), request, batch: Some(batch) }, query)
+/// The same for a query that makes many searches, of which the first rounds are over.
+pub fn with_batch<R>(indexes: Vec<Oid>, request: Request, batch: Rc<Batch>, query: impl FnOnce() -> R) -> R {
+    run(Hint { indexes, request, batch: Some(batch) }, query)
 }
 
 fn run<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
@@ -55,30 +56,49 @@ fn run<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
     query()
 }
 
-/// Whether `index` is the one that is meant.
-pub fn is_meant(index: Oid) -> bool {
-    meant(index, |_| ()).is_some()
-}
-
-/// Whether `index` is the one that is meant, and is asked for certain rows only: it then need not be weighed against
-/// other ways to them.
-pub fn is_only_way(index: Oid) -> bool {
-    meant(index, |hint| hint.request.candidates.is_some() || hint.request.radius.is_some()).unwrap_or(false)
-}
-
-/// What is asked of `index` by a scan for the neighbours of `vector`, if it is the one that is meant.
-pub fn request(index: Oid, vector: Datum) -> Option<Request> {
+/// Share of the rows for which the planner is to charge a scan of `index` that costs nothing by itself; None where no hint
+/// means this scan.
+///
+/// # Safety
+/// `root` is a valid planner's state.
+pub unsafe fn selectivity(root: *const pg_sys::PlannerInfo, index: Oid) -> Option<f64> {
+    // SAFETY: the caller's promise.
+    if !unsafe { is_hinted(root) } {
+        return None;
+    }
     meant(index, |hint| {
-        let mut request = hint.request.clone();
-        if hint.query != vector.value() {
-            // All rows are to be found by a scan of another query.
-            (request.candidates, request.radius) = (None, None);
-        }
-        request
+        // The less it returns, the less PostgreSQL charges for rows that it would fetch and filter: certain rows are not to
+        // be looked for in any other way.
+        let is_only_way = hint.request.candidates.is_some() || hint.request.radius.is_some();
+        if is_only_way { 0.0 } else { 1.0 }
     })
 }
 
-/// The first rounds of searches of `index` under `snapshot`, where there are some.
+/// # Safety
+/// `root` is a valid planner's state.
+unsafe fn is_hinted(root: *const pg_sys::PlannerInfo) -> bool {
+    // SAFETY: a query's target list holds TargetEntry nodes, whose names are C strings or null.
+    unsafe {
+        let columns = (*(*root).parse).targetList;
+        let count = if columns.is_null() { 0 } else { (*columns).length };
+        (0..count).any(|at| {
+            let column: *const pg_sys::TargetEntry = pg_sys::list_nth(columns, at).cast();
+            let name = (*column).resname;
+            !name.is_null() && CStr::from_ptr(name).to_bytes() == COLUMN.as_bytes()
+        })
+    }
+}
+
+/// What is asked of `index` by a scan for the neighbours of `vector`, if a hint means it.
+///
+/// # Safety
+/// `vector` is a datum of type `vector`.
+pub unsafe fn request(index: Oid, vector: Datum) -> Option<Request> {
+    // SAFETY: the caller's promise.
+    if unsafe { is_marked(vector) } { meant(index, |hint| hint.request.clone()) } else { None }
+}
+
+/// The first rounds of searches of `index` under `snapshot` for marked vectors, where there are some.
 pub fn first_rounds(index: Oid, snapshot: pg_sys::Snapshot) -> Option<Rc<FirstRounds>> {
     HINTS.with_borrow(|hints| hints.last()?.batch.as_ref()?.first_rounds(index, snapshot))
 }

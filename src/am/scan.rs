@@ -124,17 +124,23 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
         // SAFETY: the operator's right argument is a vector.
         Some(unsafe { Vector::from_datum(key.sk_argument) }.as_slice().to_vec())
     };
-    let mut request = plan_hint::request(index.oid(), key.sk_argument).unwrap_or_default();
-    request.params = search_options::effective(index, request.params);
+    let query = state.query.as_deref();
+    // SAFETY: as above.
+    let hinted = query.and_then(|_| unsafe { plan_hint::request(index.oid(), key.sk_argument) });
     index.count_scan();
     // SAFETY: the descriptor's count, where a plan node that shows it has one.
     #[cfg(feature = "pg18")]
     if let Some(instrument) = unsafe { scan.instrument.as_mut() } {
         instrument.nsearches += 1;
     }
-    state.cursor = Some(match first_round(index, snapshot, state.query.as_deref()) {
+    let first_round = hinted.as_ref().and_then(|_| first_round(index, snapshot, query));
+    state.cursor = Some(match first_round {
         Some((rounds, at)) => Cursor::continued(&rounds, at)?,
-        None => Cursor::open(index, state.query.as_deref(), &request)?,
+        None => {
+            let mut request = hinted.unwrap_or_default();
+            request.params = search_options::effective(index, request.params);
+            Cursor::open(index, query, &request)?
+        }
     });
     Ok(())
 }

@@ -118,11 +118,10 @@ fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, S
 /// The rows with this id that the caller sees: where they are, and their vectors.
 fn visible_rows(target: &Target, id: i64) -> Result<(Vec<format::Tid>, Vec<Vec<f32>>), SqlError> {
     let query = format!(
-        "SELECT ctid, {vector} FROM ONLY {table} WHERE {predicate}{key} OPERATOR(pg_catalog.=) $1 AND {vector} IS NOT NULL",
+        "SELECT ctid, {vector} FROM ONLY {table} WHERE {key} OPERATOR(pg_catalog.=) $1 AND {is_covered}",
         vector = target.vector,
         table = target.table,
-        predicate =
-            target.predicate.as_ref().map_or(String::new(), |predicate| format!("({predicate}) AND ")),
+        is_covered = target.is_covered(),
         key = access::id_column(target, "vekter_reconstruct")?,
     );
     let plan = spi::Plan::prepare(&query, &[pg_sys::INT8OID]);

@@ -7,7 +7,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::arguments::row_count;
 use super::target::{self, Target};
-use crate::am::plan_hint;
+use crate::am::plan_hint::{self, COLUMN};
 use crate::engine::{OperatingPoint, SearchParams};
 use crate::index::error::IndexError;
 use crate::index::request::Request;
@@ -70,7 +70,8 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     );
     // The sum is not what the index orders by, so this compares all rows.
     let order = format!("{vector} {operator} $1");
-    let nearest = |order: &str| format!("SELECT tableoid, ctid FROM {rows} ORDER BY {order} LIMIT $2");
+    let nearest =
+        |order: &str| format!("SELECT tableoid, ctid AS \"{COLUMN}\" FROM {rows} ORDER BY {order} LIMIT $2");
     let types = [*vector_type, pg_sys::INT8OID];
     let exact = spi::Plan::prepare(&nearest(&format!("({order}) + 0.0")), &types);
     let indexed = spi::Plan::prepare(&nearest(&order), &types);
@@ -88,12 +89,11 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     let (mut found, mut wanted) = (0, 0);
     for (own, query) in &chosen {
         pgrx::check_for_interrupts!();
-        let vector = crate::vector::into_datum(query);
+        let vector = crate::vector::into_marked_datum(query);
         let arguments = [Some(vector), Some(pg_sys::Datum::from(limit as i64))];
         let truth = ids(&exact, &arguments, *own, k);
         let request = Request::of(limit, SearchParams::default());
-        let answer =
-            plan_hint::with(target.indexes.clone(), vector, request, || ids(&indexed, &arguments, *own, k));
+        let answer = plan_hint::with(target.indexes.clone(), request, || ids(&indexed, &arguments, *own, k));
         wanted += truth.len();
         found += truth.intersection(&answer).count();
     }
@@ -117,9 +117,7 @@ fn check_age(indexes: &[pg_sys::Oid]) -> Result<(), SqlError> {
 
 /// What the index covers, as a FROM clause with its conditions.
 fn rows_of(target: &Target) -> String {
-    let predicate =
-        target.predicate.as_ref().map_or(String::new(), |predicate| format!("({predicate}) AND "));
-    format!("{} WHERE {predicate}{} IS NOT NULL", target.from(), target.vector)
+    format!("{} WHERE {}", target.from(), target.is_covered())
 }
 
 /// Table and place of a row.

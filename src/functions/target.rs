@@ -8,6 +8,7 @@ use crate::pg::relation::index_is_gone;
 use crate::pg::search_path;
 
 /// A faiss index and what a query over its table is made of. Names are quoted.
+#[derive(PartialEq)]
 pub struct Target {
     /// The index, and those of its partitions if it is partitioned.
     pub indexes: Vec<pg_sys::Oid>,
@@ -31,6 +32,22 @@ impl Target {
     /// The table as a FROM item: an index of a plain table covers that table alone, not those that inherit from it.
     pub fn from(&self) -> String {
         format!("{}{}", if self.is_partitioned { "" } else { "ONLY " }, self.table)
+    }
+
+    /// The indexed value of a row that the index covers, NULL for others: for conditions, which PostgreSQL evaluates in
+    /// any order, since the expression may be an error outside the predicate (the cast to the dimensions of one model, of
+    /// another model's vector).
+    pub fn covered_vector(&self) -> String {
+        let Target { vector, predicate, .. } = self;
+        predicate
+            .as_ref()
+            .map_or(vector.clone(), |predicate| format!("CASE WHEN {predicate} THEN {vector} END"))
+    }
+
+    /// A condition that holds for the rows in the index. Beside it, `ORDER BY` the vector can use a partial index.
+    pub fn is_covered(&self) -> String {
+        let predicate = self.predicate.as_ref().map_or(String::new(), |text| format!("({text}) AND "));
+        format!("{predicate}({}) IS NOT NULL", self.covered_vector())
     }
 }
 

@@ -151,7 +151,7 @@ fn forget(change: Change) {
     let dropped: Vec<OpenedIndex> = OPENED.with_borrow_mut(|opened| match change {
         Change::Relation(relation) => opened.by_relation.remove(&relation.to_u32()).into_iter().collect(),
         Change::AnyRelation => opened.by_relation.drain().map(|(_, index)| index).collect(),
-        Change::Name => Vec::new(),
+        Change::Name(_) | Change::AnyName => Vec::new(),
     });
     drop(dropped);
 }

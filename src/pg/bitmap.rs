@@ -31,13 +31,28 @@ const PREFER_BITMAPS: [(&core::ffi::CStr, &core::ffi::CStr); 4] = [
     (c"enable_indexonlyscan", c"off"),
 ];
 
-/// Plans `SELECT ... FROM table WHERE ...`, without parameters, by preference as a bitmap scan of `table`. If `wants`
+/// A query whose rows are found by a bitmap of indexes, where there are some for it.
+pub struct BitmapQuery {
+    /// Planned under the session's own settings: functions that the planner calls plan queries of their own meanwhile, which
+    /// they keep, and are to do so here.
+    plain: Plan,
+    preferred: Plan,
+}
+
+impl BitmapQuery {
+    /// `query`: `SELECT ... FROM table WHERE ...`, without parameters.
+    pub fn prepare(query: &str) -> Self {
+        BitmapQuery { plain: Plan::prepare(query, &[]), preferred: Plan::prepare(query, &[]) }
+    }
+}
+
+/// Plans the query WHERE ...`, without parameters, by preference as a bitmap scan of `table`. If `wants`
 /// says so after the planner's estimate, reads the indexes, and only those, and shows `visit` the heap blocks in
 /// ascending order, each with the offsets of its rows (None: all of them). Those are the roots of HOT chains, as in any
 /// index, and beside every row that the active snapshot lets the query return there may be others. The indexes
 /// are read with the caller's privileges.
 pub fn for_each_page(
-    plan: &Plan,
+    query: &BitmapQuery,
     table: pg_sys::Oid,
     wants: impl FnOnce(&Estimate) -> bool,
     visit: &mut dyn FnMut(u32, Option<&[u16]>),
@@ -45,7 +60,9 @@ pub fn for_each_page(
     // SAFETY: the plan is alive and the connection ends below; an error ends both, and whatever was opened under them.
     unsafe {
         connect();
-        let cached = planned(plan);
+        let plain = cached_plan(&query.plain);
+        pg_sys::ReleaseCachedPlan(plain, pg_sys::CurrentResourceOwner);
+        let cached = preferred_plan(&query.preferred);
         let statement: *mut pg_sys::PlannedStmt = (*(*(*cached).stmt_list).elements).ptr_value.cast();
         let scan = bitmap_scan(statement, table);
         let estimate = Estimate {
@@ -62,17 +79,17 @@ pub fn for_each_page(
     }
 }
 
-/// As of the last VACUUM or ANALYZE; 0 where there was none.
+/// As the planner reckons, which knows the table's size where no VACUUM or ANALYZE has counted its rows.
 fn table_rows(table: pg_sys::Oid) -> f64 {
     let open = OpenRelation::open(table, pg_sys::AccessShareLock);
-    open.map_or(0.0, |table| f64::from(table.rel().known_rows()))
+    open.map_or(0.0, |table| table.rel().estimated_rows())
 }
 
 /// The cached plan, made or made anew with a preference for bitmaps where it is not there.
 ///
 /// # Safety
 /// Under an SPI connection; the caller releases the plan.
-unsafe fn planned(plan: &Plan) -> *mut pg_sys::CachedPlan {
+unsafe fn preferred_plan(plan: &Plan) -> *mut pg_sys::CachedPlan {
     // SAFETY: the strings are constants; the level is ended below, or by the abort that an error leads to.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
@@ -88,13 +105,21 @@ unsafe fn planned(plan: &Plan) -> *mut pg_sys::CachedPlan {
                 false,
             );
         }
-        let cached = pg_sys::SPI_plan_get_cached_plan(plan.as_ptr());
+        let cached = cached_plan(plan);
         pg_sys::AtEOXact_GUC(true, level);
-        if cached.is_null() {
-            pgrx::error!("could not plan a query over the table");
-        }
         cached
     }
+}
+
+/// # Safety
+/// Under an SPI connection; the caller releases the plan.
+unsafe fn cached_plan(plan: &Plan) -> *mut pg_sys::CachedPlan {
+    // SAFETY: the plan is alive.
+    let cached = unsafe { pg_sys::SPI_plan_get_cached_plan(plan.as_ptr()) };
+    if cached.is_null() {
+        pgrx::error!("could not plan a query over the table");
+    }
+    cached
 }
 
 /// The plan if all of it is a bitmap scan of `table`.

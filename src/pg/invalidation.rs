@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, SysCacheIdentifier};
 
 use super::relation::Rel;
 
@@ -11,8 +11,27 @@ use super::relation::Rel;
 pub enum Change {
     Relation(pg_sys::Oid),
     AnyRelation,
-    /// An operator or a schema.
-    Name,
+    /// An operator, a function, a type or a schema.
+    Name(NameKey),
+    AnyName,
+}
+
+/// The catalogue cache in which an object is found by its oid, and the hash of that. Others may have the same.
+pub type NameKey = (i32, u32);
+
+/// Caches for whose entries there is `Change::Name`.
+const NAME_CACHES: [SysCacheIdentifier::Type; 4] = [
+    SysCacheIdentifier::OPEROID,
+    SysCacheIdentifier::PROCOID,
+    SysCacheIdentifier::TYPEOID,
+    SysCacheIdentifier::NAMESPACEOID,
+];
+
+/// The key of an object in one of the caches above.
+pub fn name_key(cache: SysCacheIdentifier::Type, object: pg_sys::Oid) -> NameKey {
+    let (cache, nothing) = (cache as i32, pg_sys::Datum::from(0));
+    // SAFETY: computes the hash of a key, for a cache that is searched by one oid.
+    (cache, unsafe { pg_sys::GetSysCacheHashValue(cache, object.into(), nothing, nothing, nothing) })
 }
 
 /// Runs while PostgreSQL takes invalidation messages, which
@@ -49,7 +68,7 @@ fn register() {
     // SAFETY: once for the life of the backend; the callbacks touch Rust memory only.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), nothing);
-        for cache in [pg_sys::SysCacheIdentifier::OPEROID, pg_sys::SysCacheIdentifier::NAMESPACEOID] {
+        for cache in NAME_CACHES {
             pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(catalogue_changed), nothing);
         }
     }
@@ -62,8 +81,8 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
-    tell(Change::Name);
+unsafe extern "C-unwind" fn catalogue_changed(_argument: pg_sys::Datum, cache: i32, hash: u32) {
+    tell(if hash == 0 { Change::AnyName } else { Change::Name((cache, hash)) });
 }
 
 fn tell(change: Change) {

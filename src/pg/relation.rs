@@ -87,9 +87,15 @@ impl Rel {
         self.class().relowner
     }
 
-    /// Rows as of the last VACUUM or ANALYZE; -1 where there was none.
-    pub fn known_rows(self) -> f32 {
-        self.class().reltuples
+    /// Rows of a table with pages, as the planner estimates them.
+    pub fn estimated_rows(self) -> f64 {
+        let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
+        // SAFETY: the relation is open; widths are not asked for.
+        unsafe {
+            let no_widths = core::ptr::null_mut();
+            pg_sys::estimate_rel_size(self.0, no_widths, &mut pages, &mut rows, &mut visible)
+        };
+        rows
     }
 
     /// In memory of this session alone.

@@ -40,7 +40,7 @@ use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::{FromDatum, pg_sys, varlena};
 
 use error::{check_dims, corrupted, null_argument};
-pub use vectors::{Vectors, into_array};
+pub use vectors::{Vectors, into_marked_array};
 
 /// The most dimensions a vector has, as in pgvector: a value is then at most 64,008 bytes.
 pub const MAX_DIMS: usize = 16_000;
@@ -207,6 +207,27 @@ pub fn into_datum(elements: &[f32]) -> pg_sys::Datum {
     let mut vector = NewVector::zeroed(elements.len());
     vector.copy_from_slice(elements);
     vector.into_datum()
+}
+
+/// Stands where a vector that is stored has 0: no query of a user's can make such a value, and copies keep it.
+const MARK: i16 = 0x6b6e;
+
+/// As `into_datum`, with a mark, for a query that is to be told from others with the same vector.
+pub fn into_marked_datum(elements: &[f32]) -> pg_sys::Datum {
+    let mut vector = NewVector::zeroed(elements.len());
+    vector.copy_from_slice(elements);
+    // SAFETY: `zeroed` allocated the header, and `vector` is the only handle to it.
+    unsafe { vector.0.as_mut().unused = MARK };
+    vector.into_datum()
+}
+
+/// Whether a datum has the mark.
+///
+/// # Safety
+/// `datum` is a non-null datum of type `vector`.
+pub unsafe fn is_marked(datum: pg_sys::Datum) -> bool {
+    // SAFETY: the caller's promise; what is stored otherwise than in place has no mark.
+    unsafe { in_place(datum).is_some_and(|header| header.as_ref().unused == MARK) }
 }
 
 /// A finished datum of another by-reference type in the current memory context, on its way to Postgres.

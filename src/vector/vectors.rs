@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 use super::array::Array;
 use super::error::null_argument;
-use super::{Vector, into_datum};
+use super::{Vector, into_marked_datum};
 
 /// An argument of type `vector[]`.
 pub struct Vectors<'a>(Array<'a>);
@@ -61,9 +61,13 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Vectors<'fcx> {
     }
 }
 
-/// A new `vector[]` of finite elements in the current memory context; `vector_type` is the type's oid.
-pub fn into_array<'a>(vector_type: pg_sys::Oid, vectors: impl Iterator<Item = &'a [f32]>) -> pg_sys::Datum {
-    let mut datums: Vec<pg_sys::Datum> = vectors.map(into_datum).collect();
+/// A new `vector[]` in the current memory context, of finite elements with the mark of `into_marked_datum`; `vector_type` is
+/// the type's oid.
+pub fn into_marked_array<'a>(
+    vector_type: pg_sys::Oid,
+    vectors: impl Iterator<Item = &'a [f32]>,
+) -> pg_sys::Datum {
+    let mut datums: Vec<pg_sys::Datum> = vectors.map(into_marked_datum).collect();
     // SAFETY: the datums are vectors, which the array copies.
     unsafe {
         let (mut length, mut by_value, mut align) = (0, false, 0);

@@ -16,7 +16,8 @@ use super::arguments::{Effort, row_count};
 use super::knn::query::{id_of, order};
 use super::target::{self, Target};
 use crate::am::batch::{self, Batch};
-use crate::am::{build, plan_hint};
+use crate::am::build;
+use crate::am::plan_hint::{self, COLUMN};
 use crate::guc;
 use crate::index::request::Request;
 use crate::pg::error::SqlError;
@@ -86,11 +87,11 @@ impl Searcher {
     }
 
     fn run(&self, batch: Batch, queries: &[f32], dims: usize) -> Vec<Neighbor> {
-        let array = vector::into_array(self.element_type, queries.chunks_exact(dims));
+        let array = vector::into_marked_array(self.element_type, queries.chunks_exact(dims));
         let arguments = [Some(array), Some(pg_sys::Datum::from(self.k as i64))];
         let mut found = Vec::new();
         let (indexes, request) = (self.target.indexes.clone(), self.request.clone());
-        plan_hint::with_batch(indexes, array, request, Rc::new(batch), || {
+        plan_hint::with_batch(indexes, request, Rc::new(batch), || {
             self.plan.for_each_row(&arguments, |row| {
                 if let [Some(number), Some(id), Some(distance)] = [1, 2, 3].map(|column| row.datum(column)) {
                     // SAFETY: the query's third column is float8.
@@ -150,16 +151,15 @@ impl<L> Waiting<L> {
 fn query_text(target: &Target) -> Result<String, SqlError> {
     let id = id_of(target)?;
     let Target { table, vector, operator, .. } = target;
-    let predicate =
-        target.predicate.as_ref().map_or(String::new(), |predicate| format!("({predicate}) AND "));
     // Not the name of the table, whose columns stand for themselves.
     let queries = if table.ends_with(".queries") { "vectors" } else { "queries" };
     Ok(format!(
-        "SELECT {queries}.number, nearest.id, nearest.distance \
+        "SELECT {queries}.number, nearest.id, nearest.\"{COLUMN}\" \
          FROM pg_catalog.unnest($1) WITH ORDINALITY AS {queries} (query, number) \
-         CROSS JOIN LATERAL (SELECT {id}::pg_catalog.int8 AS id, {vector} {operator} {queries}.query AS distance \
-           FROM {} WHERE {predicate}{id} IS NOT NULL AND {vector} IS NOT NULL \
+         CROSS JOIN LATERAL (SELECT {id}::pg_catalog.int8 AS id, {vector} {operator} {queries}.query AS \"{COLUMN}\" \
+           FROM {} WHERE {id} IS NOT NULL AND {} \
            ORDER BY {vector} {operator} {queries}.query LIMIT $2) AS nearest",
-        target.from()
+        target.from(),
+        target.is_covered()
     ))
 }

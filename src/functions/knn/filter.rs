@@ -13,7 +13,7 @@ use crate::functions::target::Target;
 use crate::index::candidates::Candidates;
 use crate::index::error::IndexError;
 use crate::index::request::Request;
-use crate::pg::bitmap::{self, Estimate};
+use crate::pg::bitmap::{self, BitmapQuery, Estimate};
 use crate::pg::condition::{self, Condition};
 use crate::pg::error::SqlError;
 use crate::pg::spi;
@@ -45,7 +45,7 @@ const MAX_FIRST_ROUND_ROWS: usize = 1000;
 pub struct Narrowing {
     table: pg_sys::Oid,
     /// The rows that pass, for the planner to say which indexes tell of them.
-    passing: spi::Plan,
+    passing: BitmapQuery,
     /// The search, planned for when candidates are known.
     search: spi::Plan,
 }
@@ -56,7 +56,7 @@ impl Narrowing {
         let conditions: Vec<String> = conditions.collect();
         // No column: ctid would take a privilege on the whole table.
         let query = format!("SELECT FROM {} WHERE {}", target.from(), conditions.join(" AND "));
-        Narrowing { table: target.table_oid, passing: spi::Plan::prepare(&query, &[]), search }
+        Narrowing { table: target.table_oid, passing: BitmapQuery::prepare(&query), search }
     }
 
     /// Confines the request to the rows that pass, where that is worth it: then the plan to search with. Otherwise the

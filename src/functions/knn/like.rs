@@ -1,35 +1,31 @@
 //! The vector of a stored row.
 
-use std::cell::Cell;
-
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::query;
+use super::{known, query};
+use crate::functions::target::Target;
 use crate::pg::error::SqlError;
 use crate::pg::spi;
 
-/// The indexed value of the row with that id, as the caller sees the table, in the memory that is current now.
+/// The indexed value of the row with that id, as the caller sees the table, in the memory that is current now. Of several
+/// rows with that id it is the one that the index covers; where it covers none, another's neighbours are asked for.
 pub fn stored_vector(relation: pg_sys::Oid, id: i64) -> Result<pg_sys::Datum, SqlError> {
-    let target = query::describe(relation)?;
-    let column = query::id_of(&target)?;
-    let query = format!(
-        "SELECT {} FROM {} WHERE {column} OPERATOR(pg_catalog.=) $1 LIMIT 2",
-        target.vector,
-        target.from()
-    );
-    let (count, vector) = (Cell::new(0), Cell::new(None));
-    spi::Plan::prepare(&query, &[pg_sys::INT8OID]).for_each_row(&[Some(id.into())], |row| {
-        count.set(count.get() + 1);
-        vector.set(row.kept_datum(1));
-    });
+    let known = known::describe(relation)?;
+    let target = &known.target;
+    let column = query::id_of(target)?;
+    let covered = target.predicate.as_deref().unwrap_or("true");
+    let mut found = vectors(target, column, id, covered);
+    if found.is_empty() && target.predicate.is_some() {
+        found = vectors(target, column, id, "true");
+    }
     let table = &target.table;
-    match (count.get(), vector.get()) {
-        (0, _) => {
+    match found[..] {
+        [] => {
             let message = format!("no row of {table} has {column} {id}");
             Err(SqlError::new(Code::ERRCODE_NO_DATA_FOUND, message))
         }
-        (1, Some(vector)) => Ok(vector),
-        (1, None) => {
+        [Some(vector)] => Ok(vector),
+        [None] => {
             let message = format!("the row of {table} with {column} {id} has no vector");
             Err(SqlError::new(Code::ERRCODE_NULL_VALUE_NOT_ALLOWED, message))
         }
@@ -39,4 +35,17 @@ pub fn stored_vector(relation: pg_sys::Oid, id: i64) -> Result<pg_sys::Datum, Sq
                 .hint("Ask knn() with the vector of one of them."))
         }
     }
+}
+
+/// Of two rows at most that have the id and meet the condition.
+fn vectors(target: &Target, column: &str, id: i64, condition: &str) -> Vec<Option<pg_sys::Datum>> {
+    let query = format!(
+        "SELECT {} FROM {} WHERE {column} OPERATOR(pg_catalog.=) $1 AND ({condition}) LIMIT 2",
+        target.vector,
+        target.from()
+    );
+    let mut found = Vec::new();
+    spi::Plan::prepare(&query, &[pg_sys::INT8OID])
+        .for_each_row(&[Some(id.into())], |row| found.push(row.kept_datum(1)));
+    found
 }

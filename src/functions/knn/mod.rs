@@ -5,6 +5,7 @@
 //! operator's.
 
 mod filter;
+mod known;
 mod like;
 pub mod query;
 mod rows;

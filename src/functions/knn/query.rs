@@ -1,6 +1,6 @@
-//! The query behind `knn()`, prepared and kept until any relation, operator or schema changes.
+//! The query behind `knn()`, prepared and kept until something changes that it names.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,12 +9,12 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::filter::{self, Narrowing};
-use crate::am::plan_hint;
+use super::known::{self, Known};
+use crate::am::plan_hint::{self, COLUMN};
 use crate::functions::arguments::Effort;
-use crate::functions::target::{self, Target};
+use crate::functions::target::Target;
 use crate::index::request::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::SqlError;
-use crate::pg::invalidation::{self, Change};
 use crate::pg::spi;
 use crate::vector::Vector;
 
@@ -71,22 +71,15 @@ impl<'a> Asked<'a> {
 }
 
 struct Prepared {
-    target: Rc<Target>,
+    /// As it was when this was prepared.
+    known: Rc<Known>,
     plan: spi::Plan,
     /// For a filter that can be narrowed down.
     narrowing: Option<Narrowing>,
 }
 
-/// What is remembered until something changes that a query's text may name.
-#[derive(Default)]
-struct Known {
-    targets: HashMap<pg_sys::Oid, Rc<Target>>,
-    prepared: HashMap<Question, Rc<Prepared>>,
-}
-
 thread_local! {
-    static KNOWN: RefCell<Known> = RefCell::default();
-    static OUT_OF_DATE: Cell<bool> = const { Cell::new(false) };
+    static PREPARED: RefCell<HashMap<Question, Rc<Prepared>>> = RefCell::default();
 }
 
 /// Ids and distances, nearest first.
@@ -105,7 +98,7 @@ fn collect<T>(
     read: impl Fn(&spi::Row) -> Option<T>,
 ) -> Result<Vec<(T, f64)>, SqlError> {
     let prepared = prepare(question)?;
-    check_dims(asked.query, prepared.target.dims)?;
+    check_dims(asked.query, prepared.known.target.dims)?;
     let mut request = request(&prepared, question, asked)?;
     let narrowed = match &prepared.narrowing {
         Some(narrowing) => narrowing.apply(&mut request, asked.limit)?,
@@ -117,11 +110,11 @@ fn collect<T>(
         Some(Bound::Radius) => Some(asked.radius.map(|radius| radius.to_bits().into())),
         Some(Bound::Except) => Some(asked.except.map(Into::into)),
     };
-    let vector = crate::vector::into_datum(asked.query.as_slice());
+    let vector = crate::vector::into_marked_datum(asked.query.as_slice());
     let mut arguments = vec![Some(vector), asked.limit.map(|limit| pg_sys::Datum::from(limit as i64))];
     arguments.extend(bound);
     let mut found = Vec::with_capacity(asked.limit.unwrap_or(0).min(1000));
-    plan_hint::with(prepared.target.indexes.clone(), vector, request, || {
+    plan_hint::with(prepared.known.target.indexes.clone(), request, || {
         plan.for_each_row(&arguments, |row| {
             if let (Some(what), Some(distance)) = (read(row), row.datum(2)) {
                 // SAFETY: the query's second column is float8.
@@ -141,7 +134,7 @@ pub fn order(a: f64, b: f64) -> Ordering {
 }
 
 fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Request, SqlError> {
-    let params = asked.effort.params(prepared.target.index)?;
+    let params = asked.effort.params(prepared.known.target.index)?;
     let spared = usize::from(asked.except.is_some());
     let rows = asked.limit.map(|limit| limit + spared);
     let request = match rows {
@@ -167,53 +160,51 @@ fn check_dims(query: &Vector, dims: i32) -> Result<(), SqlError> {
         .detail("The query must have as many dimensions as the indexed column."))
 }
 
+/// The query that answers a question: one that was prepared before, unless something has changed that it names.
 fn prepare(question: &Question) -> Result<Rc<Prepared>, SqlError> {
-    invalidation::listen(forget);
-    if OUT_OF_DATE.replace(false) {
-        // Plans are freed by PostgreSQL, which may take invalidation messages meanwhile: not while they are borrowed.
-        drop(KNOWN.take());
-    }
-    if let Some(prepared) = KNOWN.with_borrow(|known| known.prepared.get(question).cloned()) {
+    let known = known::describe(question.relation)?;
+    if let Some(prepared) = PREPARED.with_borrow(|prepared| prepared.get(question).cloned())
+        && Rc::ptr_eq(&prepared.known, &known)
+    {
         return Ok(prepared);
     }
-    let target = describe(question.relation)?;
-    let condition = question.filter.as_deref().map(|text| filter::check(text, &target)).transpose()?;
-    let query = query_text(&target, question)?;
-    let mut types = vec![target.vector_type, pg_sys::INT8OID];
-    types.extend(question.bound.map(|bound| match bound {
-        Bound::Radius => pg_sys::FLOAT8OID,
-        Bound::Except => pg_sys::INT8OID,
-    }));
-    let generic = || spi::Plan::prepare_generic(&query, &types);
-    let narrowing = match (&question.filter, condition) {
-        (Some(text), Some(condition)) if !condition.is_volatile && !target.is_partitioned => {
-            Some(Narrowing::new(&target, text, generic()))
-        }
-        _ => None,
-    };
-    let plan = match question.bound {
-        Some(Bound::Radius) => generic(),
-        // Ways to the rows are weighed by how many are wanted.
-        _ => spi::Plan::prepare(&query, &types),
-    };
-    let prepared = Rc::new(Prepared { target, plan, narrowing });
-    let surplus = KNOWN.with_borrow_mut(|known| {
-        let is_full = known.prepared.len() >= MAX_PREPARED;
-        let surplus = if is_full { std::mem::take(&mut known.prepared) } else { HashMap::new() };
-        known.prepared.insert(question.clone(), prepared.clone());
+    let prepared = Rc::new(Prepared::new(known, question)?);
+    // Plans are freed by PostgreSQL, which may run anything meanwhile: not while they are borrowed.
+    let surplus = PREPARED.with_borrow_mut(|all| {
+        let is_full = all.len() >= MAX_PREPARED;
+        let mut surplus = if is_full { std::mem::take(all) } else { HashMap::new() };
+        surplus.extend(all.remove_entry(question));
+        all.insert(question.clone(), prepared.clone());
         surplus
     });
     drop(surplus);
     Ok(prepared)
 }
 
-pub fn describe(relation: pg_sys::Oid) -> Result<Rc<Target>, SqlError> {
-    if let Some(target) = KNOWN.with_borrow(|known| known.targets.get(&relation).cloned()) {
-        return Ok(target);
+impl Prepared {
+    fn new(known: Rc<Known>, question: &Question) -> Result<Self, SqlError> {
+        let target = &known.target;
+        let condition = question.filter.as_deref().map(|text| filter::check(text, target)).transpose()?;
+        let query = query_text(target, question)?;
+        let mut types = vec![target.vector_type, pg_sys::INT8OID];
+        types.extend(question.bound.map(|bound| match bound {
+            Bound::Radius => pg_sys::FLOAT8OID,
+            Bound::Except => pg_sys::INT8OID,
+        }));
+        let generic = || spi::Plan::prepare_generic(&query, &types);
+        let narrowing = match (&question.filter, condition) {
+            (Some(text), Some(condition)) if !condition.is_volatile && !target.is_partitioned => {
+                Some(Narrowing::new(target, text, generic()))
+            }
+            _ => None,
+        };
+        let plan = match question.bound {
+            Some(Bound::Radius) => generic(),
+            // Ways to the rows are weighed by how many are wanted.
+            _ => spi::Plan::prepare(&query, &types),
+        };
+        Ok(Prepared { known, plan, narrowing })
     }
-    let target = Rc::new(target::describe(relation)?);
-    KNOWN.with_borrow_mut(|known| known.targets.insert(relation, target.clone()));
-    Ok(target)
 }
 
 /// Parameters: $1 query, $2 limit, $3 what bounds it, if anything.
@@ -229,18 +220,19 @@ fn query_text(target: &Target, question: &Question) -> Result<String, SqlError> 
     let bound = question.bound.map(|bound| match (bound, id) {
         (Bound::Except, Some(id)) => format!("{id} OPERATOR(pg_catalog.<>) $3"),
         (Bound::Except, None) => "true".into(),
-        (Bound::Radius, _) => format!("({distance}) OPERATOR(pg_catalog.<=) $3"),
+        (Bound::Radius, _) => {
+            format!("(({}) {operator} $1) OPERATOR(pg_catalog.<=) $3", target.covered_vector())
+        }
     });
     let conditions = [
-        target.predicate.as_deref().map(filter::enclosed),
+        Some(target.is_covered()),
         question.filter.as_deref().map(filter::enclosed),
         id.map(|id| format!("{id} IS NOT NULL")),
-        Some(format!("{vector} IS NOT NULL")),
         bound,
     ];
     let conditions: Vec<String> = conditions.into_iter().flatten().collect();
     Ok(format!(
-        "SELECT {output}, {distance} FROM {} WHERE {} ORDER BY {distance} LIMIT $2",
+        "SELECT {output}, {distance} AS \"{COLUMN}\" FROM {} WHERE {} ORDER BY {distance} LIMIT $2",
         target.from(),
         conditions.join(" AND ")
     ))
@@ -254,9 +246,4 @@ pub fn id_of(target: &Target) -> Result<&str, SqlError> {
             .detail("It returns the index's included column, or else a primary key of one integer column.")
             .hint("Create the index with INCLUDE (id), or with vekter_create_index(), or use knn_rows().")
     })
-}
-
-/// Marks every prepared query as out of date: something changed that its text may name.
-fn forget(_change: Change) {
-    OUT_OF_DATE.set(true);
 }

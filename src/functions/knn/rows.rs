@@ -2,7 +2,7 @@
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::query;
+use super::known;
 use crate::functions::target;
 use crate::pg::error::SqlError;
 
@@ -17,7 +17,7 @@ pub fn index_of(row_type: pg_sys::Oid, index: Option<pg_sys::Oid>) -> Result<pg_
     let Some(index) = index else {
         return Ok(table);
     };
-    if query::describe(index)?.table_oid != table {
+    if known::describe(index)?.target.table_oid != table {
         let (index, table) = (target::relation_name(index)?, target::relation_name(table)?);
         let message = format!("\"{index}\" does not index the rows of \"{table}\"");
         return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));

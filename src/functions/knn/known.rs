@@ -1,0 +1,125 @@
+//! What a session remembers about the relations that it searches, until something changes that their queries name.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use pgrx::pg_sys::{self, SysCacheIdentifier};
+
+use crate::functions::target::{self, Target};
+use crate::pg::catalogue;
+use crate::pg::error::SqlError;
+use crate::pg::invalidation::{self, Change, NameKey};
+
+/// More relations than a session searches at a time.
+const MAX_KNOWN: usize = 100;
+
+/// A relation as it was looked up.
+pub struct Known {
+    pub target: Target,
+    /// What is named in its queries: the index, its partitions, the table ...
+    relations: HashSet<pg_sys::Oid>,
+    /// ... operators, functions, types and schemas.
+    names: HashSet<NameKey>,
+    is_stale: Cell<bool>,
+}
+
+thread_local! {
+    static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<Known>>> = RefCell::default();
+    /// Of anything at all: some come while a relation is being looked up.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Everything about a table or an index. It stays the same value until something of it changes.
+pub fn describe(relation: pg_sys::Oid) -> Result<Rc<Known>, SqlError> {
+    invalidation::listen(forget);
+    let known = KNOWN.with_borrow(|known| known.get(&relation).cloned());
+    if let Some(known) = known.as_ref().filter(|known| !known.is_stale.get()) {
+        return Ok(known.clone());
+    }
+    let changes = CHANGES.get();
+    let found = look_up(relation)?;
+    let found = match known {
+        // What changed was something else about the relation: how many rows it has, where its pages are.
+        Some(known) if known.is_same(&found) => known,
+        _ => Rc::new(found),
+    };
+    found.is_stale.set(CHANGES.get() != changes);
+    KNOWN.with_borrow_mut(|known| {
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert(relation, found.clone());
+    });
+    Ok(found)
+}
+
+impl Known {
+    fn is_same(&self, other: &Known) -> bool {
+        self.target == other.target && self.relations == other.relations && self.names == other.names
+    }
+
+    fn is_changed_by(&self, change: Change) -> bool {
+        match change {
+            Change::Relation(relation) => self.relations.contains(&relation),
+            Change::Name(name) => self.names.contains(&name),
+            Change::AnyRelation | Change::AnyName => true,
+        }
+    }
+}
+
+/// Classes and objects whose names, or whose schemas' names, are in the definition of an index.
+const NAMED: &str = r#"
+WITH named (class, object) AS (
+    SELECT d.refclassid, d.refobjid FROM pg_catalog.pg_depend d
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = $1
+    UNION ALL
+    SELECT 'pg_catalog.pg_operator'::pg_catalog.regclass, s.amopopr
+      FROM pg_catalog.pg_index i
+      JOIN pg_catalog.pg_opclass k ON k.oid = i.indclass[0]
+      JOIN pg_catalog.pg_amop s ON s.amopfamily = k.opcfamily AND s.amopstrategy = 1
+     WHERE i.indexrelid = $1),
+schemas (object) AS (
+    SELECT pronamespace FROM pg_catalog.pg_proc WHERE oid IN (SELECT object FROM named)
+    UNION SELECT oprnamespace FROM pg_catalog.pg_operator WHERE oid IN (SELECT object FROM named)
+    UNION SELECT typnamespace FROM pg_catalog.pg_type WHERE oid IN (SELECT object FROM named)
+    UNION SELECT relnamespace FROM pg_catalog.pg_class WHERE oid = $1)
+SELECT class, object FROM named
+UNION SELECT 'pg_catalog.pg_namespace'::pg_catalog.regclass, object FROM schemas
+"#;
+
+fn look_up(relation: pg_sys::Oid) -> Result<Known, SqlError> {
+    let target = target::describe(relation)?;
+    let mut names = HashSet::new();
+    catalogue::for_each_row(NAMED, &[(pg_sys::OIDOID, target.index.into())], |row| {
+        // SAFETY: the query's columns are oids.
+        let (class, object) = unsafe { (row.get(1), row.get(2)) };
+        if let (Some(cache), Some(object)) = (class.and_then(cache_of), object) {
+            names.insert(invalidation::name_key(cache, object));
+        }
+    });
+    let relations =
+        target.indexes.iter().copied().chain([target.index, target.table_oid, relation]).collect();
+    Ok(Known { target, relations, names, is_stale: Cell::new(false) })
+}
+
+/// The cache whose changes tell of new names of a class of objects.
+fn cache_of(class: pg_sys::Oid) -> Option<SysCacheIdentifier::Type> {
+    match class {
+        pg_sys::ProcedureRelationId => Some(SysCacheIdentifier::PROCOID),
+        pg_sys::OperatorRelationId => Some(SysCacheIdentifier::OPEROID),
+        pg_sys::TypeRelationId => Some(SysCacheIdentifier::TYPEOID),
+        pg_sys::NamespaceRelationId => Some(SysCacheIdentifier::NAMESPACEOID),
+        _ => None,
+    }
+}
+
+/// PostgreSQL takes such messages in the middle of its work: this only looks and marks.
+fn forget(change: Change) {
+    CHANGES.set(CHANGES.get().wrapping_add(1));
+    KNOWN.with_borrow(|known| {
+        for known in known.values().filter(|known| known.is_changed_by(change)) {
+            known.is_stale.set(true);
+        }
+    });
+}

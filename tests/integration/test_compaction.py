@@ -228,8 +228,10 @@ def test_vacuum_alone_does_not_take_codes_for_rows(db, factory):
     db.execute("DELETE FROM items WHERE id % 10 <> 0")
     with settings(db, **{"vekter.background_compaction": "off"}):
         vacuum_dead_rows(db)
-    for question in QUESTIONS:
-        assert is_ordered(with_index(db, nearest_sql("items", question, 10), "built"))
+    # Of fewer lists than all, the rows that are left may be fewer than ten: then later lists bring nearer ones late.
+    with settings(db, **{"vekter.nprobe": 64}):
+        for question in QUESTIONS:
+            assert is_ordered(with_index(db, nearest_sql("items", question, 10), "built"))
     assert all_ids(db) == list(range(0, 20_000, 10))
 
 

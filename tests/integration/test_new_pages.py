@@ -85,8 +85,8 @@ def test_pages_that_a_crash_makes_forgotten_are_found_by_vacuum(items, cluster):
 def test_an_index_grows_past_the_first_file_of_its_relation(db):
     """PostgreSQL keeps a relation in files of 1 GB. A row of 16,000 dimensions takes eight pages; the table has none."""
     row, first_file_pages, rows_per_statement = "(wide(id)::vector(16000))", 2**30 // 8192, 1_000
-    db.execute("CREATE FUNCTION wide(id int) RETURNS vector IMMUTABLE LANGUAGE sql AS "
-               "$$ SELECT array_fill(id::real, ARRAY[16000])::vector $$")
+    db.execute("CREATE FUNCTION wide(id int) RETURNS vector IMMUTABLE "
+               "RETURN array_fill(id::real, ARRAY[16000])::vector")
     db.execute("CREATE UNLOGGED TABLE items (id int)")
     db.execute(f"CREATE INDEX built ON items USING faiss ({row}) WITH (factory = 'Flat', delta_limit = 4000000)")
     first = 0
@@ -109,13 +109,14 @@ def plain_disk():
         yield path
 
 
-def test_where_no_room_can_be_reserved_it_grows_page_by_page(items, cluster, plain_disk):
+def test_where_no_room_can_be_reserved_it_grows_by_pages_of_zeros(items, cluster, plain_disk):
     items.execute(f"CREATE TABLESPACE plain LOCATION '{plain_disk}'")
     items.execute("DROP INDEX built")
     items.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat') TABLESPACE plain")
     try:
         copy_vectors(items, "items", VECTORS[:ROWS])
-        assert set(insert_one_by_one(items, 50)) == {1}
+        # From PostgreSQL 16 on, several are written at once.
+        assert (set(insert_one_by_one(items, 50)) == {1}) == (items.info.server_version < 160000)
         assert_same_answer(items, "items", VECTORS[ROWS], limit=None, index="built")
         assert_clean(items, "built")
     finally:

@@ -136,7 +136,7 @@ def test_refused_string_is_refused_with_the_reason_before_any_work(db, factory, 
     # A sequence is not rolled back: it tells whether the build got as far as the first row.
     db.execute("CREATE SEQUENCE rows_read")
     db.execute("CREATE FUNCTION seen(v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS "
-               "$$ BEGIN PERFORM nextval('rows_read'); RETURN v; END $$")
+               "$$ BEGIN PERFORM nextval('public.rows_read'); RETURN v; END $$")
     with pytest.raises(psycopg.Error) as refusal:
         db.execute(f"CREATE INDEX ON items USING faiss ((seen(embedding)::vector({dimensions}))) "
                    f"WITH (factory = '{factory}')")
@@ -166,7 +166,7 @@ def test_accepted_string_reads_the_rows(db):
     db.execute("INSERT INTO items SELECT i, array_fill(i::real, ARRAY[8])::vector FROM generate_series(1, 100) i")
     db.execute("CREATE SEQUENCE rows_read")
     db.execute("CREATE FUNCTION seen(v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS "
-               "$$ BEGIN PERFORM nextval('rows_read'); RETURN v; END $$")
+               "$$ BEGIN PERFORM nextval('public.rows_read'); RETURN v; END $$")
     db.execute("CREATE INDEX ON items USING faiss ((seen(embedding)::vector(8))) WITH (factory = 'Flat')")
     assert db.execute("SELECT is_called FROM rows_read").fetchone() == (True,)
 

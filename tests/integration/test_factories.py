@@ -1,5 +1,7 @@
 """Every factory string, for every metric: recall, refusal, and tables too small for what the string asks."""
 
+from statistics import fmean, stdev
+
 import psycopg
 import pytest
 
@@ -25,8 +27,8 @@ EXACT = {
     "IVF64,RQ8x4fsr_Nrq2x4": ALL_CANDIDATES,
 }
 
-# What is asked by default is 0.95; the queries leave room for chance (test_recall.py asks with more).
-FLOOR = 0.92
+# What is asked by default is 0.95; the queries leave room for chance, at least so much (test_recall.py asks with more).
+ASKED, FLOOR = 0.95, 0.92
 ASKED_BY_DEFAULT = (
     "HNSW32", "HNSW16", "HNSW32,SQ8", "IVF64,Flat", "IVF64_HNSW16,Flat", "IVF64,SQ8", "IVF64,PQ16", "IVF64,PQ16x4fs",
     "IVF64,PQ16x4fs,RFlat", "IVF64,RaBitQ", "PQ16", "PQ16x4fs", "SQ8", "SQfp16", "LSH", "OPQ4_32,IVF64,PQ8",
@@ -94,8 +96,9 @@ def test_default_settings_reach_the_recall_that_is_asked_by_default(indexed):
     found = answers(conn, queries, metric)
     assert all(len(rows) == 10 and len({id for id, _ in rows}) == 10 for rows in found)
     assert all(is_ordered(rows) for rows in found), "results come ordered by the exact distance"
-    mean = sum(recall(f, t) for f, t in zip(found, truth)) / QUERIES
-    assert mean >= FLOOR, f"recall@10 = {mean:.3f}"
+    shares = [recall(f, t) for f, t in zip(found, truth)]
+    mean, standard_error = fmean(shares), stdev(shares) / QUERIES ** 0.5
+    assert mean >= min(FLOOR, ASKED - 2 * standard_error), f"recall@10 = {mean:.3f}"
 
 
 def test_nprobe_widens_the_search(library):

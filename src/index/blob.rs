@@ -116,7 +116,11 @@ pub fn copy(
 }
 
 pub fn read_to_vec(rel: Rel, blob: &BlobRef) -> Result<Vec<u8>, IndexError> {
-    let mut bytes = Vec::with_capacity(blob.bytes as usize);
+    if !blob.fits(rel.blocks()) {
+        return Err(IndexError::Damaged(format!("blob {:032x} is not as long as its pages", blob.id)));
+    }
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(blob.bytes as usize)?;
     read(rel, blob, &mut bytes)?;
     Ok(bytes)
 }

@@ -109,8 +109,17 @@ pub fn retry<T>(mut read: impl FnMut() -> Result<T, IndexError>) -> Result<T, In
 }
 
 pub fn read_meta(rel: Rel) -> Result<Meta, IndexError> {
-    let page = PageLock::share(rel, META_BLOCK);
-    Ok(Meta::decode(page.view().body())?)
+    if rel.blocks() <= META_BLOCK {
+        return Err(IndexError::Damaged("the index has no pages".into()));
+    }
+    root_on(rel, &PageLock::share(rel, META_BLOCK))
+}
+
+/// The root on the meta page, which is locked.
+fn root_on(rel: Rel, page: &PageLock) -> Result<Meta, IndexError> {
+    let meta = Meta::decode(page.view().body())?;
+    meta.check_room(rel.blocks())?;
+    Ok(meta)
 }
 
 pub fn metric_of(meta: &Meta) -> Result<Metric, IndexError> {
@@ -121,7 +130,11 @@ pub fn metric_of(meta: &Meta) -> Result<Metric, IndexError> {
 /// The manifest that the root points to; empty if there is none yet.
 pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
     match &meta.manifest {
-        Some(blob) => Ok(Manifest::decode(&blob::read_to_vec(rel, blob)?)?),
+        Some(blob) => {
+            let manifest = Manifest::decode(&blob::read_to_vec(rel, blob)?)?;
+            manifest.check_room(rel.blocks(), meta.dims)?;
+            Ok(manifest)
+        }
         None => Ok(Manifest::default()),
     }
 }
@@ -132,7 +145,7 @@ pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<delta::Place>)
     let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
     failpoint::reach("publish.manifest_written");
     let page = PageLock::exclusive(rel, META_BLOCK);
-    let mut meta = Meta::decode(page.view().body())?;
+    let mut meta = root_on(rel, &page)?;
     let replaced = meta.manifest.replace(blob);
     meta.generation += 1;
     if let Some(start) = delta_start {

@@ -18,6 +18,8 @@ ROWS, DIMENSIONS, PAGE_BYTES, HEADER_BYTES = 2_000, 16, 8192, 24
 VECTORS = clustered(ROWS + 60, DIMENSIONS, seed=151)
 TAG_AT, ENTRY_BYTES = PAGE_BYTES - 32, 8 + 4 * DIMENSIONS
 META, DELTA, OVERFLOW, BLOB, RETIRED = 1, 2, 3, 4, 5
+# Where the fields of `Meta` begin, behind the checksum over them.
+META_AT = HEADER_BYTES + 12
 CORRUPTED = ("XX001", "XX002", "0A000")
 
 
@@ -71,14 +73,14 @@ class Pages(list):
 
     @property
     def meta(self):
-        """Offsets in the meta page: after magic, version and padding come the fields of `Meta`, packed."""
-        at = HEADER_BYTES + 8 + 16 + 4 + 1
+        """Offsets in the meta page: after magic, version, padding and checksum come the fields of `Meta`, packed."""
+        at = META_AT + 16 + 4 + 1
         at += 8 + integer(self[0], at, 8) + 8
         assert self[0][at] == 1, "a manifest is there"
         manifest = at + 1
         extents = integer(self[0], manifest + 28, 8)
         delta = manifest + 36 + 8 * extents
-        return {"metric": HEADER_BYTES + 8 + 16 + 4, "manifest": manifest, "manifest_crc": manifest + 24,
+        return {"metric": META_AT + 16 + 4, "manifest": manifest, "manifest_crc": manifest + 24,
                 "delta_head": delta, "delta_head_chunk": delta + 4, "delta_tail": delta + 8,
                 "delta_next_chunk": delta + 12}
 
@@ -116,10 +118,14 @@ class Pages(list):
         found = [(chunk(page), number) for number, page in enumerate(self) if kind(page) == DELTA]
         return [number for _, number in sorted(found)]
 
+    def change_meta(self, field, value, size):
+        put(self[0], self.meta[field], value, size)
+        put(self[0], META_AT - 4, crc32c(self[0][META_AT:lower(self[0])]), 4)
+
     def change_manifest(self, field, value, size=8):
         number, at = self.manifest
         put(self[number], at[field], value, size)
-        put(self[0], self.meta["manifest_crc"], crc32c(self[number][HEADER_BYTES:lower(self[number])]), 4)
+        self.change_meta("manifest_crc", crc32c(self[number][HEADER_BYTES:lower(self[number])]), 4)
 
     def seal(self, numbers, field):
         """Makes the checksum of a blob that the manifest lists right again."""
@@ -209,8 +215,14 @@ def test_unknown_format_version(damaged):
 
 def test_unknown_metric(damaged):
     check, pages = damaged
-    put(pages[0], pages.meta["metric"], 9, 1)
+    pages.change_meta("metric", 9, 1)
     assert_found(check(pages), "meta page", "metric 9 is unknown")
+
+
+def test_flipped_bit_in_the_meta_page(damaged):
+    check, pages = damaged
+    pages[0][pages.meta["delta_head_chunk"]] ^= 1
+    assert_found(check(pages), "meta page", "the meta page's checksum is wrong")
 
 
 def test_flipped_bit_in_the_manifest(damaged):
@@ -232,7 +244,7 @@ def test_manifest_with_a_checksum_and_without_sense(damaged):
     number, _ = pages.manifest
     pages.change_manifest("payload", pages.delta[0])
     put(pages[number], HEADER_BYTES, 7, 8)
-    put(pages[0], pages.meta["manifest_crc"], crc32c(pages[number][HEADER_BYTES:lower(pages[number])]), 4)
+    pages.change_meta("manifest_crc", crc32c(pages[number][HEADER_BYTES:lower(pages[number])]), 4)
     assert_found(check(pages), "manifest", "cannot be decoded")
 
 
@@ -280,6 +292,12 @@ def test_row_pointers_that_are_not_those_that_were_sealed(damaged):
     pages[first][HEADER_BYTES + 4096 + 6 * 50] ^= 1
     pages.seal(pages.segment, "payload_crc")
     assert_found(check(pages), "segment", "the checksum of its row pointers is wrong")
+
+
+def test_more_rows_than_a_segment_has_bytes_for(damaged):
+    check, pages = damaged
+    pages.change_manifest("rows", 1 << 50)
+    assert_found(check(pages), "segment", f"bytes are too few for {1 << 50} rows")
 
 
 def test_segment_header_of_another_number_of_rows(damaged):
@@ -384,7 +402,7 @@ def test_chain_that_ends_too_early(damaged):
 
 def test_chain_number_that_will_come_twice(damaged):
     check, pages = damaged
-    put(pages[0], pages.meta["delta_next_chunk"], 1, 4)
+    pages.change_meta("delta_next_chunk", 1, 4)
     assert_found(check(pages), "delta", "the next page's number, 1, is in use already")
 
 

@@ -3,11 +3,12 @@
 use super::super::delta::Place;
 use super::super::error::IndexError;
 use super::super::format::{
-    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Extent, Meta, NO_BLOCK,
-    OVERFLOW_HEAD_BYTES, PageKind, SegmentRef, overflow_next, tid_from_bytes,
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Extent, META_BLOCK, Meta,
+    NO_BLOCK, PageKind, SegmentRef, split_overflow, tid_from_bytes,
 };
-use super::super::{read_meta, segment};
+use super::super::segment;
 use super::{Check, Entry};
+use crate::pg::buffer::PageLock;
 
 impl Check {
     pub(super) fn check_delta(&mut self, meta: &Meta) -> Result<(), IndexError> {
@@ -37,7 +38,7 @@ impl Check {
             );
         }
         // Inserts may have appended pages meanwhile.
-        let now = read_meta(self.rel)?;
+        let now = Meta::decode(PageLock::share(self.rel, META_BLOCK).view().body())?;
         if place.chunk >= now.delta_next_chunk {
             self.error(
                 "delta",
@@ -59,11 +60,10 @@ impl Check {
             return Ok(None);
         };
         self.use_extents(&place, &[Extent { start: block, blocks: 1 }]);
-        if body.len() < DELTA_HEAD_BYTES {
+        let Ok(head) = DeltaHead::from_body(&body) else {
             self.error(place, "the page is cut short");
             return Ok(None);
-        }
-        let head = DeltaHead::from_bytes(&body);
+        };
         let entries = &body[DELTA_HEAD_BYTES..];
         let count = usize::from(head.entries);
         if count > layout.entries_per_page || entries.len() != count * layout.entry_bytes() {
@@ -103,12 +103,12 @@ impl Check {
             let Some(body) = self.page(place, block, head.overflow_id, PageKind::DeltaOverflow, chunk) else {
                 return false;
             };
-            let Some(bytes) = body.get(OVERFLOW_HEAD_BYTES..) else {
+            let Ok((next, bytes)) = split_overflow(&body) else {
                 self.error(place, format!("block {block} is cut short"));
                 return false;
             };
             visit(self, block, bytes);
-            (block, chunk) = (overflow_next(&body), chunk + 1);
+            (block, chunk) = (next, chunk + 1);
         }
         true
     }
@@ -128,11 +128,10 @@ impl Check {
                 return Ok(false);
             };
             blocks.push(at.block);
-            if body.len() < DELTA_HEAD_BYTES {
+            let Ok(head) = DeltaHead::from_body(&body) else {
                 self.error(place, format!("block {} is cut short", at.block));
                 return Ok(false);
-            }
-            let head = DeltaHead::from_bytes(&body);
+            };
             if !self.for_each_overflow_page(place, &head, &mut |_, block, _| blocks.push(block)) {
                 return Ok(false);
             }

@@ -2,6 +2,7 @@
 
 use super::super::format::{BlobRef, Extent, META_BLOCK, Meta, PAGE_BYTES, PageKind, PageTag};
 use super::Check;
+use crate::engine::MAX_DIMS;
 use crate::pg::buffer::PageLock;
 use crate::pg::{is_in_recovery, take_interrupts, xid};
 
@@ -34,8 +35,8 @@ impl Check {
         if !tag.is_some_and(|tag| tag.kind == PageKind::Meta && tag.owner == meta.index_id) {
             self.error(PLACE, "the page's tag is not that of a meta page");
         }
-        if meta.dims == 0 {
-            self.error(PLACE, "the index has no dimensions");
+        if !(1..=MAX_DIMS).contains(&(meta.dims as usize)) {
+            self.error(PLACE, format!("an index has no {} dimensions", meta.dims));
             return None;
         }
         Some(meta)

@@ -27,6 +27,18 @@ impl Check {
                 self.error(&place, "the manifest lists it twice");
                 continue;
             }
+            let (bytes, rows) = (reference.payload.bytes, reference.rows);
+            let problem = if !reference.has_room_for_rows() {
+                Some(format!("{bytes} bytes are too few for {rows} rows"))
+            } else {
+                let other = reference.run.map(|run| run.dims).filter(|&dims| dims != meta.dims);
+                other.map(|dims| format!("it was sealed of rows of {dims} dimensions"))
+            };
+            if let Some(problem) = problem {
+                self.is_complete = false;
+                self.error(&place, problem);
+                continue;
+            }
             let is_whole = match &reference.run {
                 Some(run) => self.check_run(&place, reference, run)?,
                 None => self.check_blob(&place, &reference.payload, None),

@@ -5,7 +5,7 @@ use super::super::format::{
     DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK, OVERFLOW_ELEMENTS, PageKind,
     PageTag, TID_BYTES, Tid, overflow_head, tid_to_bytes,
 };
-use super::super::{blob, read_meta};
+use super::super::{blob, read_meta, root_on};
 use crate::failpoint;
 use crate::pg::buffer::{PageLock, PageView};
 use crate::pg::free_space;
@@ -64,7 +64,7 @@ fn append_bytes(
     tail.rows = tail.rows.saturating_add(1);
     for _ in 0..APPEND_ATTEMPTS {
         pgrx::check_for_interrupts!();
-        if append_to(rel, tail, &entry) {
+        if append_to(rel, tail, &entry)? {
             return Ok(None);
         }
         if tail.shares() {
@@ -85,10 +85,11 @@ fn append_bytes(
 }
 
 /// Appends the entry to a page of the chain. False: the page takes it not, or it is none.
-fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> bool {
+fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> Result<bool, IndexError> {
     let page = PageLock::exclusive(rel, tail.block);
-    let Some(head) = head_of(&page.view(), tail.index_id).filter(|head| head.takes_more(entry.layout)) else {
-        return false;
+    let head = head_of(&page.view(), tail.index_id, entry.layout)?;
+    let Some(head) = head.filter(|head| head.takes_more(entry.layout)) else {
+        return Ok(false);
     };
     let mut record = WalRecord::start(rel);
     record.edit(&page, |page| {
@@ -98,7 +99,7 @@ fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> bool {
     failpoint::reach("insert.before_append");
     record.commit();
     failpoint::reach("insert.appended");
-    true
+    Ok(true)
 }
 
 /// Where a statement puts its rows: a page that is thought to be in the chain, of the index with this id. Only the page
@@ -125,9 +126,13 @@ impl Tail {
 }
 
 /// The head of a delta page of the index with this id; None if it is none, or not any more.
-fn head_of(view: &PageView, index_id: u128) -> Option<DeltaHead> {
-    let tag = view.tag()?;
-    (tag.owner == index_id && tag.kind == PageKind::Delta).then(|| DeltaHead::from_bytes(view.body()))
+fn head_of(view: &PageView, index_id: u128, layout: DeltaLayout) -> Result<Option<DeltaHead>, IndexError> {
+    let is_delta = view.tag().is_some_and(|tag| tag.owner == index_id && tag.kind == PageKind::Delta);
+    if !is_delta {
+        return Ok(None);
+    }
+    let (head, _) = DeltaHead::split(view.body(), layout)?;
+    Ok(Some(head))
 }
 
 /// Ends the last page, so that every row so far is in front of it and can be sealed.
@@ -146,9 +151,9 @@ fn append_page(
 ) -> Result<Option<(u32, u64)>, IndexError> {
     failpoint::reach("insert.page_allocated");
     let meta_page = PageLock::exclusive(rel, META_BLOCK);
-    let mut meta = Meta::decode(meta_page.view().body())?;
+    let mut meta = root_on(rel, &meta_page)?;
     let tail = PageLock::exclusive(rel, meta.delta_tail);
-    let head = head_of(&tail.view(), meta.index_id)
+    let head = head_of(&tail.view(), meta.index_id, DeltaLayout::new(meta.dims as usize))?
         .filter(|head| head.next_block == NO_BLOCK)
         .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
     if shares && entry.map_or(head.entries == 0, |entry| head.takes_more(entry.layout)) {

@@ -41,12 +41,13 @@ pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexEr
 }
 
 /// Lets a page take no more entries.
-pub(super) fn close(rel: Rel, block: u32) {
+pub(super) fn close(rel: Rel, block: u32) -> Result<(), IndexError> {
     let lock = PageLock::exclusive(rel, block);
-    let head = DeltaHead { is_closed: true, ..DeltaHead::from_bytes(lock.view().body()) };
+    let head = DeltaHead { is_closed: true, ..DeltaHead::from_body(lock.view().body())? };
     let mut record = WalRecord::start(rel);
     record.edit(&lock, |page| page.patch_body(0, &head.to_bytes()));
     record.commit();
     drop(lock);
     failpoint::reach("seal.page_closed");
+    Ok(())
 }

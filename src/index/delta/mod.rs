@@ -17,8 +17,8 @@ mod vacuum;
 
 use super::error::IndexError;
 use super::format::{
-    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Meta, NO_BLOCK,
-    OVERFLOW_HEAD_BYTES, PageKind, Tid, overflow_next, tid_from_bytes,
+    DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Meta, NO_BLOCK, PageKind, Tid, split_overflow,
+    tid_from_bytes,
 };
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
@@ -36,15 +36,13 @@ pub struct DeltaPage {
 }
 
 impl DeltaPage {
-    fn read(&mut self, rel: Rel, index_id: u128, place: Place) -> Result<(), IndexError> {
-        let lock = PageLock::share(rel, place.block);
-        let body = lock.view().body_of(index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
-        if body.len() < DELTA_HEAD_BYTES {
-            return Err(IndexError::Damaged(format!("delta page {} is cut short", place.block)));
-        }
-        let (head, entries) = body.split_at(DELTA_HEAD_BYTES);
+    fn read(&mut self, rel: Rel, chain: &Chain, place: Place) -> Result<(), IndexError> {
+        let lock = share(rel, place.block)?;
+        let body =
+            lock.view().body_of(chain.index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
+        let (head, entries) = DeltaHead::split(body, chain.layout())?;
         self.block = place.block;
-        self.head = DeltaHead::from_bytes(head);
+        self.head = head;
         self.entries.clear();
         self.entries.extend_from_slice(entries);
         Ok(())
@@ -85,13 +83,28 @@ impl DeltaPage {
         rows: &mut Vec<u8>,
     ) -> Result<(), IndexError> {
         for entry in self.entries.chunks_exact(layout.entry_bytes()) {
+            let end = rows.len() + 4 * layout.dims;
             rows.extend_from_slice(&entry[DELTA_ENTRY_HEAD_BYTES..]);
-            for_each_overflow_page(rel, &self.head, |_, body| {
-                rows.extend_from_slice(&body[OVERFLOW_HEAD_BYTES..]);
-            })?;
+            for_each_overflow_page(rel, &self.head, |_, bytes| rows.extend_from_slice(bytes))?;
+            check_length(rows.len(), end)?;
         }
         Ok(())
     }
+}
+
+/// A page that a link or the root leads to. The relation never gets shorter.
+fn share(rel: Rel, block: u32) -> Result<PageLock, IndexError> {
+    if block >= rel.blocks() {
+        return Err(IndexError::Damaged(format!(
+            "the delta's page {block} lies behind the end of the index"
+        )));
+    }
+    Ok(PageLock::share(rel, block))
+}
+
+/// Whether a row that was read ends where it should.
+fn check_length(end: usize, wanted: usize) -> Result<(), IndexError> {
+    if end == wanted { Ok(()) } else { Err(IndexError::Damaged("a row in the delta is cut short".into())) }
 }
 
 /// A page of the chain: block and number.
@@ -147,7 +160,7 @@ impl Walker {
             return Ok(None);
         };
         pgrx::check_for_interrupts!();
-        self.page.read(self.rel, self.chain.index_id, place)?;
+        self.page.read(self.rel, &self.chain, place)?;
         self.follow(place)
     }
 
@@ -158,8 +171,8 @@ impl Walker {
         };
         self.next_page()?;
         if self.page.next().is_some() && self.page.head.takes_more(self.chain.layout()) {
-            freeze::close(self.rel, place.block);
-            self.page.read(self.rel, self.chain.index_id, place)?;
+            freeze::close(self.rel, place.block)?;
+            self.page.read(self.rel, &self.chain, place)?;
         }
         self.follow(place)
     }
@@ -197,14 +210,11 @@ pub fn for_each_row(
 /// Appends the rest of a long row to `row`.
 fn read_overflow(rel: Rel, head: &DeltaHead, elements: usize, row: &mut Vec<f32>) -> Result<(), IndexError> {
     let wanted = row.len() + elements;
-    for_each_overflow_page(rel, head, |_, body| push_elements(row, &body[OVERFLOW_HEAD_BYTES..]))?;
-    if row.len() != wanted {
-        return Err(IndexError::Damaged("a row in the delta is cut short".into()));
-    }
-    Ok(())
+    for_each_overflow_page(rel, head, |_, bytes| push_elements(row, bytes))?;
+    check_length(row.len(), wanted)
 }
 
-/// Visits block and body of each overflow page.
+/// Visits block and bytes of each overflow page.
 fn for_each_overflow_page(
     rel: Rel,
     head: &DeltaHead,
@@ -212,11 +222,12 @@ fn for_each_overflow_page(
 ) -> Result<(), IndexError> {
     let (mut block, mut chunk) = (head.overflow_block, 0);
     while block != NO_BLOCK && head.entries > 0 {
-        let lock = PageLock::share(rel, block);
+        let lock = share(rel, block)?;
         let view = lock.view();
         let body = view.body_of(head.overflow_id, PageKind::DeltaOverflow, chunk).ok_or(IndexError::Stale)?;
-        visit(block, body);
-        (block, chunk) = (overflow_next(body), chunk + 1);
+        let (next, bytes) = split_overflow(body)?;
+        visit(block, bytes);
+        (block, chunk) = (next, chunk + 1);
     }
     Ok(())
 }

@@ -1,9 +1,7 @@
 //! VACUUM of the delta: dead entries go, and so do pages that are empty then.
 
 use super::super::error::IndexError;
-use super::super::format::{
-    DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, Meta, NO_BLOCK, PageKind, PageTag, Tid, tid_from_bytes,
-};
+use super::super::format::{DeltaHead, DeltaLayout, Meta, NO_BLOCK, PageKind, PageTag, Tid, tid_from_bytes};
 use super::{Chain, Walker};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
@@ -35,11 +33,13 @@ pub fn vacuum(
         found.rows += kept_rows as u64;
         found.removed_rows += dead.len() as u64;
         if !dead.is_empty() {
-            remove_entries(rel, page.block, layout, &dead);
+            remove_entries(rel, page.block, layout, &dead)?;
             failpoint::reach("vacuum.entries_removed");
         }
-        let unlinked =
-            kept_rows == 0 && last_kept.is_some_and(|previous| unlink_if_empty(rel, previous, page.block));
+        let unlinked = match last_kept {
+            Some(previous) if kept_rows == 0 => unlink_if_empty(rel, previous, page.block)?,
+            _ => false,
+        };
         if !unlinked {
             last_kept = Some(page.block);
         }
@@ -47,12 +47,11 @@ pub fn vacuum(
     Ok(found)
 }
 
-fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) {
+fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) -> Result<(), IndexError> {
     let lock = PageLock::exclusive(rel, block);
     let view = lock.view();
-    let body = view.body();
-    let mut head = DeltaHead::from_bytes(body);
-    let kept: Vec<&[u8]> = body[DELTA_HEAD_BYTES..]
+    let (mut head, entries) = DeltaHead::split(view.body(), layout)?;
+    let kept: Vec<&[u8]> = entries
         .chunks_exact(layout.entry_bytes())
         .filter(|entry| !dead.contains(&tid_from_bytes(entry)))
         .collect();
@@ -61,24 +60,25 @@ fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) {
     let mut record = WalRecord::start(rel);
     record.edit(&lock, |page| page.set_body(&[&head.to_bytes(), &kept]));
     record.commit();
+    Ok(())
 }
 
 /// Takes an empty page between two others out of the chain, in one record. Its own link stays for those who stand
 /// on it.
-fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> bool {
+fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> Result<bool, IndexError> {
     let before = PageLock::exclusive(rel, previous);
     let lock = PageLock::exclusive(rel, block);
-    let head = DeltaHead::from_bytes(lock.view().body());
+    let head = DeltaHead::from_body(lock.view().body())?;
     let Some(tag) = lock.view().tag() else {
-        return false;
+        return Ok(false);
     };
     if head.entries > 0 || head.next_block == NO_BLOCK {
-        return false;
+        return Ok(false);
     }
     let link = DeltaHead {
         next_block: head.next_block,
         next_chunk: head.next_chunk,
-        ..DeltaHead::from_bytes(before.view().body())
+        ..DeltaHead::from_body(before.view().body())?
     };
     let mut record = WalRecord::start(rel);
     record.edit(&before, |page| page.patch_body(0, &link.to_bytes()));
@@ -87,5 +87,5 @@ fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> bool {
     failpoint::reach("vacuum.before_unlink");
     record.commit();
     failpoint::reach("vacuum.page_unlinked");
-    true
+    Ok(true)
 }

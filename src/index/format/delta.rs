@@ -1,16 +1,17 @@
 //! Delta pages, their entries, and the overflow pages of long ones.
 
-use super::{BODY_BYTES, NO_BLOCK, array};
+use super::{BODY_BYTES, FormatError, NO_BLOCK, array};
 
 pub const DELTA_HEAD_BYTES: usize = 32;
 pub const DELTA_ENTRY_HEAD_BYTES: usize = 8;
-pub const OVERFLOW_HEAD_BYTES: usize = 8;
+const OVERFLOW_HEAD_BYTES: usize = 8;
 /// Elements that one overflow page takes.
 pub const OVERFLOW_ELEMENTS: usize = (BODY_BYTES - OVERFLOW_HEAD_BYTES) / 4;
 
 /// How entries of `dims` elements lie in delta pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaLayout {
+    pub dims: usize,
     /// Elements of an entry that stand in the delta page itself.
     pub head_elements: usize,
     /// Overflow pages that hold the rest.
@@ -25,6 +26,7 @@ impl DeltaLayout {
         let head_elements = dims.min((room - DELTA_ENTRY_HEAD_BYTES) / 4);
         let overflow_pages = (dims - head_elements).div_ceil(OVERFLOW_ELEMENTS);
         DeltaLayout {
+            dims,
             head_elements,
             overflow_pages,
             entries_per_page: if overflow_pages > 0 {
@@ -88,16 +90,29 @@ impl DeltaHead {
         bytes
     }
 
-    /// `body` is at least `DELTA_HEAD_BYTES` long.
-    pub fn from_bytes(body: &[u8]) -> Self {
-        DeltaHead {
+    /// The head of a page with this body.
+    pub fn from_body(body: &[u8]) -> Result<Self, FormatError> {
+        let Some(body) = body.first_chunk::<DELTA_HEAD_BYTES>() else {
+            return Err(FormatError::Damaged("a delta page is cut short"));
+        };
+        Ok(DeltaHead {
             next_block: u32::from_le_bytes(array(&body[0..4])),
             next_chunk: u32::from_le_bytes(array(&body[4..8])),
             overflow_block: u32::from_le_bytes(array(&body[8..12])),
             entries: u16::from_le_bytes(array(&body[12..14])),
             is_closed: body[14] != 0,
             overflow_id: u128::from_le_bytes(array(&body[16..32])),
+        })
+    }
+
+    /// Head and entries of a page with this body: as many as the head says.
+    pub fn split(body: &[u8], layout: DeltaLayout) -> Result<(Self, &[u8]), FormatError> {
+        let head = Self::from_body(body)?;
+        let (count, entries) = (usize::from(head.entries), &body[DELTA_HEAD_BYTES..]);
+        if count > layout.entries_per_page || entries.len() != count * layout.entry_bytes() {
+            return Err(FormatError::Damaged("a delta page does not have the entries that it should have"));
         }
+        Ok((head, entries))
     }
 }
 
@@ -108,7 +123,10 @@ pub fn overflow_head(next_block: u32) -> [u8; OVERFLOW_HEAD_BYTES] {
     bytes
 }
 
-/// The next overflow page, or `NO_BLOCK`.
-pub fn overflow_next(body: &[u8]) -> u32 {
-    u32::from_le_bytes(array(&body[0..4]))
+/// Of an overflow page with this body: the next one, or `NO_BLOCK`, and what it holds of the row.
+pub fn split_overflow(body: &[u8]) -> Result<(u32, &[u8]), FormatError> {
+    let Some((head, rest)) = body.split_first_chunk::<OVERFLOW_HEAD_BYTES>() else {
+        return Err(FormatError::Damaged("an overflow page of the delta is cut short"));
+    };
+    Ok((u32::from_le_bytes(array(&head[0..4])), rest))
 }

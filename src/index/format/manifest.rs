@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FormatError, decode, encode};
+use super::{BODY_BYTES, DeltaLayout, FormatError, SEGMENT_HEAD_BYTES, TID_BYTES, decode, encode};
 
 /// A run of neighbouring blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +59,19 @@ pub struct BlobRef {
 }
 
 impl BlobRef {
+    /// Blocks of all extents; None: not all of them are among the first `end` blocks.
+    fn blocks_within(&self, end: u32) -> Option<u64> {
+        let is_within =
+            |extent: &Extent| extent.start.checked_add(extent.blocks).is_some_and(|last| last <= end);
+        let blocks = self.extents.iter().map(|extent| u64::from(extent.blocks)).sum();
+        self.extents.iter().all(is_within).then_some(blocks)
+    }
+
+    /// Whether it has the pages that its length takes, among the first `end` blocks.
+    pub fn fits(&self, end: u32) -> bool {
+        self.blocks_within(end) == Some(self.bytes.div_ceil(BODY_BYTES as u64))
+    }
+
     pub fn blocks(&self) -> impl Iterator<Item = u32> + '_ {
         self.extents.iter().flat_map(|extent| extent.iter())
     }
@@ -94,6 +107,7 @@ pub struct SegmentRef {
     /// A bitmap by position, least significant bit first, 1 = dead.
     pub tombstones: Option<BlobRef>,
     /// The factory string that FAISS built it from.
+    #[serde(deserialize_with = "super::string")]
     pub factory: String,
     /// Live rows of the index when the segment's quantiser was trained; 0: nothing in it is trained.
     pub trained_rows: u64,
@@ -103,6 +117,7 @@ pub struct SegmentRef {
     pub points: Vec<PointRef>,
     /// Why it was built from that factory string, for a person, if the choice was vekter's; empty: it was asked for, or is
     /// what inserts are sealed as.
+    #[serde(deserialize_with = "super::string")]
     pub reason: String,
 }
 
@@ -120,6 +135,38 @@ pub struct PointRef {
 impl SegmentRef {
     pub fn live_rows(&self) -> u64 {
         self.rows.saturating_sub(self.dead_rows)
+    }
+
+    /// Whether its payload is long enough for its rows.
+    pub fn has_room_for_rows(&self) -> bool {
+        let room = self.payload.bytes.saturating_sub(SEGMENT_HEAD_BYTES as u64);
+        self.rows <= room / TID_BYTES as u64
+    }
+
+    /// Err: an index of so many blocks and dimensions has no such segment.
+    fn check_room(&self, blocks: u32, dims: u32) -> Result<(), FormatError> {
+        let has_pages = match &self.run {
+            None => self.payload.fits(blocks),
+            // Their bytes are made of fewer: what is not in them is less than a page.
+            Some(run) => {
+                run.dims == dims
+                    && self.payload.blocks_within(blocks).is_some_and(|own| {
+                        let layout = DeltaLayout::new(dims as usize);
+                        let links = own / (1 + layout.overflow_pages as u64);
+                        let row_bytes = (TID_BYTES + 4 * dims as usize) as u64;
+                        self.rows <= links * layout.entries_per_page as u64
+                            && self.payload.bytes
+                                <= SEGMENT_HEAD_BYTES as u64 + self.rows * row_bytes + BODY_BYTES as u64
+                    })
+            }
+        };
+        if !has_pages || !self.has_room_for_rows() || self.dead_rows > self.rows {
+            return Err(FormatError::Damaged("a segment is not as long as its pages"));
+        }
+        if self.tombstones.as_ref().is_some_and(|tombstones| !tombstones.fits(blocks)) {
+            return Err(FormatError::Damaged("a tombstone bitmap is not as long as its pages"));
+        }
+        Ok(())
     }
 }
 
@@ -163,6 +210,11 @@ impl Manifest {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
         decode(bytes, "the manifest cannot be decoded")
+    }
+
+    /// Err: it lists what an index of so many blocks and dimensions cannot have.
+    pub fn check_room(&self, blocks: u32, dims: u32) -> Result<(), FormatError> {
+        self.segments.iter().try_for_each(|segment| segment.check_room(blocks, dims))
     }
 
     pub fn rows(&self) -> u64 {

@@ -2,9 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BODY_BYTES, BlobRef, DeltaLayout, FORMAT_VERSION, FormatError, PAGE_BYTES, decode, encode};
+use super::{
+    BODY_BYTES, BlobRef, DeltaLayout, FORMAT_VERSION, FormatError, META_BLOCK, PAGE_BYTES, array, decode,
+    encode,
+};
+use crate::engine::MAX_DIMS;
 
-const META_MAGIC: u32 = u32::from_le_bytes(*b"VKTR");
+const META_MAGIC: [u8; 4] = *b"VKTR";
+/// Magic, version, two bytes of zero, and CRC-32C of the encoded root.
+const META_PREFIX_BYTES: usize = 12;
 
 /// The root (invariant 4): it changes in one WAL record, after all it points to is logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +21,7 @@ pub struct Meta {
     /// `engine::Metric::code`.
     pub metric: u8,
     /// The `factory` option as it was at build.
+    #[serde(deserialize_with = "super::string")]
     pub factory: String,
     /// Counts the changes of the root's manifest.
     pub generation: u64,
@@ -31,10 +38,12 @@ pub struct Meta {
 impl Meta {
     /// The body of block 0. A manifest in too many pieces would not fit: `fits` is asked before it is published.
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = META_MAGIC.to_le_bytes().to_vec();
+        let encoded = encode(self);
+        let mut body = META_MAGIC.to_vec();
         body.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         body.extend_from_slice(&[0, 0]);
-        body.extend_from_slice(&encode(self));
+        body.extend_from_slice(&crc32c::crc32c(&encoded).to_le_bytes());
+        body.extend_from_slice(&encoded);
         body
     }
 
@@ -63,13 +72,34 @@ impl Meta {
     }
 
     pub fn decode(body: &[u8]) -> Result<Self, FormatError> {
-        if body.len() < 8 || body[0..4] != META_MAGIC.to_le_bytes() {
+        if body.len() < META_PREFIX_BYTES || body[0..4] != META_MAGIC {
             return Err(FormatError::Damaged("the first page is not a meta page"));
         }
         let version = u16::from_le_bytes([body[4], body[5]]);
         if version != FORMAT_VERSION {
             return Err(FormatError::Version(version));
         }
-        decode(&body[8..], "the meta page cannot be decoded")
+        let (prefix, encoded) = body.split_at(META_PREFIX_BYTES);
+        if crc32c::crc32c(encoded) != u32::from_le_bytes(array(&prefix[8..12])) {
+            return Err(FormatError::Damaged("the meta page's checksum is wrong"));
+        }
+        decode(encoded, "the meta page cannot be decoded")
+    }
+
+    /// Err: it says what an index of so many blocks cannot be.
+    pub fn check_room(&self, blocks: u32) -> Result<(), FormatError> {
+        if !(1..=MAX_DIMS).contains(&(self.dims as usize)) {
+            return Err(FormatError::Damaged("the meta page's number of dimensions is impossible"));
+        }
+        let is_delta = |block: u32| block != META_BLOCK && block < blocks;
+        if !is_delta(self.delta_head) || !is_delta(self.delta_tail) {
+            return Err(FormatError::Damaged("the meta page points behind the end of the index"));
+        }
+        match &self.manifest {
+            Some(manifest) if !manifest.fits(blocks) => {
+                Err(FormatError::Damaged("the manifest is not as long as its pages"))
+            }
+            _ => Ok(()),
+        }
     }
 }

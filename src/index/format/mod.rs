@@ -4,7 +4,7 @@
 //! page         0 ─────── 24 ─────────────────────── pd_lower ── hole ── 8160 ───────── 8192
 //!              │ header  │ body                      │                  │ PageTag       │
 //!
-//! block 0      Meta       magic, version, then the root: what a search reads once and owns
+//! block 0      Meta       magic, version, CRC-32C, then the root: what a search reads once and owns
 //! others       Delta (a new index: block 1), DeltaOverflow, Blob (segment, tombstones, manifest), Retired, or all
 //!              zero (never used)
 //!
@@ -16,6 +16,7 @@
 //! 128-bit id, length and CRC-32C, so a reader always knows whether the pages it met are the ones that were meant.
 //! The payload of a segment that was sealed where it lay is the exception: no page has its bytes, they are made of the
 //! delta's pages (`DeltaRun`).
+//! No length in these bytes is believed before it was compared with the bytes or the blocks that are there.
 //! Integers are little-endian. Versioned from the first release: an unknown version is refused, never guessed at.
 
 mod delta;
@@ -27,8 +28,8 @@ mod tid;
 use serde::{Deserialize, Serialize};
 
 pub use delta::{
-    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, OVERFLOW_ELEMENTS, OVERFLOW_HEAD_BYTES,
-    overflow_head, overflow_next,
+    DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, OVERFLOW_ELEMENTS, overflow_head,
+    split_overflow,
 };
 pub use manifest::{BlobRef, DeltaRun, Extent, Manifest, PointRef, SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
 pub use meta::Meta;
@@ -45,7 +46,7 @@ pub const TAG_BYTES: usize = 32;
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
 /// Version of all formats in this folder.
-pub const FORMAT_VERSION: u16 = 6;
+pub const FORMAT_VERSION: u16 = 7;
 /// "no block": PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 pub const META_BLOCK: u32 = 0;
@@ -73,10 +74,18 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(value, bincode_config()).unwrap_or_default()
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8], what: &'static str) -> Result<T, FormatError> {
-    bincode::serde::decode_from_slice(bytes, bincode_config())
-        .map(|(value, _)| value)
-        .map_err(|_| FormatError::Damaged(what))
+/// `bytes`: the encoded value and nothing behind it. Strings are to be read by `string`.
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &'static str) -> Result<T, FormatError> {
+    match bincode::serde::borrow_decode_from_slice(bytes, bincode_config()) {
+        Ok((value, used)) if used == bytes.len() => Ok(value),
+        _ => Err(FormatError::Damaged(what)),
+    }
+}
+
+/// Reads a string as a part of the bytes first: bincode allocates for an owned one whatever its length says. (Of a list,
+/// serde allocates a megabyte at most before it has seen the elements.)
+fn string<'de, D: serde::Deserializer<'de>>(decoder: D) -> Result<String, D::Error> {
+    <&str>::deserialize(decoder).map(str::to_owned)
 }
 
 // ---------------------------------------------------------------- page tag
@@ -148,5 +157,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     out
 }
 
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@ pub struct SegmentHead {
     pub tids_at: u64,
     pub faiss_at: u64,
     pub faiss_bytes: u64,
+    #[serde(deserialize_with = "super::string")]
     pub factory: String,
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-fn meta() -> Meta {
+pub(super) fn meta() -> Meta {
     Meta {
         index_id: 0x0102,
         dims: 3,
@@ -23,10 +23,11 @@ fn meta() -> Meta {
 
 /// Whoever changes these bytes must raise FORMAT_VERSION and keep reading the old ones.
 #[test]
-fn the_bytes_of_version_6_do_not_change() {
+fn the_bytes_of_version_7_do_not_change() {
     let golden: Vec<u8> = [
         &b"VKTR"[..],
-        &[6, 0, 0, 0],
+        &[7, 0, 0, 0],
+        &[72, 136, 123, 60],
         &[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[3, 0, 0, 0, 1],
         &[4, 0, 0, 0, 0, 0, 0, 0],
@@ -45,13 +46,12 @@ fn the_bytes_of_version_6_do_not_change() {
     let tag = PageTag { owner: 0x0102, full_xid: 3, chunk: 4, kind: PageKind::Blob };
     let mut tag_bytes = [0u8; TAG_BYTES];
     (tag_bytes[0], tag_bytes[1], tag_bytes[16], tag_bytes[24]) = (2, 1, 3, 4);
-    tag_bytes[28..].copy_from_slice(&[4, 6, 0x15, 0xFA]);
+    tag_bytes[28..].copy_from_slice(&[4, 7, 0x15, 0xFA]);
     assert_eq!(tag.to_bytes(), tag_bytes);
     assert_eq!(PageTag::from_bytes(&tag_bytes), Some(tag));
 }
 
-#[test]
-fn the_bytes_of_a_segment_that_was_sealed_where_it_lay_do_not_change() {
+pub(super) fn sealed() -> SegmentRef {
     let run = DeltaRun {
         index_id: 0x0102,
         dims: 3,
@@ -61,7 +61,7 @@ fn the_bytes_of_a_segment_that_was_sealed_where_it_lay_do_not_change() {
         end_chunk: 6,
         tids_crc32c: 7,
     };
-    let sealed = SegmentRef {
+    SegmentRef {
         payload: BlobRef { id: 9, bytes: 10, crc32c: 11, extents: vec![Extent { start: 4, blocks: 2 }] },
         run: Some(run),
         rows: 12,
@@ -72,7 +72,11 @@ fn the_bytes_of_a_segment_that_was_sealed_where_it_lay_do_not_change() {
         trained_imbalance_percent: 0,
         points: Vec::new(),
         reason: String::new(),
-    };
+    }
+}
+
+#[test]
+fn the_bytes_of_a_segment_that_was_sealed_where_it_lay_do_not_change() {
     let golden: Vec<u8> = [
         &[1, 0, 0, 0, 0, 0, 0, 0][..],
         &[9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -91,7 +95,7 @@ fn the_bytes_of_a_segment_that_was_sealed_where_it_lay_do_not_change() {
         &[0, 0, 0, 0, 0, 0, 0, 0],
     ]
     .concat();
-    let manifest = Manifest { segments: vec![sealed] };
+    let manifest = Manifest { segments: vec![sealed()] };
     assert_eq!(manifest.encode(), golden);
     assert_eq!(Manifest::decode(&golden).unwrap(), manifest);
 }
@@ -121,7 +125,7 @@ fn cut_or_damaged_bytes_are_refused() {
     assert!(Manifest::decode(&manifest[..4]).is_err());
 }
 
-fn segment_head() -> SegmentHead {
+pub(super) fn segment_head() -> SegmentHead {
     let mut head = SegmentHead {
         id: 5,
         rows: 101,

@@ -10,11 +10,16 @@
 //! and renamed; they are never truncated or written again, since other backends have them mapped. Who writes a file that
 //! it does not need itself leaves the sync to whoever opens it first; without one there is no stamp.
 //!
+//! Who writes a file holds a lock on it (flock) until others can tell that it is needed: a *claim*. It ends with the process
+//! at the latest, so a file without one that nothing names is garbage.
+//!
 //! Where there is a limit, the files that were used longest ago go first: the time of a stamp says when its file was
 //! used last. To remove a file that is mapped is harmless: the map stays, and the space comes back with its end.
 
+mod writer;
+
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -26,13 +31,14 @@ use rustix::fs::OFlags;
 use crate::engine::MappedBytes;
 use crate::failpoint;
 
+pub use writer::{CacheWriter, Claim, SyncAt};
+use writer::{claim, try_claim};
+
 /// In the data directory. Base backups, pg_rewind and pg_checksums skip names with this beginning (basebackup.c,
 /// `excludeDirContents`), and crash recovery does not remove it: the cache stays warm over a restart.
 const FOLDER: &str = "pgsql_tmp_vekter";
 /// Bytes that are verified between two ticks: milliseconds from memory, a fraction of a second from a slow disk.
 const VERIFY_BYTES: usize = 16 << 20;
-/// Bytes that are written between two syncs. A sync waits for the disk and hears no signal, so it has to be short.
-const SYNC_BYTES: u64 = 32 << 20;
 const STAMP_SUFFIX: &str = ".verified";
 
 /// What a cache file holds. The segment's random id alone makes it unique; the others tell the sweeper whom to ask.
@@ -63,6 +69,7 @@ impl FileKey {
 pub struct Mapping {
     start: *mut core::ffi::c_void,
     bytes: usize,
+    inode: u64,
 }
 
 // SAFETY: the memory is read-only and belongs to no thread.
@@ -77,7 +84,7 @@ impl Mapping {
         let start = unsafe {
             mmap(core::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::SHARED, file.as_fd(), 0)
         }?;
-        Ok(Mapping { start, bytes })
+        Ok(Mapping { start, bytes, inode: file.metadata()?.ino() })
     }
 }
 
@@ -124,8 +131,8 @@ struct Entry {
 enum Role {
     Segment,
     Stamp,
-    /// Unfinished, with the process that writes it.
-    Temporary(u32),
+    /// Unfinished.
+    Temporary,
 }
 
 impl Cache {
@@ -205,6 +212,13 @@ impl Cache {
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
     }
 
+    /// Whether the file of `key` is the one that is mapped: another one, or none, and the map keeps the space of a file
+    /// that was removed.
+    pub fn is_current(&self, key: &FileKey, mapping: &Mapping) -> bool {
+        let metadata = fs::symlink_metadata(self.folder.join(key.file_name()));
+        metadata.is_ok_and(|metadata| metadata.ino() == mapping.inode)
+    }
+
     /// Removes the file of `key`. Whoever has it mapped keeps it so.
     pub fn remove(&self, key: &FileKey) {
         for path in [self.folder.join(key.file_name()), self.stamp_path(key)] {
@@ -220,28 +234,22 @@ impl Cache {
         }
         let path = self.folder.join(format!("{}.tmp.{}", key.file_name(), std::process::id()));
         let file = self.create_file(&path)?;
-        let writer = CacheWriter {
-            cache: self,
-            key,
-            path,
-            file: io::BufWriter::new(file),
-            bytes,
-            written: 0,
-            synced: 0,
-        };
-        failpoint::reach_io("cache.created")?;
-        preallocate(writer.file.get_ref(), bytes)?;
-        failpoint::reach_io("cache.preallocated")?;
-        Ok(writer)
+        CacheWriter::start(self, key, path, file, bytes)
     }
 
     /// The folder may vanish at any time, also between making it and the file in it.
     fn create_file(&self, path: &Path) -> io::Result<File> {
         const ATTEMPTS: usize = 10;
-        let attempt = || {
+        let attempt = || -> io::Result<File> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
             remove(path)?;
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            claim(&file);
+            // A sweeper may have come between the two.
+            if fs::symlink_metadata(path)?.ino() == file.metadata()?.ino() {
+                return Ok(file);
+            }
+            Err(io::ErrorKind::NotFound.into())
         };
         for _ in 1..ATTEMPTS {
             match attempt() {
@@ -254,19 +262,27 @@ impl Cache {
         attempt()
     }
 
-    /// Removes every file that `keep` does not want, unless it is younger than `min_age`; what writers left that are no
-    /// more; and what is more than the limit.
+    /// Removes every file that `keep` does not want, unless it is younger than `min_age` or claimed; what writers left that
+    /// are no more; and what is more than the limit. `keep` answers for the moment at which it is asked: by the time that a
+    /// file is found without a claim, its writer may have made it known.
     pub fn sweep(&self, min_age: Duration, mut keep: impl FnMut(&FileKey) -> bool) {
         for Entry { path, key, role } in self.entries() {
-            let wanted = match role {
-                Role::Temporary(process) => Path::new(&format!("/proc/{process}")).exists(),
-                Role::Segment | Role::Stamp => keep(&key) || age(&path) < min_age,
+            let claimed = match role {
+                Role::Temporary => path.clone(),
+                Role::Segment | Role::Stamp if keep(&key) || age(&path) < min_age => continue,
+                Role::Segment | Role::Stamp => self.folder.join(key.file_name()),
             };
-            if !wanted {
+            // Held while the file is removed, so that nobody claims it meanwhile.
+            let own = match try_claim(&claimed) {
+                Ok(own) => own,
+                Err(()) => continue,
+            };
+            if role == Role::Temporary || !keep(&key) {
                 failpoint::reach("cache.sweeping");
                 // Another backend may have swept it already; what cannot be removed now is tried again next time.
                 let _ = remove(&path);
             }
+            drop(own);
         }
         if let Some(limit_bytes) = self.limit_bytes {
             // One that is larger than the limit would otherwise be written again after each sweep.
@@ -309,11 +325,10 @@ impl Cache {
     fn entries(&self) -> impl Iterator<Item = Entry> {
         fs::read_dir(&self.folder).into_iter().flatten().flatten().filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let writer = name.rsplit_once(".tmp.").and_then(|(_, process)| process.parse().ok());
-            let role = match writer {
-                Some(process) => Role::Temporary(process),
-                None if name.ends_with(STAMP_SUFFIX) => Role::Stamp,
-                None => Role::Segment,
+            let role = match &name {
+                name if name.contains(".tmp.") => Role::Temporary,
+                name if name.ends_with(STAMP_SUFFIX) => Role::Stamp,
+                _ => Role::Segment,
             };
             Some(Entry { path: entry.path(), key: FileKey::parse(&name)?, role })
         })
@@ -341,103 +356,12 @@ impl Cache {
     }
 }
 
-/// Who waits for the disk to have a new file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncAt {
-    /// Who writes it.
-    Writing,
-    /// Who opens it first, and verifies it.
-    FirstUse,
-}
-
-/// A cache file being written. Dropped unpublished, it leaves nothing.
-pub struct CacheWriter<'a> {
-    cache: &'a Cache,
-    key: FileKey,
-    path: PathBuf,
-    file: io::BufWriter<File>,
-    bytes: u64,
-    written: u64,
-    synced: u64,
-}
-
-impl CacheWriter<'_> {
-    /// Maps the file and makes it visible under its name. The caller vouches for the content.
-    pub fn publish(mut self, sync: SyncAt) -> io::Result<Arc<Mapping>> {
-        failpoint::reach_io("cache.written")?;
-        self.file.flush()?;
-        let file = self.file.get_ref();
-        if self.written != self.bytes {
-            return Err(io::Error::other("the segment is not as long as it was said to be"));
-        }
-        // A crash of the system costs nothing: the next server believes no stamp of this one. But where the disk fails to
-        // take the bytes, the kernel may forget them and show zeros that the stamp vouches for; only a sync tells.
-        if sync == SyncAt::Writing {
-            file.sync_data()?;
-        }
-        failpoint::reach_io("cache.synced")?;
-        let path = self.cache.folder.join(self.key.file_name());
-        if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
-            fs::remove_dir_all(&path)?;
-        }
-        let mapping = Mapping::of(file, self.bytes as usize)?;
-        match fs::rename(&self.path, &path) {
-            // The folder was removed meanwhile: the file serves this backend alone.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::new(mapping)),
-            renamed => renamed?,
-        }
-        failpoint::reach_io("cache.renamed")?;
-        if sync == SyncAt::Writing {
-            // The rename changed the file's ctime: the stamp names what others will see.
-            self.cache.write_stamp(&self.key, &self.cache.stamp(&file.metadata()?));
-        }
-        failpoint::reach_io("cache.stamped")?;
-        Ok(Arc::new(mapping))
-    }
-}
-
-impl Write for CacheWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.written += written as u64;
-        if self.written - self.synced >= SYNC_BYTES {
-            self.file.flush()?;
-            self.file.get_ref().sync_data()?;
-            self.synced = self.written;
-        }
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Drop for CacheWriter<'_> {
-    fn drop(&mut self) {
-        // Gone already after `publish`.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 /// CRC-32C; `tick` is called now and then.
 fn checksum(bytes: &[u8], tick: &mut dyn FnMut()) -> u32 {
     bytes.chunks(VERIFY_BYTES).fold(0, |crc, part| {
         tick();
         crc32c::crc32c_append(crc, part)
     })
-}
-
-fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
-    use rustix::io::Errno;
-    loop {
-        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
-            Err(Errno::INTR) => {}
-            // Not every file system can preallocate; a write that fails later is still an error before the map.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Time since the file was written; none if it is gone or of the future.

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use std::io::Write;
 
 const KEY: FileKey = FileKey { database: 5, index: 16_400, segment: 0xABCD };
 
@@ -26,7 +27,7 @@ impl Scratch {
         let cache = self.cache(1);
         let mut writer = cache.create(KEY, content.len() as u64).unwrap();
         writer.write_all(content).unwrap();
-        assert_eq!(writer.publish(SyncAt::Writing).unwrap().bytes(), content);
+        assert_eq!(writer.publish(SyncAt::Writing).unwrap().0.bytes(), content);
     }
 }
 
@@ -58,7 +59,7 @@ fn a_file_that_nobody_has_waited_for_is_verified_by_who_opens_it_first() {
     let cache = scratch.cache(1);
     let mut writer = cache.create(KEY, CONTENT.len() as u64).unwrap();
     writer.write_all(CONTENT).unwrap();
-    assert_eq!(writer.publish(SyncAt::FirstUse).unwrap().bytes(), CONTENT);
+    assert_eq!(writer.publish(SyncAt::FirstUse).unwrap().0.bytes(), CONTENT);
     let verified = || cache.open_verified(&KEY, CONTENT.len() as u64).is_some();
     assert!(!verified());
     assert_eq!(open(&scratch, 1).unwrap().bytes(), CONTENT);
@@ -111,7 +112,7 @@ fn a_folder_that_vanishes_while_a_file_is_written_costs_only_the_copy() {
     let mut writer = cache.create(KEY, CONTENT.len() as u64).unwrap();
     fs::remove_dir_all(scratch.0.join(FOLDER)).unwrap();
     writer.write_all(CONTENT).unwrap();
-    assert_eq!(writer.publish(SyncAt::Writing).unwrap().bytes(), CONTENT);
+    assert_eq!(writer.publish(SyncAt::Writing).unwrap().0.bytes(), CONTENT);
     assert!(open(&scratch, 1).is_none());
 }
 
@@ -134,6 +135,30 @@ fn the_sweeper_removes_what_nobody_wants_and_what_dead_writers_left() {
     assert!(open(&scratch, 1).is_some(), "younger than a minute");
     scratch.cache(1).sweep(Duration::ZERO, |_| false);
     assert_eq!(scratch.cache(1).entries().count(), 0);
+}
+
+#[test]
+fn the_sweeper_leaves_what_a_live_writer_claims() {
+    let scratch = Scratch::new("claimed");
+    let cache = scratch.cache(1);
+    let mut writer = cache.create(KEY, CONTENT.len() as u64).unwrap();
+    writer.write_all(CONTENT).unwrap();
+    cache.sweep(Duration::ZERO, |_| false);
+    let (mapping, claim) = writer.publish(SyncAt::Writing).unwrap();
+    cache.sweep(Duration::ZERO, |_| false);
+    assert!(cache.is_current(&KEY, &mapping));
+    assert_eq!(cache.entries().count(), 2, "the file and its stamp");
+    drop(claim);
+    // As who publishes a manifest between the two questions.
+    let mut questions = 0;
+    cache.sweep(Duration::ZERO, |_| {
+        questions += 1;
+        questions % 2 == 0
+    });
+    assert!(cache.is_current(&KEY, &mapping));
+    cache.sweep(Duration::ZERO, |_| false);
+    assert_eq!(cache.entries().count(), 0);
+    assert!(!cache.is_current(&KEY, &mapping));
 }
 
 fn write(cache: &Cache, segment: u128, bytes: usize) {

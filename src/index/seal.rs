@@ -81,14 +81,16 @@ fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
     }
     let (rest, mut manifest) = (frozen.rest, read_manifest(rel, &meta)?);
     // Pages that VACUUM has emptied.
-    let empty = if frozen.tids.is_empty() {
-        frozen.blocks
+    let (empty, claim) = if frozen.tids.is_empty() {
+        (frozen.blocks, None)
     } else {
-        manifest.segments.push(sealed::segment(rel, &meta, frozen, sync)?);
-        Vec::new()
+        let (segment, claim) = sealed::segment(rel, &meta, frozen, sync)?;
+        manifest.segments.push(segment);
+        (Vec::new(), Some(claim))
     };
     failpoint::reach("seal.stored");
     publish(rel, &manifest, Some(rest))?;
+    drop(claim);
     failpoint::reach("seal.published");
     space::retire(rel, empty.into_iter());
     recycle::offer(rel, meta.index_id);

@@ -12,7 +12,7 @@ use super::format::{
     BlobRef, DeltaRun, Extent, Meta, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, tid_to_bytes,
 };
 use super::segment;
-use crate::cache::SyncAt;
+use crate::cache::{Claim, SyncAt};
 use crate::engine::{self, Metric};
 use crate::pg::relation::Rel;
 
@@ -21,8 +21,14 @@ const FACTORY: &str = "Flat";
 /// The payload is shown in parts of about so many bytes.
 const PART_BYTES: usize = 256 << 10;
 
-/// The segment that the delta's frozen part becomes: its cache file is written, and nothing else.
-pub fn segment(rel: Rel, meta: &Meta, frozen: Frozen, sync: SyncAt) -> Result<SegmentRef, IndexError> {
+/// The segment that the delta's frozen part becomes: its cache file is written, and nothing else. The claim on that ends
+/// when a manifest names the segment.
+pub fn segment(
+    rel: Rel,
+    meta: &Meta,
+    frozen: Frozen,
+    sync: SyncAt,
+) -> Result<(SegmentRef, Claim), IndexError> {
     let (id, rows) = (blob::random_id()?, frozen.tids.len() as u64);
     let run = DeltaRun {
         index_id: meta.index_id,
@@ -44,11 +50,11 @@ pub fn segment(rel: Rel, meta: &Meta, frozen: Frozen, sync: SyncAt) -> Result<Se
         crc32c = crc32c::crc32c_append(crc32c, &part);
         file.write_all(&part).map_err(IndexError::Cache)?;
     }
-    file.publish(sync).map_err(IndexError::Cache)?;
+    let (_, claim) = file.publish(sync).map_err(IndexError::Cache)?;
     let mut blocks = frozen.blocks;
     // Others may have appended pages in between. In the order of their numbers they take the fewest extents.
     blocks.sort_unstable();
-    Ok(SegmentRef {
+    let reference = SegmentRef {
         payload: BlobRef { id, bytes, crc32c, extents: Extent::cover(&blocks) },
         run: Some(run),
         rows,
@@ -59,7 +65,8 @@ pub fn segment(rel: Rel, meta: &Meta, frozen: Frozen, sync: SyncAt) -> Result<Se
         trained_imbalance_percent: 0,
         points: Vec::new(),
         reason: String::new(),
-    })
+    };
+    Ok((reference, claim))
 }
 
 /// The payload of a segment that is made of delta pages.

@@ -16,11 +16,11 @@ use super::format::{
     PointRef, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
 };
 use super::sealed::SealedPayload;
-use crate::cache::{Cache, CacheWriter, FileKey, Mapping, SyncAt};
+use crate::cache::{Cache, CacheWriter, Claim, FileKey, Mapping, SyncAt};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
 use crate::pg::catalogue;
-use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
 /// A backend that writes cache files sweeps the folder at most so often, and leaves younger files alone.
@@ -39,9 +39,10 @@ pub fn cache() -> Cache {
     Cache::new(std::path::Path::new(directory), start, crate::guc::cache_limit_bytes())
 }
 
-/// Removes cache files of databases and indexes that are gone, and those of `rel` that `keep` does not want, by segment;
-/// but none that is younger than `min_age`: it may belong to an index that others do not see yet.
-pub fn sweep(rel: Rel, min_age: Duration, keep: &dyn Fn(u128) -> bool) {
+/// Removes cache files of databases and indexes that are gone, and those of `rel` that `keep` does not want at the moment
+/// at which it is asked, by segment; but none that is younger than `min_age`, or that somebody writes who has not told yet.
+/// An index that its creator has not committed is locked.
+pub fn sweep(rel: Rel, min_age: Duration, keep: &mut dyn FnMut(u128) -> bool) {
     let own = file_key(rel, 0);
     cache().sweep(min_age, |key| {
         if key.database != own.database {
@@ -49,7 +50,8 @@ pub fn sweep(rel: Rel, min_age: Duration, keep: &dyn Fn(u128) -> bool) {
         } else if key.index == own.index {
             keep(key.segment)
         } else {
-            catalogue::relation_exists(key.index)
+            // In this order: who lets the lock go has made the index visible, or given it up.
+            lock::is_exclusively_locked(key.index) || catalogue::relation_exists(key.index)
         }
     });
 }
@@ -64,9 +66,10 @@ fn sweep_now_and_then(rel: Rel) {
     if LAST.get().is_none_or(|last| now.duration_since(last) >= SWEEP_PAUSE) {
         LAST.set(Some(now));
         // Without a manifest nothing is known to be unwanted; whoever wants to search will say what is wrong with it.
-        let manifest = super::read_meta(rel).and_then(|meta| super::read_manifest(rel, &meta)).ok();
-        let is_wanted = |id| manifest.as_ref().is_none_or(|manifest| manifest.names(id));
-        sweep(rel, SWEEP_MIN_AGE, &is_wanted);
+        sweep(rel, SWEEP_MIN_AGE, &mut |id| {
+            let manifest = super::read_meta(rel).and_then(|meta| super::read_manifest(rel, &meta));
+            manifest.map_or(true, |manifest| manifest.names(id))
+        });
     }
 }
 
@@ -99,6 +102,11 @@ impl Segment {
 
     pub fn rows(&self) -> u64 {
         self.head.rows
+    }
+
+    /// The cache file that it is mapped from.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
     }
 
     /// FAISS's own bytes.
@@ -167,7 +175,7 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
                     let mut writer = cache.create(key, bytes).map_err(IndexError::Cache)?;
                     read_payload(rel, segment, &mut writer)?;
                     failpoint::reach("materialise.copied");
-                    let mapping = writer.publish(SyncAt::Writing).map_err(IndexError::Cache)?;
+                    let (mapping, _) = writer.publish(SyncAt::Writing).map_err(IndexError::Cache)?;
                     sweep_now_and_then(rel);
                     mapping
                 }
@@ -241,6 +249,7 @@ fn damaged(segment: &SegmentRef, what: &str) -> IndexError {
 /// A payload in its cache file, not yet in pages. Dropped before it is stored, it leaves no file.
 pub struct Staged {
     mapping: Arc<Mapping>,
+    claim: Option<Claim>,
     head: SegmentHead,
     cache: Cache,
     key: FileKey,
@@ -282,8 +291,8 @@ pub fn stage(
     let mut writer = cache.create(key, head.payload_bytes()).map_err(IndexError::Cache)?;
     write_tids(&mut writer, &head, tids).map_err(IndexError::Cache)?;
     builder.write(&mut writer)?;
-    let mapping = writer.publish(sync).map_err(IndexError::Cache)?;
-    Ok(Staged { mapping, head, cache: cache.clone(), key, is_stored: false })
+    let (mapping, claim) = writer.publish(sync).map_err(IndexError::Cache)?;
+    Ok(Staged { mapping, claim: Some(claim), head, cache: cache.clone(), key, is_stored: false })
 }
 
 /// CRC-32C of TIDs as they lie in a payload.
@@ -323,14 +332,14 @@ impl Models {
 }
 
 impl Staged {
-    /// Copies the payload to pages.
+    /// Copies the payload to pages. The claim on the cache file ends when a manifest names the segment.
     pub fn store(
         mut self,
         rel: Rel,
         models: Models,
         points: Vec<PointRef>,
         logging: Logging,
-    ) -> Result<SegmentRef, IndexError> {
+    ) -> Result<(SegmentRef, Option<Claim>), IndexError> {
         let payload = blob::write(rel, self.head.id, self.mapping.bytes(), logging)?;
         let mut reference = SegmentRef {
             payload,
@@ -357,7 +366,7 @@ impl Staged {
             _ => {}
         }
         self.is_stored = true;
-        Ok(reference)
+        Ok((reference, self.claim.take()))
     }
 }
 

@@ -113,7 +113,17 @@ pub fn count_rows(rel: Rel) -> Result<u64, IndexError> {
 
 /// Removes cache files that no index of this database names, and those of databases that are gone.
 pub fn sweep_cache(rel: Rel) -> Result<(), IndexError> {
-    let manifest = super::retry(|| read_manifest(rel, &read_meta(rel)?))?;
-    segment::sweep(rel, Duration::ZERO, &|id| manifest.names(id));
-    Ok(())
+    let read = || super::retry(|| read_manifest(rel, &read_meta(rel)?));
+    let (mut manifest, mut outcome) = (read()?, Ok(()));
+    segment::sweep(rel, Duration::ZERO, &mut |id| {
+        // Others seal meanwhile.
+        if !manifest.names(id) && outcome.is_ok() {
+            match read() {
+                Ok(newer) => manifest = newer,
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome.is_err() || manifest.names(id)
+    });
+    outcome
 }

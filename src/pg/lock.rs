@@ -83,6 +83,20 @@ unsafe fn try_lock(rel: Rel, tuple: &mut pg_sys::ItemPointerData) -> bool {
     unsafe { pg_sys::ConditionalLockTuple(rel.as_ptr(), tuple, MODE, false) }
 }
 
+/// Whether another session holds the strongest lock on a relation, as who creates one does until the end of its transaction.
+/// By number: this session need not see it.
+pub fn is_exclusively_locked(relation: u32) -> bool {
+    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: called in a transaction; a lock that is had is given back.
+    unsafe {
+        let is_free = pg_sys::ConditionalLockRelationOid(relation.into(), mode);
+        if is_free {
+            pg_sys::UnlockRelationOid(relation.into(), mode);
+        }
+        !is_free
+    }
+}
+
 /// Whether anybody waits for a lock on the relation that conflicts with ours, which is a ShareUpdateExclusiveLock:
 /// waiters for weaker locks, taken on PostgreSQL's fast path, cannot be asked for.
 pub fn has_waiters(rel: Rel) -> bool {

@@ -46,6 +46,23 @@ def test_file_of_a_build_that_rolled_back_is_swept(cluster, db, database, one_fi
     assert len(files(cluster)) == 2
 
 
+@pytest.mark.parametrize("sweeper", ("VACUUM other", "REINDEX INDEX other_faiss", "SELECT vekter_compact('other_faiss')"))
+def test_file_of_a_build_that_is_not_committed_yet_is_left_alone(cluster, db, database, one_file, sweeper):
+    make(db, table="other")
+    with cluster.connect(database) as creator:
+        before = files(cluster)
+        creator.execute("BEGIN")
+        make(creator, table="fresh")
+        [path] = files(cluster) - before
+        inode = path.stat().st_ino
+        db.execute(sweeper)
+        assert path.exists(), "the first search would have to write it again"
+        creator.execute("COMMIT")
+    db.execute("VACUUM other")
+    search(cluster, database, "fresh")
+    assert path.stat().st_ino == inode
+
+
 def test_rolled_back_drop_index_harms_nothing(cluster, db, database, one_file):
     _, expected = one_file
     with db.transaction(force_rollback=True):

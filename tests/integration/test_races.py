@@ -6,6 +6,7 @@ import time
 import psycopg
 import pytest
 
+import segment_cache
 from data import clustered, copy_vectors
 from failpoints import arm, wait_for_arrival
 from oracle import ONLY_INDEX, apply, assert_clean, assert_nearest, assert_same_answer, nearest_sql, without_index
@@ -131,6 +132,19 @@ def test_statement_goes_on_in_other_pages_when_its_own_are_sealed(items, cluster
     inserted, = items.execute("SELECT count(*) FROM items WHERE id >= 50000").fetchone()
     assert sum(id >= 50_000 for id, _ in got) == inserted > 200
     assert_clean(items, "built", orphans_allowed=True)
+
+
+@pytest.mark.parametrize("step", ("merge.staged", "merge.copied"))
+def test_sweep_leaves_the_file_of_a_merge_that_is_under_way(items, cluster, database, step):
+    with Held(cluster, database, step, "SELECT vekter_compact('built')"):
+        files = {path.name: path.stat().st_ino for path in segment_cache.files(cluster)}
+        items.execute("VACUUM items")
+        items.execute("CREATE TABLE other (embedding vector(2)); CREATE INDEX ON other USING faiss (embedding)")
+        items.execute("VACUUM other")
+        assert {path.name: path.stat().st_ino for path in segment_cache.files(cluster)} == files
+    assert_same_answer(items, "items", QUERY, limit=None)
+    [merged] = [path for path in segment_cache.files(cluster) if path.name in files]
+    assert merged.stat().st_ino == files[merged.name], "it was written twice"
 
 
 @pytest.mark.parametrize("step", ("seal.frozen", "seal.stored", "merge.staged", "merge.stored",

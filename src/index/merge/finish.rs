@@ -11,7 +11,7 @@ use super::super::opened::OpenedSegment;
 use super::super::plan::Plan;
 use super::super::segment::{self, Models, Staged};
 use super::super::{Snapshot, publish, read_manifest, read_meta, recycle, space};
-use crate::cache::SyncAt;
+use crate::cache::{Claim, SyncAt};
 use crate::engine::Builder;
 use crate::failpoint;
 use crate::pg::invalidation;
@@ -44,10 +44,12 @@ pub(super) fn finish(
     // Copying a large segment to pages takes its time, in which others may seal: so without the maintenance lock, and
     // the horizon keeps the pages. (In a VACUUM it does not; but then this process alone looks for garbage.)
     let horizon = ActiveSnapshot::latest();
-    let mut merged = match staged {
-        Some(staged) => vec![staged.store(rel, models, points, Logging::Now)?],
-        None => Vec::new(),
-    };
+    let (mut merged, mut claims) = (Vec::new(), Vec::new());
+    if let Some(staged) = staged {
+        let (segment, claim) = staged.store(rel, models, points, Logging::Now)?;
+        merged.push(segment);
+        claims.push(claim);
+    }
     for result in merged.iter_mut().filter(|result| result.factory == plan.factory) {
         result.reason.clone_from(&plan.reason);
     }
@@ -59,9 +61,12 @@ pub(super) fn finish(
         let dead = base.as_ref().map(|base| dead_now(rel, &manifest, base)).transpose()?.flatten();
         set_dead(rel, result, &tids, base.as_ref().map_or(0, |base| base.segment.rows()), dead, &died)?;
     }
-    merged.extend(store_strays(rel, snapshot, strays, &died)?);
+    if let Some((segment, claim)) = store_strays(rel, snapshot, strays, &died)? {
+        merged.push(segment);
+        claims.push(claim);
+    }
     replace(rel, &mut manifest, sources, merged, snapshot.meta.index_id)?;
-    drop((lock, horizon));
+    drop((claims, lock, horizon));
     Ok(())
 }
 
@@ -127,7 +132,7 @@ fn store_strays(
     snapshot: &Snapshot,
     (tids, rows): (Vec<Tid>, Vec<f32>),
     died: &HashSet<Tid>,
-) -> Result<Option<SegmentRef>, IndexError> {
+) -> Result<Option<(SegmentRef, Option<Claim>)>, IndexError> {
     let (mut live_tids, mut live_rows) = (Vec::new(), Vec::new());
     for (tid, row) in tids.iter().zip(rows.chunks_exact(snapshot.dims())) {
         if !died.contains(tid) {

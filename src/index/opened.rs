@@ -1,10 +1,12 @@
 //! Segments that this backend has opened, kept from one search to the next.
 //!
-//! An entry is right as long as the root names the same manifest, whose random id changes with every publish. It goes
-//! when its index changes or is dropped, so that no map keeps an old file's space. What is kept owns memory, maps and FAISS handles only (invariant 9), so it may
-//! outlive transactions and errors.
+//! An entry is right as long as the root names the same manifest, whose random id changes with every publish; and a segment
+//! is opened once, as long as manifests name it. PostgreSQL tells of every VACUUM and ANALYZE of a table, which change no
+//! segment. So what it tells is only an occasion to look whether the files are still there: whoever replaces a segment or
+//! finds an index gone removes them, and no map is to keep an old file's space. What is kept owns memory, maps and FAISS
+//! handles only (invariant 9), so it may outlive transactions and errors.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +15,10 @@ use super::error::IndexError;
 use super::format::{Meta, SegmentRef};
 use super::segment::{self, Segment};
 use super::{blob, metric_of, read_manifest};
+use crate::cache::FileKey;
 use crate::pg::invalidation::{self, Change};
 use crate::pg::relation::Rel;
+use crate::pg::transaction::{self, Moment};
 
 /// Indexes that one backend keeps open; beyond that the one that was searched longest ago is closed.
 const MAX_OPEN_INDEXES: usize = 64;
@@ -45,7 +49,10 @@ impl OpenedSegment {
 
 struct OpenedIndex {
     index_id: u128,
-    manifest_id: u128,
+    /// None: not all of its segments are here.
+    manifest_id: Option<u128>,
+    /// Names the cache files, each with its segment.
+    key: FileKey,
     segments: Vec<Arc<OpenedSegment>>,
     last_used: u64,
     /// When the use of its files was noted last.
@@ -60,6 +67,8 @@ struct OpenedIndexes {
 
 thread_local! {
     static OPENED: RefCell<OpenedIndexes> = RefCell::default();
+    /// Whether relations have changed since the files were looked at.
+    static HAS_CHANGED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The segments that the root names, opened.
@@ -67,12 +76,13 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
     let Some(manifest) = &meta.manifest else {
         return Ok(Vec::new());
     };
-    invalidation::listen(forget);
+    invalidation::listen(note_change);
+    transaction::at(Moment::End, drop_replaced);
     let relation = rel.oid().to_u32();
     let known = OPENED.with_borrow_mut(|opened| opened.find(relation));
     let known = match known {
         Some((index_id, manifest_id, segments)) if index_id == meta.index_id => {
-            if manifest_id == manifest.id {
+            if manifest_id == Some(manifest.id) {
                 note_use(rel, &segments);
                 return Ok(segments);
             }
@@ -102,7 +112,8 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
         .collect::<Result<Vec<_>, IndexError>>()?;
     let index = OpenedIndex {
         index_id: meta.index_id,
-        manifest_id: manifest.id,
+        manifest_id: Some(manifest.id),
+        key: segment::file_key(rel, 0),
         segments: segments.clone(),
         last_used: 0,
         noted: Instant::now(),
@@ -118,7 +129,8 @@ pub fn largest(rel: Rel, meta: &Meta) -> Result<Option<SegmentRef>, IndexError> 
         let index = opened.by_relation.get(&rel.oid().to_u32())?;
         let manifest = meta.manifest.as_ref().filter(|_| index.index_id == meta.index_id)?;
         let references = index.segments.iter().map(|opened| &opened.reference);
-        (manifest.id == index.manifest_id).then(|| references.max_by_key(|one| one.live_rows()).cloned())
+        (Some(manifest.id) == index.manifest_id)
+            .then(|| references.max_by_key(|one| one.live_rows()).cloned())
     });
     match known {
         Some(largest) => Ok(largest),
@@ -146,19 +158,36 @@ fn note_use(rel: Rel, segments: &[Arc<OpenedSegment>]) {
     }
 }
 
-/// Drops what is kept of a relation, or of all when it could be any.
-fn forget(change: Change) {
-    let dropped: Vec<OpenedIndex> = OPENED.with_borrow_mut(|opened| match change {
-        Change::Relation(relation) => opened.by_relation.remove(&relation.to_u32()).into_iter().collect(),
-        Change::AnyRelation => opened.by_relation.drain().map(|(_, index)| index).collect(),
-        Change::Name(_) | Change::AnyName => Vec::new(),
+fn note_change(change: Change) {
+    if matches!(change, Change::Relation(_) | Change::AnyRelation) {
+        HAS_CHANGED.set(true);
+    }
+}
+
+/// Drops the segments whose files were removed or replaced, if relations have changed. A look at a file takes a microsecond.
+fn drop_replaced() {
+    if !HAS_CHANGED.take() {
+        return;
+    }
+    let cache = segment::cache();
+    OPENED.with_borrow_mut(|opened| {
+        opened.by_relation.retain(|_, OpenedIndex { manifest_id, key, segments, .. }| {
+            let known = segments.len();
+            segments.retain(|opened| {
+                let key = FileKey { segment: opened.reference.payload.id, ..*key };
+                cache.is_current(&key, opened.segment.mapping())
+            });
+            if segments.len() < known {
+                *manifest_id = None;
+            }
+            known == 0 || !segments.is_empty()
+        });
     });
-    drop(dropped);
 }
 
 impl OpenedIndexes {
     /// Index id, manifest id and segments as they were last remembered.
-    fn find(&mut self, relation: u32) -> Option<(u128, u128, Vec<Arc<OpenedSegment>>)> {
+    fn find(&mut self, relation: u32) -> Option<(u128, Option<u128>, Vec<Arc<OpenedSegment>>)> {
         self.clock += 1;
         let index = self.by_relation.get_mut(&relation)?;
         index.last_used = self.clock;

@@ -56,10 +56,11 @@ pub fn listen(listener: Listener) {
     }
 }
 
-/// Tells every session, at the end of this transaction, to forget what it remembers about a relation.
+/// Tells every session at the end of this transaction, and this one now, to forget what it remembers about a relation.
 pub fn announce(rel: Rel) {
     // SAFETY: the relation is open, and this is a transaction.
     unsafe { pg_sys::CacheInvalidateRelcache(rel.as_ptr()) };
+    tell(Change::Relation(rel.oid()));
 }
 
 /// PostgreSQL has few places for callbacks in a process: one of each kind serves all listeners.

@@ -24,6 +24,7 @@ pub mod search_path;
 pub mod snapshot;
 pub mod spi;
 pub mod subtransaction;
+pub mod transaction;
 pub mod wal;
 pub mod worker;
 pub mod xid;

@@ -11,6 +11,7 @@ import pytest
 from data import copy_vectors
 from oracle import assert_same_answer, nearest_sql, settings, with_index
 from segment_cache import EVERY_LIST, QUERY, ROWS, VECTORS, files, folder, make, one_file, search  # noqa: F401
+from upkeep import vacuum_dead_rows
 
 FACTORIES = ("Flat", "HNSW16", "IVF32,Flat", "IVF32,PQ8x4fs,RFlat")
 
@@ -69,6 +70,43 @@ def test_open_session_goes_on_while_its_file_is_deleted(cluster, db, database, o
         assert with_index(conn, nearest_sql("items", QUERY, 30)) == expected
         path.unlink()
         assert with_index(conn, nearest_sql("items", QUERY, 30)) == expected
+
+
+def test_opened_segments_outlive_vacuum_and_analyze(cluster, db, database, one_file):
+    """Who opens a file that has no stamp verifies it and leaves one."""
+    path, expected = one_file
+    stamp = path.with_name(path.name + ".verified")
+    make(db, table="other")
+    with cluster.connect(database) as conn, settings(conn, **EVERY_LIST):
+        assert with_index(conn, nearest_sql("items", QUERY, 30)) == expected
+        stamp.unlink()
+        for sql in ("ALTER INDEX items_faiss SET (recall = 0.9)", "VACUUM items", "ANALYZE items", "ALTER TABLE items SET (fillfactor = 90)",
+                    "CREATE INDEX ON items (id)", "DROP TABLE other", "INSERT INTO items SELECT -1, embedding FROM items "
+                    "WHERE id = 1", "DELETE FROM items WHERE id = -1"):
+            db.execute(sql)
+            assert with_index(conn, nearest_sql("items", QUERY, 30)) == expected
+            assert not stamp.exists(), f"{sql}: the segment was opened again"
+        db.execute("DELETE FROM items WHERE id = %s", [expected[0][0]])
+        vacuum_dead_rows(db)
+        assert with_index(conn, nearest_sql("items", QUERY, 29)) == expected[1:]
+        assert not stamp.exists(), "a bitmap of dead rows changes no segment"
+    search(cluster, database)
+    assert stamp.exists(), "the counter-case"
+
+
+@pytest.mark.parametrize("end", ("DROP INDEX items_faiss", "TRUNCATE items", "REINDEX INDEX items_faiss",
+                                 "INSERT INTO items SELECT -1, embedding FROM items LIMIT 1; SELECT vekter_compact('items_faiss')"))
+def test_map_of_a_file_that_is_gone_goes_with_the_next_transaction(cluster, db, database, one_file, end):
+    """Nothing of that index is searched again; yet the space comes back."""
+    path, expected = one_file
+    make(db, table="other", rows=50)
+    with cluster.connect(database) as conn, settings(conn, **EVERY_LIST):
+        assert with_index(conn, nearest_sql("items", QUERY, 30)) == expected
+        db.execute(end)
+        db.execute("VACUUM other")
+        assert not path.exists()
+        conn.execute("SELECT count(*) FROM other")
+        assert "pgsql_tmp_vekter" not in open(f"/proc/{conn.info.backend_pid}/maps").read()
 
 
 # -- damage ---------------------------------------------------------------------------------------------------------

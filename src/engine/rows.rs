@@ -2,7 +2,7 @@
 
 use super::EngineError;
 use super::ffi;
-use super::opened::OpenIndex;
+use super::opened::{OpenIndex, with_room, zeros};
 use super::worker::is_interrupted;
 
 /// Values in a batch, at most: more bring nothing, and each takes memory.
@@ -30,7 +30,8 @@ impl OpenIndex {
     /// by position where there are none. Where not [`OpenIndex::stores_rows`], a row is what its code says.
     /// `visit` returns whether to go on. Looks at the interrupt flag between batches.
     ///
-    /// Errors: `Refused` unless [`OpenIndex::can_decode`], `Corrupt` where positions do not make up the index.
+    /// Errors: `Refused` unless [`OpenIndex::can_decode`], `Corrupt` where positions do not make up the index,
+    /// `OutOfMemory`.
     pub fn all_rows(
         &self,
         batch_rows: usize,
@@ -39,9 +40,9 @@ impl OpenIndex {
         self.check_decodes()?;
         let dims = self.dims();
         let limit = batch_rows.min(MAX_BATCH_VALUES / dims).min(self.index_rows()).max(1);
-        let (mut positions, mut values) = (vec![0i64; limit], vec![0f32; limit * dims]);
-        let mut seen = Seen::new(self.index_rows());
-        let mut batch = Vec::with_capacity(limit);
+        let (mut positions, mut values) = (zeros::<i64>(limit)?, zeros::<f32>(limit * dims)?);
+        let mut seen = Seen::new(self.index_rows())?;
+        let mut batch = with_room(limit)?;
         let mut cursor = ffi::Cursor::default();
         loop {
             if is_interrupted() {
@@ -179,8 +180,8 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(rows: usize) -> Self {
-        Self { bitmap: vec![0; rows.div_ceil(64)], rows, count: 0 }
+    fn new(rows: usize) -> Result<Self, EngineError> {
+        Ok(Self { bitmap: zeros(rows.div_ceil(64))?, rows, count: 0 })
     }
 
     fn add(&mut self, position: i64) -> Result<u64, EngineError> {

@@ -26,6 +26,7 @@ pub mod lookup;
 mod merge;
 pub mod native;
 pub mod opened;
+mod passes;
 pub mod plan;
 mod recycle;
 pub mod request;

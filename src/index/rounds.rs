@@ -7,6 +7,7 @@ use super::candidates::Among;
 use super::error::IndexError;
 use super::format::Tid;
 use super::opened::OpenedSegment;
+use super::passes::{Positions, Source};
 use super::request::{Request, segment_params};
 use super::{Snapshot, delta};
 use crate::engine::{Hit, SearchParams};
@@ -45,6 +46,16 @@ pub struct SegmentScan {
     pub next_position: u64,
     /// What the first round finds, where that was searched for already.
     pub first_hits: Option<Vec<Hit>>,
+    /// Rows that rounds have found, or that the search cannot see.
+    pub seen: Positions,
+    /// Rows that it may hold, once the first round is over.
+    pub room_rows: usize,
+    /// Whether the first round is over.
+    pub is_begun: bool,
+    /// Whose rows the passes rank by; None: rounds still do.
+    pub passes: Option<Source>,
+    /// The last row of the pass before.
+    pub last_ranked: Option<(Distance, u64)>,
 }
 
 /// The delta's rows with their distances, of which the nearest become candidates first.
@@ -99,6 +110,11 @@ impl SegmentScan {
             exhausted,
             next_position: 0,
             first_hits: None,
+            seen: Positions::default(),
+            room_rows: usize::MAX,
+            is_begun: false,
+            passes: None,
+            last_ranked: None,
         })
     }
 

@@ -1,32 +1,40 @@
 //! The search cursor: rows in distance order, one after the other, for as long as somebody asks.
 //!
 //! An access method is not told the LIMIT or the filter, so the cursor works in rounds (as grows the number of rows
-//! that a round asks FAISS for) and skips by TID what it has seen. A candidate may leave once no segment can still
+//! that a round asks FAISS for) and skips by position what it has seen. A candidate may leave once no segment can still
 //! come up with a nearer one, which for each segment its *frontier* tells: the distance up to which its last search
-//! went. When a segment's rounds have grown to a good part of it, the rest of it is ranked by exact distance from the
-//! table; so a filtered query returns its full LIMIT whatever FAISS can or cannot reach.
+//! went. When a segment's rounds have grown to a good part of it, the rest of it is ranked by exact distance; so a filtered
+//! query returns its full LIMIT whatever FAISS can or cannot reach.
 //!
-//! What a cursor remembers grows with the rows that it returns. Rust ends the process where memory cannot be had, so
-//! growing asks first.
+//! What a cursor holds grows with the rows that it returns up to a limit. Beyond that it ranks the rest of a segment in
+//! passes, each of which finds as many of the rows behind the last one as there is room for (`passes`); and of the rows
+//! that it has returned before it remembers a bit each. Rust ends the process where memory cannot be had, so growing asks
+//! first.
 //!
 //! An approximate index may find in a later round a row that it should have found in an earlier one. It is returned
 //! then, late rather than never.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 
 use super::error::IndexError;
 use super::first_round::FirstRounds;
 use super::format::Tid;
+use super::passes::{self, Nearest, Positions, Source};
 use super::request::{Request, candidates};
 use super::rounds::{DeltaScan, Distance, SegmentScan, rank_delta};
 use super::{Snapshot, retry};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Hit};
 use crate::failpoint;
+use crate::pg::memory;
 use crate::pg::relation::Rel;
 
 /// Positions that one round of a search without order takes.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
+/// What a candidate takes for a moment: in FAISS's arrays, as hits, as what was found and among what is pending.
+const CANDIDATE_BYTES: usize = 64;
+/// A segment has room for so many rows at least: passes go through all of it.
+const MIN_ROOM_ROWS: u64 = 1024;
 
 /// Exact distances from the table.
 pub trait Rerank {
@@ -39,9 +47,8 @@ pub struct Cursor {
     query: Option<Vec<f32>>,
     delta: DeltaScan,
     scans: Vec<SegmentScan>,
+    /// Rows that were found and not returned. Each is once in the index, and once here.
     pending: BinaryHeap<Reverse<(Distance, Tid)>>,
-    /// Everything that was ever pending.
-    seen: HashSet<Tid>,
     /// Where the cursor ends.
     end: Distance,
 }
@@ -78,7 +85,7 @@ impl Cursor {
     fn new(
         query: Option<Vec<f32>>,
         mut delta: Vec<(Distance, Tid)>,
-        scans: Vec<SegmentScan>,
+        mut scans: Vec<SegmentScan>,
         request: &Request,
     ) -> Self {
         if let Some(mut lookup) = request.candidates.as_ref().map(|candidates| candidates.lookup()) {
@@ -86,8 +93,8 @@ impl Cursor {
         }
         let delta = DeltaScan::new(delta, request);
         let end = request.radius.map_or(f32::INFINITY, |radius| rounded_up(radius, query.as_deref()));
-        let (pending, seen) = Default::default();
-        Cursor { query, delta, scans, pending, seen, end: Distance(end) }
+        share_room(&mut scans);
+        Cursor { query, delta, scans, pending: BinaryHeap::new(), end: Distance(end) }
     }
 
     /// The next row, or None when there are no more.
@@ -119,18 +126,10 @@ impl Cursor {
         segments.chain(self.delta.frontier())
     }
 
-    fn add(&mut self, distance: Distance, tid: Tid) -> Result<(), IndexError> {
+    fn push(&mut self, distance: Distance, tid: Tid) -> Result<(), IndexError> {
         self.pending.try_reserve(1)?;
-        if self.see(tid)? {
-            self.pending.push(Reverse((distance, tid)));
-        }
+        self.pending.push(Reverse((distance, tid)));
         Ok(())
-    }
-
-    /// Whether the row is new.
-    fn see(&mut self, tid: Tid) -> Result<bool, IndexError> {
-        self.seen.try_reserve(1)?;
-        Ok(self.seen.insert(tid))
     }
 
     /// One more round for every segment that holds candidates back.
@@ -159,7 +158,7 @@ impl Cursor {
         let round = self.delta.next_round();
         for at in round {
             let (distance, tid) = self.delta.rows[at];
-            self.add(distance, tid)?;
+            self.push(distance, tid)?;
         }
         Ok(())
     }
@@ -173,20 +172,23 @@ impl Cursor {
         scan.exhausted = end == opened.segment.rows();
         scan.frontier = Distance(0.0);
         for position in positions.filter(|&position| !opened.is_dead(position)) {
-            self.add(Distance(0.0), opened.segment.tid(position))?;
+            self.push(Distance(0.0), opened.segment.tid(position))?;
         }
         Ok(())
     }
 
     fn search_round(&mut self, at: usize, query: &[f32], rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        if let Some(source) = self.scans[at].passes {
+            return self.rank_pass(at, query, source, rerank).map(drop);
+        }
         if self.scans[at].among.is_some() {
-            if self.rank_among(at, query)? {
+            if self.rank_pass(at, query, Source::Index, rerank)? {
                 return Ok(());
             }
             let index = &self.scans[at].opened.segment.index;
             if !index.is_exhaustive() && index.lists() == 0 {
                 // A graph has no short way to a few of its rows.
-                return self.rank_all(at, rerank);
+                return self.rank_rest(at, query, rerank);
             }
         }
         let scan = &mut self.scans[at];
@@ -194,33 +196,38 @@ impl Cursor {
         let (index, live_rows) = (&opened.segment.index, scan.rows());
         let exact = index.ranks_exactly();
         let wanted = scan.round_rows;
-        let Some(candidates) = candidates(&opened, live_rows, wanted, &scan.params) else {
-            return self.rank_all(at, rerank);
+        // How many rows are wanted at first is for the caller to say.
+        let has_room = |candidates: &usize| !scan.is_begun || *candidates <= scan.room_rows;
+        let Some(candidates) = candidates(&opened, live_rows, wanted, &scan.params).filter(has_room) else {
+            return self.rank_rest(at, query, rerank);
         };
         let params = scan.params;
         let hits = match scan.first_hits.take() {
             Some(hits) => hits,
             None => match index.search(query, candidates, &params, scan.excluded()?) {
                 // A query so long that FAISS's sums would overflow.
-                Err(EngineError::BadParameter { .. }) => return self.rank_all(at, rerank),
+                Err(EngineError::BadParameter { .. }) => {
+                    return self.rank_pass(at, query, Source::Table, rerank).map(drop);
+                }
                 hits => not_interrupted(hits)?,
             },
         };
+        scan.is_begun = true;
         scan.exhausted = hits.len() as u64 >= live_rows;
         scan.round_rows = wanted.saturating_mul(2);
         scan.params = index.widen(&scan.params);
 
-        let mut found: Vec<(Distance, Tid)> = Vec::new();
+        let rows = opened.segment.rows();
+        let mut found: Vec<(Distance, u64)> = Vec::new();
         found.try_reserve_exact(hits.len())?;
-        for hit in &hits {
-            let tid = opened.segment.tid(hit.position);
+        for Hit { position, distance } in hits {
             if exact {
-                found.push((Distance(hit.distance), tid));
-            } else if !self.seen.contains(&tid) {
+                found.push((Distance(distance), position));
+            } else if !scan.seen.contains(position) {
                 // Rows that this search cannot see are done with: they need no second look.
-                match rerank.distance(tid) {
-                    Some(distance) => found.push((Distance(distance), tid)),
-                    None => drop(self.see(tid)?),
+                match rerank.distance(opened.segment.tid(position)) {
+                    Some(distance) => found.push((Distance(distance), position)),
+                    None => drop(scan.seen.insert(position, rows)?),
                 }
             }
         }
@@ -229,66 +236,59 @@ impl Cursor {
         }
         // Of candidates by estimate only the nearest are safe to return; those behind wait for the next round.
         let frontier = if exact { found.last() } else { found.get(wanted - 1).or(found.last()) };
-        self.scans[at].frontier = frontier.map_or(Distance(f32::NEG_INFINITY), |(distance, _)| *distance);
-        for (distance, tid) in found {
-            self.add(distance, tid)?;
+        scan.frontier = frontier.map_or(Distance(f32::NEG_INFINITY), |(distance, _)| *distance);
+        for (distance, position) in found {
+            if self.scans[at].seen.insert(position, rows)? {
+                self.push(distance, opened.segment.tid(position))?;
+            }
         }
         // A search for all rows that did not bring them all will not do so the next time.
         if candidates as u64 >= live_rows && !self.scans[at].exhausted {
-            return self.rank_all(at, rerank);
+            return self.rank_rest(at, query, rerank);
         }
         Ok(())
     }
 
     /// Ranks every row of the segment that was not found yet by its exact distance.
-    fn rank_all(&mut self, at: usize, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
-        let opened = self.scans[at].opened.clone();
-        self.scans[at].exhausted = true;
-        let mut rank = |cursor: &mut Self, position| {
-            pgrx::check_for_interrupts!();
-            let tid = opened.segment.tid(position);
-            if !cursor.seen.contains(&tid)
-                && let Some(distance) = rerank.distance(tid)
-            {
-                cursor.add(Distance(distance), tid)?;
-            }
-            Ok(())
-        };
-        match self.scans[at].among.take() {
-            Some(among) => among.positions.iter().try_for_each(|&position| rank(self, position)),
-            None => opened.live_positions().try_for_each(|position| rank(self, position)),
+    fn rank_rest(&mut self, at: usize, query: &[f32], rerank: &mut dyn Rerank) -> Result<(), IndexError> {
+        let stores_rows = self.scans[at].opened.segment.index.stores_rows();
+        if !(stores_rows && self.rank_pass(at, query, Source::Index, rerank)?) {
+            self.rank_pass(at, query, Source::Table, rerank)?;
         }
+        Ok(())
     }
 
-    /// Ranks every candidate in the segment by its exact distance, if the segment holds its rows as they are.
-    fn rank_among(&mut self, at: usize, query: &[f32]) -> Result<bool, IndexError> {
+    /// Finds the nearest of the rows that were not found yet: as many as there is room for. False: not in this way.
+    fn rank_pass(
+        &mut self,
+        at: usize,
+        query: &[f32],
+        source: Source,
+        rerank: &mut dyn Rerank,
+    ) -> Result<bool, IndexError> {
         let scan = &mut self.scans[at];
         let opened = scan.opened.clone();
-        let Some(among) = &scan.among else {
+        let mut nearest = Nearest::new(scan.last_ranked, scan.room_rows);
+        if !passes::rank(scan, query, source, rerank, &mut nearest)? {
             return Ok(false);
-        };
-        let Some(distances) = not_interrupted(opened.segment.index.distances_at(query, &among.positions))?
-        else {
-            return Ok(false);
-        };
-        let mut found: Vec<Reverse<(Distance, Tid)>> = Vec::new();
-        found.try_reserve_exact(distances.len())?;
-        let tids = among.positions.iter().map(|&position| opened.segment.tid(position));
-        found.extend(distances.into_iter().map(Distance).zip(tids).map(Reverse));
-        scan.exhausted = true;
-        scan.among = None;
-        if !self.seen.is_empty() {
-            found.retain(|Reverse((_, tid))| !self.seen.contains(tid));
         }
-        self.pending.try_reserve(found.len())?;
-        // A live row is in one segment once, so that nobody needs to remember these.
-        self.pending.append(&mut BinaryHeap::from(found));
+        let (rows, last, is_all) = nearest.finish();
+        scan.passes = Some(source);
+        scan.exhausted = is_all;
+        scan.last_ranked = last;
+        scan.frontier = last.map_or(scan.frontier, |(distance, _)| distance);
+        if is_all {
+            (scan.among, scan.seen) = (None, Positions::default());
+        }
+        self.pending.try_reserve(rows.len())?;
+        let with_tid = |(distance, position)| Reverse((distance, opened.segment.tid(position)));
+        self.pending.extend(rows.into_iter().map(with_tid));
         Ok(true)
     }
 }
 
 /// Raises PostgreSQL's own error where the engine was interrupted: PostgreSQL knows why.
-fn not_interrupted<T>(outcome: Result<T, EngineError>) -> Result<T, EngineError> {
+pub(super) fn not_interrupted<T>(outcome: Result<T, EngineError>) -> Result<T, EngineError> {
     if matches!(outcome, Err(EngineError::Interrupted)) {
         pgrx::check_for_interrupts!();
     }
@@ -313,4 +313,14 @@ fn prepare(snapshot: &Snapshot, query: Option<&[f32]>) -> Result<Option<Vec<f32>
     }
     let mut query = query.to_vec();
     Ok(snapshot.metric.prepare(&mut query).then_some(query))
+}
+
+/// Gives each segment its part of the rows that a search may hold, by its rows.
+fn share_room(scans: &mut [SegmentScan]) {
+    let room_rows = (memory::query_bytes() / CANDIDATE_BYTES) as u64;
+    let rows: u64 = scans.iter().map(SegmentScan::rows).sum();
+    for scan in scans {
+        let share = (u128::from(room_rows) * u128::from(scan.rows()) / u128::from(rows.max(1))) as u64;
+        scan.room_rows = share.max(MIN_ROOM_ROWS) as usize;
+    }
 }

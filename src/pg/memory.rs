@@ -1,5 +1,12 @@
 //! How much memory this process may still take.
 
+/// Bytes that an operation of a query may take, as a hash table may: `work_mem` times `hash_mem_multiplier`.
+pub fn query_bytes() -> usize {
+    // SAFETY: plain reads of settings.
+    let (kilobytes, factor) = unsafe { (pgrx::pg_sys::work_mem, pgrx::pg_sys::hash_mem_multiplier) };
+    (f64::from(kilobytes.max(64)) * 1024.0 * factor.max(1.0)) as usize
+}
+
 /// Bytes that can be had without swapping: the kernel's estimate, or what the control group leaves if that is less.
 /// None where neither can be read.
 pub fn available_bytes() -> Option<u64> {

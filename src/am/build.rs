@@ -3,15 +3,15 @@
 use core::ffi::{c_char, c_void};
 use std::time::Instant;
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::export::{id_bytes, integer};
 use super::{definition, search_options, tid_of};
-use crate::index::build::{self, Built, Heap, Resources, VisitRow};
+use crate::index::build::{self, Built, Heap, Resources, Untrained, VisitRow};
 use crate::index::create_init_fork;
 use crate::index::error::IndexError;
 use crate::index::import::Identified;
-use crate::pg::error::OrRaise;
+use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress;
 use crate::pg::relation::Rel;
 use crate::vector::Vector;
@@ -39,8 +39,19 @@ pub unsafe extern "C-unwind" fn ambuild(
         started.elapsed().as_secs_f64(),
         built.calibration.as_secs_f64()
     );
+    if let Some(untrained) = &built.untrained {
+        untrained_notice(&index.name(), untrained).notice();
+    }
     super::vacuum::sweep_cache(index);
     result(built)
+}
+
+fn untrained_notice(index: &str, Untrained { factory, rows, needed_rows }: &Untrained) -> SqlError {
+    let message = format!("index \"{index}\" has too few rows to train \"{factory}\"");
+    SqlError::new(Code::ERRCODE_SUCCESSFUL_COMPLETION, message).detail(format!(
+        "Training takes {needed_rows} rows, and there are {rows}. The index is exact, and a search reads all of it, until a \
+         merge or REINDEX finds enough rows."
+    ))
 }
 
 /// Below this much, `maintenance_work_mem` is taken for this much: FAISS needs it for anything but a scan.

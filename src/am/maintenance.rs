@@ -1,10 +1,11 @@
 //! Who seals and compacts an index, and when.
 //!
 //! An insert that makes the delta too large asks for a background worker, and seals one small segment by itself where
-//! none keeps up with it. VACUUM seals, and asks for a worker to merge. `vekter_compact()` does everything at once.
+//! none keeps up with it, or where none can see the index yet: then a worker is asked for at the commit. VACUUM seals, and asks
+//! for a worker to merge. `vekter_compact()` does everything at once.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
@@ -25,6 +26,7 @@ use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::snapshot::{self, ActiveSnapshot};
+use crate::pg::transaction::{self, Moment};
 use crate::pg::{self, subtransaction, worker};
 
 /// How many times larger than its limit the delta is when inserts begin to seal it themselves.
@@ -36,6 +38,8 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(10);
 /// How long a worker waits for more to do, and how often it looks for that and for others who wait.
 const LINGER: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long a worker waits for the commit of who asked for it.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// Rows are handed to FAISS in batches of so many bytes, between which the delta is sealed.
 const BATCH_BYTES: usize = 16 << 20;
 /// Compaction keeps its index from being changed by others than readers, writers and VACUUM, and can tell if somebody
@@ -68,7 +72,13 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     if delta_bytes <= limit {
         return Ok(());
     }
-    let has_help = guc::background_compaction() && !index.is_temporary();
+    let has_helper = guc::background_compaction() && !index.is_temporary();
+    if has_helper && index.is_uncommitted() {
+        transaction::at(Moment::BeforeCommit, request_workers);
+        transaction::at(Moment::End, forget_unseen);
+        UNSEEN.with_borrow_mut(|unseen| unseen.insert(index.oid().to_u32()));
+    }
+    let has_help = has_helper && !index.is_uncommitted();
     if has_help && is_time_to(Step::Ask, index) {
         mark(Step::Ask, index);
         request_worker(index);
@@ -208,10 +218,30 @@ fn request_worker(index: Rel) -> bool {
         return true;
     };
     drop(lock);
+    request_worker_for(index.oid().to_u32())
+}
+
+fn request_worker_for(index: u32) -> bool {
     // SAFETY: set at session start.
     let database = unsafe { pg_sys::MyDatabaseId };
-    let argument = u64::from(database.to_u32()) << 32 | u64::from(index.oid().to_u32());
-    worker::request(WORKER_NAME, WORKER_MAIN, argument)
+    worker::request(WORKER_NAME, WORKER_MAIN, u64::from(database.to_u32()) << 32 | u64::from(index))
+}
+
+thread_local! {
+    /// Indexes that grew in the transaction that made them.
+    static UNSEEN: RefCell<HashSet<u32>> = RefCell::default();
+}
+
+/// Asks for workers that will see the index as soon as this transaction has committed. One that it has dropped again, they
+/// do not find.
+fn request_workers() {
+    for index in UNSEEN.take() {
+        request_worker_for(index);
+    }
+}
+
+fn forget_unseen() {
+    UNSEEN.take();
 }
 
 /// The background worker: compacts one index until there is nothing left to do, and some time longer.
@@ -222,7 +252,18 @@ pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
     worker::connect(pg_sys::Oid::from((argument >> 32) as u32));
     engine::work_in_background();
     let index = pg_sys::Oid::from(argument as u32);
+    await_commit(index);
     while worker::transaction(|| round(index).or_raise()) {}
+}
+
+/// Waits while somebody has the index to himself: who asked for this worker may be about to commit it.
+fn await_commit(index: pg_sys::Oid) {
+    let start = Instant::now();
+    while start.elapsed() < COMMIT_PATIENCE
+        && worker::transaction(|| lock::is_exclusively_locked(index.to_u32()))
+    {
+        worker::nap(LOOK);
+    }
 }
 
 /// One transaction of the worker. True: there is more to do.

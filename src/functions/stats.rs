@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 
 use super::target;
 use crate::engine;
+use crate::index::build::{UNTRAINED_FACTORY, rows_to_train};
 use crate::index::error::IndexError;
 use crate::index::format::{FORMAT_VERSION, Manifest, Meta, SegmentRef};
 use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
@@ -51,7 +52,10 @@ fn read(rel: Rel) -> Result<Stats, IndexError> {
         factories.dedup();
         let factory = if factories.is_empty() { meta.factory.clone() } else { factories.join(" + ") };
         let rows = manifest.rows() - manifest.dead_rows() + delta_rows;
-        let reason = (meta.factory == engine::AUTO).then(|| reason(&meta, &manifest, rows));
+        let reason = match meta.factory.as_str() {
+            engine::AUTO => Some(reason(&meta, &manifest, rows)),
+            asked => scanned_reason(asked, &meta, &manifest, rows)?,
+        };
         let key = segment::file_key(rel, 0);
         Ok((
             factory,
@@ -83,4 +87,26 @@ fn reason(meta: &Meta, manifest: &Manifest, rows: u64) -> String {
         },
         |segment| segment.reason.clone(),
     )
+}
+
+/// Why no segment is of the factory that was asked for, where that wants training.
+fn scanned_reason(
+    asked: &str,
+    meta: &Meta,
+    manifest: &Manifest,
+    rows: u64,
+) -> Result<Option<String>, IndexError> {
+    if rows == 0 || manifest.segments.iter().any(|segment| segment.factory != UNTRAINED_FACTORY) {
+        return Ok(None);
+    }
+    Ok(rows_to_train(asked, meta.dims as usize, metric_of(meta)?).map(|needed_rows| {
+        if rows >= needed_rows {
+            return format!("rows are scanned until a merge or REINDEX trains {asked}");
+        }
+        let (rows, needed_rows) = (engine::grouped(rows), engine::grouped(needed_rows));
+        format!(
+            "to train {asked} takes {needed_rows} rows, and there are {rows}: they are scanned until a merge or REINDEX \
+             finds enough"
+        )
+    }))
 }

@@ -16,7 +16,7 @@ use super::segment::{self, Models, Staged};
 use super::target::Target;
 use super::{Definition, blob, delta, first_pages, read_meta};
 use crate::cache::SyncAt;
-use crate::engine::{self, Builder, Foreign};
+use crate::engine::{self, Builder, Foreign, Metric};
 use crate::failpoint;
 use crate::pg::buffer::PageLock;
 use crate::pg::progress::{self, Phase};
@@ -81,6 +81,21 @@ pub struct Built {
     pub index_rows: f64,
     /// What calibration took of the build's time.
     pub calibration: Duration,
+    pub untrained: Option<Untrained>,
+}
+
+/// There are too few rows to train what was asked for, so the index is a scan for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untrained {
+    pub factory: String,
+    pub rows: u64,
+    pub needed_rows: u64,
+}
+
+/// The fewest rows that train this factory; None: it needs no training, or cannot be built.
+pub fn rows_to_train(factory: &str, dims: usize, metric: Metric) -> Option<u64> {
+    let builder = Builder::new(factory, dims, metric).ok()?;
+    builder.needs_training().then(|| builder.training_rows().min as u64)
 }
 
 /// Err: FAISS does not build this factory for so many dimensions.
@@ -110,7 +125,8 @@ pub fn build(
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
         let points = std::mem::take(&mut added.points);
-        let mut segment = staged.store(rel, models, points, Logging::WithRelation)?;
+        // Until this is committed, the lock on the index keeps the cache file.
+        let (mut segment, _) = staged.store(rel, models, points, Logging::WithRelation)?;
         segment.reason = std::mem::take(&mut added.reason);
         failpoint::reach("build.segment_stored");
         let manifest = Manifest { segments: vec![segment] };
@@ -128,7 +144,8 @@ pub fn build(
     }
     failpoint::reach("build.finished");
     let index_rows = (added.tids.len() + added.strays.len()) as f64;
-    Ok(Built { heap_rows: added.heap_rows, index_rows, calibration: added.calibration })
+    let Added { heap_rows, calibration, untrained, .. } = added;
+    Ok(Built { heap_rows, index_rows, calibration, untrained })
 }
 
 /// What rows are added to.
@@ -145,6 +162,7 @@ pub struct Beginning {
     pub tids: Vec<Tid>,
     /// The table's rows, if none of them is to be added.
     pub complete: Option<f64>,
+    pub untrained: Option<Untrained>,
 }
 
 /// Everything up to the cache file; None for a table without rows to index.
@@ -203,6 +221,10 @@ fn begin(
     let mut sample = Sample::take(definition, heap, resources, true)?;
     failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
+    let (asked, rows) = (&definition.factory, sample.count() as u64);
+    let untrained = rows_to_train(asked, definition.dims, definition.metric)
+        .filter(|_| factory != asked && rows > 0)
+        .map(|needed_rows| Untrained { factory: asked.clone(), rows, needed_rows });
     let expected_rows = sample.estimated_rows();
     check_memory(&builder, factory, sample.training(), expected_rows, resources)?;
     let is_trained = builder.needs_training();
@@ -213,7 +235,8 @@ fn begin(
     }
     let held = sample.hold_back(definition, &builder, started);
     let factory = factory.to_string();
-    Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids: Vec::new(), complete: None })
+    let (tids, complete) = (Vec::new(), None);
+    Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete, untrained })
 }
 
 fn target(definition: &Definition, resources: Resources) -> Target<'_> {
@@ -281,6 +304,7 @@ struct Added {
     calibration: Duration,
     /// Why `auto` chose what it is.
     reason: String,
+    untrained: Option<Untrained>,
 }
 
 /// The table's blocks in runs, between which FAISS works on what they held.
@@ -333,11 +357,12 @@ fn add_rows(
     beginning: Beginning,
     resources: Resources,
 ) -> Result<(Builder, String, Added), IndexError> {
-    let Beginning { mut builder, factory, mut held, expected_rows, is_trained, tids, complete } = beginning;
+    let Beginning { mut builder, factory, mut held, expected_rows, is_trained, tids, complete, untrained } =
+        beginning;
     let mut present = tids.clone();
     present.sort_unstable();
     let (heap_rows, is_complete) = (complete.unwrap_or(0.0), complete.is_some());
-    let mut added = Added { tids, heap_rows, is_trained, ..Added::default() };
+    let mut added = Added { tids, heap_rows, is_trained, untrained, ..Added::default() };
     progress::rows(added.tids.len() as u64, expected_rows);
     let mut batch = Vec::<f32>::new();
     let Added { tids, strays, heap_rows, .. } = &mut added;

@@ -100,7 +100,16 @@ pub fn begin(
         check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
         let builder = resume(&foreign, false)?;
         let (tids, complete) = (Vec::new(), None);
-        return Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete });
+        return Ok(Beginning {
+            builder,
+            factory,
+            held,
+            expected_rows,
+            is_trained,
+            tids,
+            complete,
+            untrained: None,
+        });
     }
     held = held.for_import();
     let matched = match_rows(&mut foreign, &fresh, definition, heap, &mut held, resources)?;
@@ -116,6 +125,7 @@ pub fn begin(
         is_trained,
         tids: matched.tids,
         complete: (matched.others == 0).then_some(matched.heap_rows),
+        untrained: None,
     })
 }
 

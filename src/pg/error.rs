@@ -38,6 +38,11 @@ impl SqlError {
         self.report(pgrx::PgLogLevel::WARNING);
     }
 
+    /// Tells the client what is no fault, and goes on.
+    pub fn notice(self) {
+        self.report(pgrx::PgLogLevel::NOTICE);
+    }
+
     fn report(self, level: pgrx::PgLogLevel) {
         let mut report = ErrorReport::new(self.code, self.message, "vekter");
         if let Some(detail) = self.detail {

@@ -103,6 +103,12 @@ impl Rel {
         self.class().relpersistence == pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char
     }
 
+    /// Made or filled anew by this transaction: others see it, or its pages, after the commit.
+    pub fn is_uncommitted(self) -> bool {
+        let data = self.data();
+        data.rd_createSubid != INVALID_SUBTRANSACTION || !first_filenode_is_old(data)
+    }
+
     /// PostgreSQL's `RelationNeedsWAL` (utils/rel.h).
     pub fn needs_wal(self) -> bool {
         let data = self.data();

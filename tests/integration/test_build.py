@@ -217,3 +217,40 @@ def test_parallel_maintenance_workers_zero_still_builds(clean):
             conn.execute("SET LOCAL vekter.ef_search = 1000")
             assert_same_answer(conn, "few", [0.5] * DIMENSIONS, index="small")
         conn.execute("DROP INDEX small")
+
+
+def test_too_few_rows_to_train_are_said_and_the_index_is_exact_until_there_are_enough(db):
+    said = []
+    db.add_notice_handler(lambda notice: said.append((notice.severity, notice.message_primary, notice.message_detail)))
+    vectors = clustered(600, 4, seed=77)
+
+    def reason():
+        return db.execute("SELECT factory, reason FROM vekter_index_stats('built')").fetchone()
+
+    def assert_said(rows):
+        [(severity, message, detail)] = said
+        assert severity == "NOTICE" and message == 'index "built" has too few rows to train "IVF501,Flat"'
+        assert detail.startswith(f"Training takes 501 rows, and there are {rows}.") and "REINDEX" in detail
+        said.clear()
+
+    db.execute("CREATE TABLE few (id bigint, embedding vector(4)) WITH (autovacuum_enabled = off)")
+    db.execute("CREATE INDEX built ON few USING faiss (embedding) WITH (factory = 'IVF501,Flat')")
+    assert said == [] and reason() == ("IVF501,Flat", None), "an empty index lacks nothing"
+    copy_vectors(db, "few", vectors[:1])
+    db.execute("REINDEX INDEX built")
+    assert_said(1)
+    copy_vectors(db, "few", vectors[1:500], ids=range(1, 500))
+    db.execute("REINDEX INDEX built")
+    assert_said(500)
+    assert reason() == ("Flat", "to train IVF501,Flat takes 501 rows, and there are 500: they are scanned until a merge or "
+                                "REINDEX finds enough")
+    assert_same_answer(db, "few", vectors[7], limit=50, index="built")
+    copy_vectors(db, "few", vectors[500:], ids=range(500, 600))
+    assert reason() == ("Flat", "rows are scanned until a merge or REINDEX trains IVF501,Flat")
+    db.execute("SELECT vekter_compact('built')")
+    assert reason() == ("IVF501,Flat", None)
+    db.execute("REINDEX INDEX built")
+    assert said == [] and reason() == ("IVF501,Flat", None)
+    db.execute("CREATE INDEX graph ON few USING faiss (embedding) WITH (factory = 'HNSW8')")
+    db.execute("CREATE INDEX chosen ON few USING faiss (embedding)")
+    assert said == []

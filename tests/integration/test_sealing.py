@@ -52,6 +52,37 @@ def test_inserts_beyond_the_limit_are_sealed_in_the_background(db):
         assert_same_answer(db, "items", query, limit=100, index="built")
 
 
+@pytest.mark.parametrize("begin", ("make", "truncate"))
+def test_a_load_in_the_transaction_that_makes_the_index_is_sealed_and_merged(db, begin):
+    """Nobody else sees the index before the commit, and nothing happens after it."""
+    if begin == "truncate":
+        make(db)
+        fill(db, 0, 10)
+    db.execute("BEGIN")
+    make(db) if begin == "make" else db.execute("TRUNCATE items")
+    fill(db, 0, LIMIT_ROWS + 100)
+    db.execute("COMMIT")
+    assert stats(db, "delta_rows") <= LIMIT_ROWS and stats(db, "segments") >= 1
+    assert all_ids(db) == list(range(LIMIT_ROWS + 100))
+    db.execute("BEGIN")
+    db.execute("DROP TABLE items")
+    make(db)
+    fill(db, 0, 10 * LIMIT_ROWS)
+    db.execute("COMMIT")
+    wait_until(lambda: stats(db, "segments") <= most_segments(10 * LIMIT_ROWS), "merges")
+    assert stats(db, "delta_rows") <= LIMIT_ROWS
+    assert all_ids(db) == list(range(10 * LIMIT_ROWS))
+
+
+def test_a_load_that_is_rolled_back_with_its_index_leaves_no_worker_behind(db):
+    db.execute("BEGIN")
+    make(db)
+    fill(db, 0, 5 * LIMIT_ROWS)
+    db.execute("ROLLBACK")
+    make(db)
+    assert not workers(db)
+
+
 def test_a_delta_within_its_limit_is_left_alone(db):
     make(db)
     fill(db, 0, LIMIT_ROWS // 2)

@@ -93,10 +93,13 @@ CREATE SCHEMA "Other";
 CREATE TYPE "Other".vector;
 CREATE FUNCTION "Other".vector_in(cstring, oid, integer) RETURNS "Other".vector
     AS '$libdir/vekter', 'vector_in_wrapper' LANGUAGE C IMMUTABLE STRICT;
+-- PostgreSQL 18 shows the place in its notices of a shell type.
+SET client_min_messages = warning;
 CREATE FUNCTION "Other".vector_out("Other".vector) RETURNS cstring
     AS '$libdir/vekter', 'vector_out_wrapper' LANGUAGE C IMMUTABLE STRICT;
 CREATE FUNCTION "Other".vector_send("Other".vector) RETURNS bytea
     AS '$libdir/vekter', 'vector_send_wrapper' LANGUAGE C IMMUTABLE STRICT;
+RESET client_min_messages;
 CREATE FUNCTION "Other".vector_typmod_in(cstring[]) RETURNS integer
     AS '$libdir/vekter', 'vector_typmod_in_wrapper' LANGUAGE C IMMUTABLE STRICT;
 CREATE TYPE "Other".vector (INPUT = "Other".vector_in, OUTPUT = "Other".vector_out, SEND = "Other".vector_send,

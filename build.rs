@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const SOURCES: [&str; 12] = [
+    const SOURCES: [&str; 13] = [
         "shim.cc",
         "additive.cc",
         "batch.cc",
@@ -13,6 +13,7 @@ fn main() {
         "calibrating.cc",
         "clustering.cc",
         "exporting.cc",
+        "graph_search.cc",
         "proportions.cc",
         "reading.cc",
         "resuming.cc",

@@ -12,6 +12,8 @@ mod cancel;
 mod clustering;
 #[path = "engine/data.rs"]
 mod data;
+#[path = "engine/exit.rs"]
+mod exit;
 #[path = "engine/families.rs"]
 mod families;
 #[path = "engine/foreign.rs"]

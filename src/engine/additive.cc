@@ -282,8 +282,8 @@ void search_packed_sums(
         size_t k,
         float* distances,
         idx_t* positions,
+        const faiss::IndexIVFFastScan::CoarseQuantized& lists,
         const faiss::IVFSearchParameters& with) {
-    const faiss::IndexIVFFastScan::CoarseQuantized lists{with.nprobe};
     const faiss::NormTableScaler scaler(index.norm_scale);
     const bool has_scale = index.rescale_norm && index.norm_scale > 1 && index.metric_type == faiss::METRIC_L2;
     index.search_dispatch_implem(

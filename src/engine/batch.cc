@@ -16,7 +16,6 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexIVFFlat.h>
-#include <faiss/utils/Heap.h>
 #include <faiss/utils/distances.h>
 
 // BLAS, as FAISS links it: C := alpha op(A) op(B) + beta C, all stored by columns.
@@ -209,7 +208,6 @@ struct ListScan {
     const vekter_search_params& params;
     const float* queries;
     size_t count, k;
-    bool similarity;
     std::vector<float> distances;
     std::vector<idx_t> positions;
 
@@ -224,15 +222,10 @@ struct ListScan {
               queries(queries),
               count(count),
               k(k),
-              similarity(inverted.metric_type == faiss::METRIC_INNER_PRODUCT),
               distances(count * k),
               positions(count * k) {
         for (size_t query = 0; query < count; query++) {
-            if (similarity) {
-                faiss::minheap_heapify(k, &distances[query * k], &positions[query * k]);
-            } else {
-                faiss::maxheap_heapify(k, &distances[query * k], &positions[query * k]);
-            }
+            begin_heap(inverted, k, &distances[query * k], &positions[query * k]);
         }
     }
 
@@ -254,18 +247,9 @@ struct ListScan {
         const std::unique_ptr<faiss::InvertedListScanner> scanner(
                 inverted.get_InvertedListScanner(false, params.dead_rows > 0 ? &alive : nullptr, nullptr));
         for (const Visit& visit : visits) {
-            const size_t list = visit.probe.list;
-            faiss::InvertedLists::ScopedCodes codes(inverted.invlists, list);
-            faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
+            const size_t rows = inverted.invlists->list_size(visit.probe.list), at = visit.query * k;
             scanner->set_query(queries + visit.query * inverted.d);
-            scanner->set_list(visit.probe.list, visit.probe.centroid_distance);
-            scanner->scan_codes(
-                    inverted.invlists->list_size(list),
-                    codes.get(),
-                    ids.get(),
-                    &distances[visit.query * k],
-                    &positions[visit.query * k],
-                    k);
+            scan_list(inverted, *scanner, visit.probe, rows, k, &distances[at], &positions[at]);
         }
     }
 

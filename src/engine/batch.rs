@@ -6,7 +6,7 @@ use super::{EngineError, Metric, SearchParams};
 
 impl OpenIndex {
     /// [`OpenIndex::search`] for each of the prepared `queries` (row-major, n x d values), with the same answers, on
-    /// the OpenMP threads of this thread, at most `threads`: see [`super::on_worker`]. None for a query for which
+    /// the OpenMP threads of this thread: see [`super::on_worker`]. None for a query for which
     /// that is a `BadParameter`; other queries do not suffer from it.
     pub fn search_each(
         &self,
@@ -14,19 +14,18 @@ impl OpenIndex {
         k: usize,
         params: &SearchParams,
         dead: Option<&[u8]>,
-        threads: usize,
     ) -> Result<Vec<Option<Vec<Hit>>>, EngineError> {
         let (about, dims) = (self.about(), self.dims());
         let accepted: Vec<bool> =
             queries.chunks_exact(dims).map(|query| opened::check_query(about, query).is_ok()).collect();
         let mut hits = if accepted.iter().all(|&one| one) {
-            self.search_accepted(queries, k, params, dead, threads)?
+            self.search_accepted(queries, k, params, dead)?
         } else {
             let mut kept = opened::with_room(queries.len())?;
             for (query, _) in queries.chunks_exact(dims).zip(&accepted).filter(|(_, accepted)| **accepted) {
                 kept.extend_from_slice(query);
             }
-            self.search_accepted(&kept, k, params, dead, threads)?
+            self.search_accepted(&kept, k, params, dead)?
         }
         .into_iter();
         Ok(accepted.into_iter().map(|accepted| if accepted { hits.next() } else { None }).collect())
@@ -38,7 +37,6 @@ impl OpenIndex {
         k: usize,
         params: &SearchParams,
         dead: Option<&[u8]>,
-        threads: usize,
     ) -> Result<Vec<Vec<Hit>>, EngineError> {
         let (about, count) = (self.about(), queries.len() / self.dims());
         let rows = usize::try_from(about.rows).unwrap_or(0);
@@ -47,7 +45,6 @@ impl OpenIndex {
             return Ok(vec![Vec::new(); count]);
         }
         let params = opened::native_params(params, about, dead.unwrap_or_default(), rows)?;
-        opened::check_memory(about, &params, k, threads)?;
         let values = count.checked_mul(k).ok_or(EngineError::OutOfMemory)?;
         let (mut distances, mut positions) = (zeros::<f32>(values)?, zeros::<i64>(values)?);
         let mut found = zeros::<i64>(count)?;

@@ -113,12 +113,10 @@ void nearest_lists(const Index& index, const float* query, size_t count, int64_t
     const Lists found = lists_of(index, query);
     const faiss::IndexIVF& inverted = *found.inverted;
     require(count <= inverted.nlist, "there are fewer lists");
-    std::vector<float> distances(count);
-    faiss::SearchParametersHNSW wide;
-    wide.efSearch = static_cast<int>(std::max<size_t>(64, 2 * count));
-    const bool by_graph = dynamic_cast<const faiss::IndexHNSW*>(inverted.quantizer);
-    inverted.quantizer->search(
-            1, found.query.data(), static_cast<idx_t>(count), distances.data(), lists, by_graph ? &wide : nullptr);
+    std::fill_n(lists, count, -1);
+    for (const Probe& probe : nearest_centroids(inverted, found.query.data(), count, std::max<size_t>(64, 2 * count))) {
+        *lists++ = probe.list;
+    }
 }
 
 void nearest_rows(

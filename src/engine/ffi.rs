@@ -79,6 +79,7 @@ unsafe extern "C" {
     pub fn vekter_initialise(interrupted: extern "C" fn() -> bool) -> c_int;
     pub fn vekter_set_threads(threads: c_int);
     pub fn vekter_start_team(threads: c_int);
+    pub fn vekter_skip_destructors(status: c_int);
     pub fn vekter_give_way();
     pub fn vekter_block_signals(previous: *mut c_void, previous_bytes: usize) -> c_int;
     pub fn vekter_restore_signals(previous: *const c_void) -> c_int;

@@ -10,12 +10,14 @@
 
 #include <faiss/Index.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFastScan.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
 #include <faiss/invlists/InvertedLists.h>
 
 namespace faiss {
 struct AdditiveQuantizer;
+struct IndexHNSW;
 struct IndexIVFAdditiveQuantizerFastScan;
 } // namespace faiss
 
@@ -53,6 +55,7 @@ void search_packed_sums(
         size_t k,
         float* distances,
         idx_t* positions,
+        const faiss::IndexIVFFastScan::CoarseQuantized& lists,
         const faiss::IVFSearchParameters& with);
 
 // building.cc
@@ -144,6 +147,9 @@ struct Candidate {
     bool operator<(const Candidate& other) const {
         return key < other.key || (key == other.key && position < other.position);
     }
+    bool operator>(const Candidate& other) const {
+        return other < *this;
+    }
 };
 void taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows);
 // FAISS's distance as a key.
@@ -165,6 +171,27 @@ struct Probe {
     float centroid_distance;
 };
 std::vector<Probe> lists_to_scan(const faiss::IndexIVF& inverted, const float* query, const vekter_search_params& params);
+// At most `count` lists, nearest first; `queue`: candidates that are kept where a graph finds them.
+std::vector<Probe> nearest_centroids(const faiss::IndexIVF& inverted, const float* query, size_t count, size_t queue);
+// The first `rows` rows of a list, into a heap of k that begin_heap began.
+void begin_heap(const faiss::IndexIVF& inverted, size_t k, float* distances, idx_t* positions);
+void scan_list(
+        const faiss::IndexIVF& inverted,
+        faiss::InvertedListScanner& scanner,
+        const Probe& probe,
+        size_t rows,
+        size_t k,
+        float* distances,
+        idx_t* positions);
+
+// graph_search.cc
+// The nearest rows with their keys, nearest first. `queue`: candidates that are kept; `alive`: null if all rows are.
+std::vector<Candidate> search_graph(
+        const faiss::IndexHNSW& index,
+        const float* query,
+        size_t k,
+        size_t queue,
+        const faiss::IDSelector* alive);
 
 // batch.cc
 // `nearest` for each of `count` queries, on all of the calling thread's OpenMP threads; `found` has room for each.

@@ -191,7 +191,6 @@ fn search_with(
     let native = native_params(params, &about, dead.unwrap_or_default(), rows)?;
     let k_factor = if is_raw { 1.0 } else { native.k_factor };
     let params = ffi::SearchParams { unrefined: i32::from(is_raw), k_factor, ..native };
-    check_memory(&about, &params, k, 1)?;
     // As large as the index, if all of it is wanted.
     let (mut distances, mut positions, mut found) = (zeros::<f32>(k)?, zeros::<i64>(k)?, 0i64);
     // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
@@ -228,25 +227,6 @@ pub(super) fn check_query(about: &Description, query: &[f32]) -> Result<(), Engi
         return Err(EngineError::bad_parameter(format!(
             "the query is longer than {MAX_QUERY_NORM:e}, which overflows in this index type"
         )));
-    }
-    Ok(())
-}
-
-/// Of a graph, FAISS gets a byte for each row and queues for the candidates inside an OpenMP region, which no exception
-/// leaves: asks for as much before. Another thread may still take it; a backend has none beside its builds' and its
-/// batches'.
-pub(super) fn check_memory(
-    about: &Description,
-    params: &ffi::SearchParams,
-    k: usize,
-    threads: usize,
-) -> Result<(), EngineError> {
-    const SPARE_BYTES: usize = 1 << 20;
-    if about.searches_graph != 0 {
-        let rows = usize::try_from(about.rows).unwrap_or(0);
-        let queue_rows = usize::try_from(params.ef_search).unwrap_or(rows).max(k).min(rows);
-        let bytes = rows.saturating_add(64 * queue_rows + SPARE_BYTES).saturating_mul(threads);
-        drop(std::hint::black_box(with_room::<u8>(bytes)?));
     }
     Ok(())
 }

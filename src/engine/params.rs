@@ -41,6 +41,11 @@ impl SearchParams {
         ((2.0 * (lists as f64).sqrt()).ceil() as usize).clamp(1, lists.max(1))
     }
 
+    /// The queue of a search for `nprobe` lists among the centroids: as in `Coarse` of searching.cc.
+    pub fn default_coarse_queue(nprobe: usize) -> usize {
+        nprobe.saturating_mul(2).max(64)
+    }
+
     /// These, and where they say nothing, those of `farther`.
     #[must_use]
     pub fn or(self, farther: Self) -> Self {

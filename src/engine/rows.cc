@@ -240,6 +240,7 @@ std::vector<Placed> place_in_lists(const faiss::IndexIVFFlat& inverted, size_t c
     std::vector<Placed> placed;
     placed.reserve(count);
     for (size_t list = 0; list < inverted.nlist; list++) {
+        throw_if_interrupted();
         const size_t rows = inverted.invlists->list_size(list);
         faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
         faiss::InvertedLists::ScopedCodes codes(inverted.invlists, list);

@@ -2,7 +2,8 @@
 //
 // Searches take their parameters apart themselves, layer by layer (transform, refinement, graph, lists), instead of
 // nesting FAISS's SearchParameters: half of FAISS's indexes refuse parameters altogether, and there dead rows are
-// filtered afterwards.
+// filtered afterwards. And they go through FAISS's own loops only where these take moments: within a query, few of them can
+// be interrupted.
 
 #include "internal.h"
 
@@ -12,6 +13,7 @@
 
 #include <faiss/IndexAdditiveQuantizer.h>
 #include <faiss/IndexFlat.h>
+#include <faiss/IndexFlatCodes.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFAdditiveQuantizer.h>
@@ -26,6 +28,7 @@
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/DistanceComputer.h>
 #include <faiss/impl/IDSelector.h>
+#include <faiss/utils/Heap.h>
 #include <faiss/utils/distances.h>
 
 namespace vekter {
@@ -34,24 +37,15 @@ namespace {
 
 using Candidates = std::vector<Candidate>;
 
-// How an index with inverted lists is asked for those that are nearest.
-struct Coarse {
-    size_t lists;
-    faiss::SearchParametersHNSW graph;
-    bool is_graph;
+// Bytes of codes of one list between two looks at the interrupt flag, some milliseconds' work.
+constexpr size_t INTERRUPTIBLE_BYTES = size_t{4} << 20;
+// The same of fast-scan codes, in rows, since lists are scanned there several at a time.
+constexpr size_t INTERRUPTIBLE_PACKED_ROWS = size_t{1} << 18;
+constexpr size_t INTERRUPTIBLE_CANDIDATES = 1024;
 
-    Coarse(const faiss::IndexIVF& inverted, const vekter_search_params& params)
-            : lists(std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted.nlist)),
-              is_graph(dynamic_cast<const faiss::IndexHNSW*>(inverted.quantizer)) {
-        const size_t asked = params.quantizer_ef_search > 0 ? static_cast<size_t>(params.quantizer_ef_search)
-                                                            : std::max<size_t>(64, 2 * lists);
-        graph.efSearch = static_cast<int>(std::min<size_t>(asked, inverted.nlist));
-    }
-
-    faiss::SearchParameters* params() {
-        return is_graph ? &graph : nullptr;
-    }
-};
+size_t lists_asked_for(const faiss::IndexIVF& inverted, const vekter_search_params& params) {
+    return std::min<size_t>(std::max<int64_t>(params.nprobe, 1), inverted.nlist);
+}
 
 struct Search {
     const vekter_search_params& params;
@@ -82,94 +76,164 @@ struct Search {
         if (auto* flat = dynamic_cast<const faiss::IndexFlat*>(&index)) {
             return scan(*flat, query, k);
         }
-        if (dynamic_cast<const faiss::IndexHNSW*>(&index)) {
-            faiss::SearchParametersHNSW with;
-            with.efSearch = graph_width(index, k);
-            with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
-            return ask(index, query, k, &with);
+        if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
+            return checked(index, search_graph(*graph, query, k, graph_width(index, k), selector()));
         }
         if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
             return scan_lists(*inverted, query, k);
         }
-        if (auto* additive = dynamic_cast<const faiss::IndexAdditiveQuantizer*>(&index)) {
-            return scan_codes(*additive, query, k);
+        if (auto* rabitq = dynamic_cast<const faiss::IndexRaBitQ*>(&index)) {
+            const auto query_bits = static_cast<uint8_t>(params.query_bits);
+            return scan_codes(*rabitq, rabitq->get_quantized_distance_computer(query_bits), query, k);
         }
-        if (dynamic_cast<const faiss::IndexScalarQuantizer*>(&index) ||
-            dynamic_cast<const faiss::IndexRaBitQ*>(&index)) {
-            faiss::RaBitQSearchParameters with;
-            with.qb = static_cast<uint8_t>(params.query_bits);
-            with.sel = has_dead ? const_cast<Alive*>(&alive) : nullptr;
-            return ask(index, query, k, &with);
+        if (auto* product = dynamic_cast<const faiss::IndexPQ*>(&index); product && compares_bits(*product)) {
+            faiss::SearchParametersPQ polysemous;
+            polysemous.search_type = faiss::IndexPQ::ST_polysemous;
+            polysemous.polysemous_ht = params.hamming_threshold;
+            return ask_for_more(index, query, k, &polysemous);
         }
-        faiss::SearchParametersPQ polysemous;
-        polysemous.search_type = faiss::IndexPQ::ST_polysemous;
-        polysemous.polysemous_ht = params.hamming_threshold;
-        auto* product = dynamic_cast<const faiss::IndexPQ*>(&index);
-        // Whether codes that differ from the query's in too many bits are to be left out.
-        const bool by_bits = params.hamming_threshold > 0 && product && product->pq.nbits == 8 &&
-                static_cast<size_t>(params.hamming_threshold) < 8 * product->pq.code_size &&
-                index.metric_type == faiss::METRIC_L2;
-        return ask_for_more(index, query, k, by_bits ? &polysemous : nullptr);
+        if (dynamic_cast<const faiss::IndexPQ*>(&index) || dynamic_cast<const faiss::IndexScalarQuantizer*>(&index) ||
+            dynamic_cast<const faiss::IndexAdditiveQuantizer*>(&index)) {
+            auto& codes = dynamic_cast<const faiss::IndexFlatCodes&>(index);
+            return scan_codes(codes, codes.get_FlatCodesDistanceComputer(), query, k);
+        }
+        return ask_for_more(index, query, k, nullptr);
+    }
+
+    // Whether codes that differ from the query's in too many bits are to be left out.
+    bool compares_bits(const faiss::IndexPQ& product) const {
+        return params.hamming_threshold > 0 && product.pq.nbits == 8 &&
+                static_cast<size_t>(params.hamming_threshold) < 8 * product.pq.code_size &&
+                product.metric_type == faiss::METRIC_L2;
+    }
+
+    faiss::IDSelector* selector() const {
+        return has_dead ? const_cast<Alive*>(&alive) : nullptr;
     }
 
     // Some of FAISS's indexes take no selector: ask for as many more as could be dead.
     Candidates ask_for_more(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
-        const size_t more = std::min<size_t>(k + params.dead_rows, index.ntotal);
-        Candidates found = ask(index, query, has_dead ? more : k, with);
+        const size_t asked = with_dead(index, k);
+        std::vector<float> distances(asked);
+        std::vector<idx_t> positions(asked, -1);
+        index.search(1, query, static_cast<idx_t>(asked), distances.data(), positions.data(), with);
+        return first(k, checked(index, distances, positions));
+    }
+
+    size_t with_dead(const Index& index, size_t k) const {
+        return std::min<size_t>(k + (has_dead ? params.dead_rows : 0), index.ntotal);
+    }
+
+    static Candidates first(size_t k, Candidates found) {
         if (found.size() > k) {
             found.resize(k);
         }
         return found;
     }
 
+    // IndexIVF::search looks at the interrupt flag once for each query.
     Candidates scan_lists(const faiss::IndexIVF& inverted, const float* query, size_t k) const {
-        // A SearchParametersIVF for all, to which RaBitQ's scanner adds its own.
+        const std::vector<Probe> probes = lists_to_scan(inverted, query, params);
+        if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(&inverted)) {
+            return scan_packed_lists(*fast, query, k, probes);
+        }
         faiss::IVFRaBitQSearchParameters with;
         with.qb = static_cast<uint8_t>(params.query_bits);
-        Coarse coarse(inverted, params);
-        with.nprobe = coarse.lists;
-        with.quantizer_params = coarse.params();
         const bool selects = !dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(&inverted);
-        with.sel = has_dead && selects ? const_cast<Alive*>(&alive) : nullptr;
-        if (!dynamic_cast<const faiss::IndexIVFFastScan*>(&inverted)) {
-            with.max_codes = static_cast<size_t>(params.max_codes);
+        const size_t kept = selects ? k : with_dead(inverted, k);
+        const std::unique_ptr<faiss::InvertedListScanner> scanner(
+                inverted.get_InvertedListScanner(false, selects ? selector() : nullptr, &with));
+        scanner->set_query(query);
+        std::vector<float> distances(kept);
+        std::vector<idx_t> positions(kept);
+        begin_heap(inverted, kept, distances.data(), positions.data());
+        size_t rows_left = params.max_codes > 0 ? static_cast<size_t>(params.max_codes) : inverted.ntotal;
+        for (const Probe& probe : probes) {
+            const size_t rows = std::min(inverted.invlists->list_size(probe.list), rows_left);
+            scan_list(inverted, *scanner, probe, rows, kept, distances.data(), positions.data());
+            rows_left -= rows;
+            if (rows_left == 0) {
+                break;
+            }
         }
-        if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&inverted); fast && fast->nprobe != with.nprobe) {
+        return first(k, checked(inverted, distances, positions));
+    }
+
+    // IndexIVFFastScan::search looks at it never. So some lists at a time, and always as many, since a batch's searches
+    // share what IndexIVFPQFastScan keeps of their number.
+    Candidates scan_packed_lists(
+            const faiss::IndexIVFFastScan& fast,
+            const float* query,
+            size_t k,
+            const std::vector<Probe>& probes) const {
+        const size_t asked = lists_asked_for(fast, params);
+        const double rows_of_list = static_cast<double>(fast.ntotal) / static_cast<double>(fast.nlist);
+        const double most = static_cast<double>(INTERRUPTIBLE_PACKED_ROWS) / std::max(rows_of_list, 1.0);
+        const size_t slice = std::clamp<size_t>(static_cast<size_t>(most), 1, asked);
+        faiss::IVFSearchParameters with;
+        with.nprobe = slice;
+        with.sel = selector();
+        if (auto* product = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&fast); product && product->nprobe != slice) {
             // IndexIVFPQFastScan::compute_LUT of residuals fills tables for the index's nprobe, not the search's.
-            const_cast<faiss::IndexIVFPQFastScan*>(fast)->nprobe = with.nprobe;
+            const_cast<faiss::IndexIVFPQFastScan*>(product)->nprobe = slice;
         }
-        return selects ? ask(inverted, query, k, &with) : ask_for_more(inverted, query, k, &with);
+        std::vector<float> distances(k), centroid_distances(slice);
+        std::vector<idx_t> positions(k), lists(slice);
+        Candidates found;
+        for (size_t start = 0; start < probes.size(); start += slice) {
+            throw_if_interrupted();
+            for (size_t i = 0; i < slice; i++) {
+                const bool is_there = start + i < probes.size();
+                lists[i] = is_there ? probes[start + i].list : -1;
+                centroid_distances[i] = is_there ? probes[start + i].centroid_distance : 0;
+            }
+            std::fill(positions.begin(), positions.end(), -1);
+            if (auto* sums = dynamic_cast<const faiss::IndexIVFAdditiveQuantizerFastScan*>(&fast)) {
+                const faiss::IndexIVFFastScan::CoarseQuantized coarse{slice, centroid_distances.data(), lists.data()};
+                search_packed_sums(*sums, query, k, distances.data(), positions.data(), coarse, with);
+            } else {
+                fast.search_preassigned(
+                        1, query, static_cast<idx_t>(k), lists.data(), centroid_distances.data(), distances.data(),
+                        positions.data(), false, &with, nullptr);
+            }
+            const Candidates more = checked(fast, distances, positions);
+            found.insert(found.end(), more.begin(), more.end());
+            std::sort(found.begin(), found.end());
+            found = first(k, std::move(found));
+        }
+        return found;
     }
 
     // HNSW keeps dead rows in its queue of candidates but not among its results, so the queue must be as much longer.
-    int graph_width(const Index& index, size_t k) const {
+    size_t graph_width(const Index& index, size_t k) const {
         const double rows = static_cast<double>(index.ntotal);
         const double living = std::max(1.0, rows - static_cast<double>(params.dead_rows));
         const double asked = static_cast<double>(std::max<int64_t>(params.ef_search, static_cast<int64_t>(k)));
-        return static_cast<int>(std::max<double>(static_cast<double>(k), std::min(rows, asked * rows / living)));
+        return static_cast<size_t>(std::max<double>(static_cast<double>(k), std::min(rows, asked * rows / living)));
     }
 
-    // FAISS's own search; what it answers is checked, filtered and sorted.
-    Candidates ask(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
-        std::vector<float> distances(k);
-        std::vector<idx_t> positions(k, -1);
-        if (auto* sums = dynamic_cast<const faiss::IndexIVFAdditiveQuantizerFastScan*>(&index)) {
-            const auto& lists = dynamic_cast<const faiss::IVFSearchParameters&>(*with);
-            search_packed_sums(*sums, query, k, distances.data(), positions.data(), lists);
-        } else {
-            index.search(1, query, static_cast<idx_t>(k), distances.data(), positions.data(), with);
-        }
+    // What FAISS answered, without dead rows and sorted.
+    Candidates checked(
+            const Index& index,
+            const std::vector<float>& distances,
+            const std::vector<idx_t>& positions) const {
         Candidates found;
-        found.reserve(k);
-        for (size_t i = 0; i < k; i++) {
-            if (positions[i] == -1) {
-                continue;
-            }
-            require(positions[i] >= 0 && positions[i] < index.ntotal, "search found a row that does not exist");
-            if (keeps(positions[i])) {
+        found.reserve(positions.size());
+        for (size_t i = 0; i < positions.size(); i++) {
+            if (positions[i] != -1) {
                 found.push_back({key_of(index, distances[i]), positions[i]});
             }
         }
+        return checked(index, std::move(found));
+    }
+
+    Candidates checked(const Index& index, Candidates found) const {
+        for (const Candidate& candidate : found) {
+            require(candidate.position >= 0 && candidate.position < index.ntotal,
+                    "search found a row that does not exist");
+        }
+        const auto is_dead = [&](const Candidate& candidate) { return !keeps(candidate.position); };
+        found.erase(std::remove_if(found.begin(), found.end(), is_dead), found.end());
         std::sort(found.begin(), found.end());
         return found;
     }
@@ -191,9 +255,13 @@ struct Search {
         });
     }
 
-    // IndexAdditiveQuantizer::search neither, though it may decode every row; and it takes no selector.
-    Candidates scan_codes(const faiss::IndexFlatCodes& codes, const float* query, size_t k) const {
-        std::unique_ptr<faiss::FlatCodesDistanceComputer> distance(codes.get_FlatCodesDistanceComputer());
+    // Nor can FAISS's searches of codes, some of which take no selector either. Takes the computer over.
+    Candidates scan_codes(
+            const faiss::IndexFlatCodes& codes,
+            faiss::FlatCodesDistanceComputer* computer,
+            const float* query,
+            size_t k) const {
+        const std::unique_ptr<faiss::FlatCodesDistanceComputer> distance(computer);
         distance->set_query(query);
         return scan_blocks(codes, k, 1024, [&](size_t start, size_t count, float* distances) {
             for (size_t i = 0; i < count; i++) {
@@ -247,14 +315,14 @@ struct Search {
         }
         std::unique_ptr<faiss::DistanceComputer> distance(refined.refine_index->get_distance_computer());
         distance->set_query(query);
-        for (Candidate& candidate : found) {
-            candidate.key = key_of(*refined.refine_index, (*distance)(candidate.position));
+        for (size_t i = 0; i < found.size(); i++) {
+            if (i % INTERRUPTIBLE_CANDIDATES == 0) {
+                throw_if_interrupted();
+            }
+            found[i].key = key_of(*refined.refine_index, (*distance)(found[i].position));
         }
         std::sort(found.begin(), found.end());
-        if (found.size() > k) {
-            found.resize(k);
-        }
-        return found;
+        return first(k, std::move(found));
     }
 };
 
@@ -272,23 +340,61 @@ float key_of(const Index& index, float distance) {
     return std::isnan(key) ? std::numeric_limits<float>::infinity() : key;
 }
 
+std::vector<Probe> nearest_centroids(const faiss::IndexIVF& inverted, const float* query, size_t count, size_t queue) {
+    const Index& centroids = *inverted.quantizer;
+    auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&centroids);
+    const Candidates found =
+            graph ? search_graph(*graph, query, count, queue, nullptr) : Search({}).nearest(centroids, query, count);
+    const bool similarity = centroids.metric_type == faiss::METRIC_INNER_PRODUCT;
+    std::vector<Probe> probes;
+    probes.reserve(found.size());
+    for (const Candidate& candidate : found) {
+        require(candidate.position >= 0 && static_cast<size_t>(candidate.position) < inverted.nlist,
+                "search found a list that does not exist");
+        probes.push_back({candidate.position, similarity ? -candidate.key : candidate.key});
+    }
+    return probes;
+}
+
 std::vector<Probe> lists_to_scan(
         const faiss::IndexIVF& inverted,
         const float* query,
         const vekter_search_params& params) {
-    Coarse coarse(inverted, params);
-    std::vector<float> distances(coarse.lists);
-    std::vector<idx_t> lists(coarse.lists, -1);
-    inverted.quantizer->search(1, query, coarse.lists, distances.data(), lists.data(), coarse.params());
-    std::vector<Probe> probes;
-    probes.reserve(coarse.lists);
-    for (size_t i = 0; i < coarse.lists; i++) {
-        if (lists[i] != -1) {
-            require(lists[i] >= 0 && static_cast<size_t>(lists[i]) < inverted.nlist, "search found a list that does not exist");
-            probes.push_back({lists[i], distances[i]});
-        }
+    const size_t lists = lists_asked_for(inverted, params);
+    const size_t queue = params.quantizer_ef_search > 0 ? static_cast<size_t>(params.quantizer_ef_search)
+                                                        : std::max<size_t>(64, 2 * lists);
+    return nearest_centroids(inverted, query, lists, std::min(queue, inverted.nlist));
+}
+
+void begin_heap(const faiss::IndexIVF& inverted, size_t k, float* distances, idx_t* positions) {
+    if (inverted.metric_type == faiss::METRIC_INNER_PRODUCT) {
+        faiss::minheap_heapify(k, distances, positions);
+    } else {
+        faiss::maxheap_heapify(k, distances, positions);
     }
-    return probes;
+}
+
+void scan_list(
+        const faiss::IndexIVF& inverted,
+        faiss::InvertedListScanner& scanner,
+        const Probe& probe,
+        size_t rows,
+        size_t k,
+        float* distances,
+        idx_t* positions) {
+    if (rows == 0) {
+        return;
+    }
+    const size_t list = probe.list, code_size = inverted.code_size;
+    const size_t piece = std::max<size_t>(1024, INTERRUPTIBLE_BYTES / code_size);
+    faiss::InvertedLists::ScopedCodes codes(inverted.invlists, list);
+    faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
+    scanner.set_list(probe.list, probe.centroid_distance);
+    for (size_t start = 0; start < rows; start += piece) {
+        throw_if_interrupted();
+        const size_t count = std::min(piece, rows - start);
+        scanner.scan_codes(count, codes.get() + start * code_size, ids.get() + start, distances, positions, k);
+    }
 }
 
 Candidates nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params) {

@@ -7,11 +7,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -78,6 +80,10 @@ struct Interrupts : faiss::InterruptCallback {
         return asked_to_stop();
     }
 };
+
+// ---------------------------------------------------------------- exit
+
+std::atomic<int> exit_status{0};
 
 // ---------------------------------------------------------------- writing
 
@@ -204,6 +210,12 @@ void vekter_give_way() {
     constexpr int BACKGROUND_PRIORITY = 10;
     setpriority(PRIO_PROCESS, 0, BACKGROUND_PRIORITY);
 #endif
+}
+
+void vekter_skip_destructors(int status) {
+    // exit(3) calls what was registered last before anything else but the thread's own destructors.
+    exit_status.store(status);
+    std::atexit([] { _exit(exit_status.load()); });
 }
 
 int vekter_block_signals(void* previous, size_t previous_bytes) {

@@ -91,6 +91,8 @@ void vekter_set_threads(int threads);
 void vekter_start_team(int threads);
 // Lets the calling thread, and those that it starts, have the processor when others do not want it.
 void vekter_give_way(void);
+// Has exit(3), once it is called, end the process with this status before it destroys anything.
+void vekter_skip_destructors(int status);
 const char* vekter_message(void);
 
 // Blocks all signals for the calling thread; the mask before goes to `previous`.

@@ -155,9 +155,11 @@ pub fn on_worker_while<T: Send>(
     }
 }
 
-/// Asks a worker to stop and waits for it, at most some seconds: for a process that is about to exit without unwinding.
-pub fn stop_worker() {
-    const LIMIT_MS: u64 = 5000;
+/// For a process that is about to exit with this status without unwinding: asks a worker to stop and waits for it, a few
+/// seconds. Matrices that LAPACK decomposes can take longer. Then the process ends without the library's destructors, which
+/// would take away what its threads work with; whoever has registered something with atexit(3) before does not see the end.
+pub fn stop_worker(status: i32) {
+    const LIMIT_MS: u64 = 2000;
     CANCEL.store(true, Ordering::Relaxed);
     for _ in 0..LIMIT_MS / TICK_MS {
         if !RUNNING.load(Ordering::Acquire) {
@@ -165,6 +167,8 @@ pub fn stop_worker() {
         }
         std::thread::sleep(Duration::from_millis(TICK_MS));
     }
+    // SAFETY: ends the process in exit(3), before what was registered earlier.
+    unsafe { ffi::vekter_skip_destructors(status) };
 }
 
 /// Waits until `finished` while `goes_on` holds. Returns whether it did; Err: what it panicked with.

@@ -196,5 +196,5 @@ fn search_segment(
         return Ok(Vec::new());
     };
     let (index, dead) = (&opened.segment.index, opened.dead.as_deref());
-    Ok(interruptible(threads, || index.search_each(&queries.prepared, candidates, &params, dead, threads))?)
+    Ok(interruptible(threads, || index.search_each(&queries.prepared, candidates, &params, dead))?)
 }

@@ -35,6 +35,6 @@ fn run<T: Send>(
     };
     let outcome = engine::on_worker_while(threads, &mut tick, work);
     // Where FAISS noticed the interrupt first, PostgreSQL's own error is the one to raise.
-    pgrx::check_for_interrupts!();
+    crate::pg::take_interrupts();
     outcome
 }

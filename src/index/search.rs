@@ -28,6 +28,7 @@ use crate::engine::{EngineError, Hit};
 use crate::failpoint;
 use crate::pg::memory;
 use crate::pg::relation::Rel;
+use crate::pg::take_interrupts;
 
 /// Positions that one round of a search without order takes.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
@@ -290,7 +291,7 @@ impl Cursor {
 /// Raises PostgreSQL's own error where the engine was interrupted: PostgreSQL knows why.
 pub(super) fn not_interrupted<T>(outcome: Result<T, EngineError>) -> Result<T, EngineError> {
     if matches!(outcome, Err(EngineError::Interrupted)) {
-        pgrx::check_for_interrupts!();
+        take_interrupts();
     }
     outcome
 }

@@ -27,8 +27,9 @@ impl SqlError {
         self
     }
 
-    /// Raises the error; the frames above unwind.
+    /// Raises the error, or the one of PostgreSQL's that it is the consequence of; the frames above unwind.
     pub fn raise(self) -> ! {
+        super::interrupts::raise_kept();
         self.report(pgrx::PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }

@@ -5,12 +5,12 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 thread_local! {
-    static STOP: Cell<Option<fn()>> = const { Cell::new(None) };
+    static STOP: Cell<Option<fn(i32)>> = const { Cell::new(None) };
 }
 
-/// Has `stop` called before this backend exits, so that no thread is inside a library whose statics are being destroyed.
-/// It must not call PostgreSQL.
-pub fn before_exit(stop: fn()) {
+/// Has `stop` called with the exit status before this backend exits, so that no thread is inside a library whose statics are
+/// being destroyed. It must not call PostgreSQL.
+pub fn before_exit(stop: fn(i32)) {
     if STOP.replace(Some(stop)).is_none() {
         // SAFETY: once in this process; the callback calls nothing of PostgreSQL.
         unsafe { pg_sys::before_shmem_exit(Some(stop_now), pg_sys::Datum::from(0)) };
@@ -18,8 +18,8 @@ pub fn before_exit(stop: fn()) {
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn stop_now(_code: i32, _argument: pg_sys::Datum) {
+unsafe extern "C-unwind" fn stop_now(status: i32, _argument: pg_sys::Datum) {
     if let Some(stop) = STOP.get() {
-        stop();
+        stop(status);
     }
 }

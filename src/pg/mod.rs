@@ -2,7 +2,8 @@
 //!
 //! Guards here release what they hold when they go out of scope, except while a panic unwinds: an ereport has reset
 //! `InterruptHoldoffCount` by then, so a late `LWLockRelease` would underflow it; the transaction's abort releases
-//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on, but `subtransaction`, which aborts one.
+//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on, but `subtransaction`, which aborts one; and `interrupts`
+//! keeps one back until FAISS's frames are gone.
 
 pub mod bitmap;
 pub mod buffer;
@@ -13,6 +14,7 @@ pub mod error;
 pub mod exit;
 pub mod extension;
 pub mod free_space;
+pub mod interrupts;
 pub mod invalidation;
 pub mod lock;
 pub mod memory;
@@ -29,10 +31,7 @@ pub mod wal;
 pub mod worker;
 pub mod xid;
 
-/// Lets a pending cancel or shutdown end the query; as a function, for those who take one to call now and then.
-pub fn take_interrupts() {
-    pgrx::check_for_interrupts!();
-}
+pub use interrupts::take_interrupts;
 
 /// Whether this server replays WAL: pages then change under whatever lock one holds.
 pub fn is_in_recovery() -> bool {

@@ -13,7 +13,7 @@ fn search_each(
     params: &SearchParams,
     dead: Option<&[u8]>,
 ) -> Result<Vec<Option<Vec<Hit>>>, EngineError> {
-    on_worker(THREADS, &mut || (), || index.search_each(queries, k, params, dead, THREADS))
+    on_worker(THREADS, &mut || (), || index.search_each(queries, k, params, dead))
 }
 
 /// Fails unless every query of the batch gets the rows and the distances, to the bit, that it gets alone.
@@ -134,7 +134,7 @@ fn a_batch_ends_soon_after_a_cancel() {
         let queries = rows.repeat(5);
         let start = Instant::now();
         let outcome = on_worker_until(start + Duration::from_millis(50), || {
-            index.search_each(&queries, 10, &params, None, THREADS)
+            index.search_each(&queries, 10, &params, None)
         });
         assert!(matches!(outcome, Err(EngineError::Interrupted)), "{factory}");
         assert!(start.elapsed() < Duration::from_secs(5), "{factory} went on for {:?}", start.elapsed());

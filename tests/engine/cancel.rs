@@ -2,9 +2,9 @@
 
 use super::data::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use vekter::engine::{Builder, EngineError, Metric, initialise, on_worker, on_worker_while};
+use vekter::engine::{Builder, EngineError, Metric, SearchParams, initialise, on_worker, on_worker_while};
 
 /// Longer than any cancel may take, with room for a busy machine.
 const SOON: Duration = Duration::from_secs(15);
@@ -154,6 +154,59 @@ fn the_callback_of_the_process_interrupts_as_well() {
     assert!(matches!(search, Err(EngineError::Interrupted)));
     assert!(matches!(worker, Err(EngineError::Interrupted)));
     assert_eq!(flat.search(&rows[..64], 5, &narrow(), None).unwrap().len(), 5);
+    initialise(|| false);
+}
+
+/// Factory, dimensions and rows of an index, what a search of it asks for, and how often at least it looks within whether it
+/// is wanted.
+fn long_searches() -> [(&'static str, usize, usize, SearchParams, usize, usize); 12] {
+    let none = SearchParams::default();
+    let all_lists = SearchParams { nprobe: Some(64), ..none };
+    let refined = SearchParams { k_factor: Some(1_000.0), ..none };
+    let queue = SearchParams { ef_search: Some(8_000), ..none };
+    let coarse_queue = SearchParams { nprobe: Some(1), quantizer_ef_search: Some(2_048), ..none };
+    [
+        ("Flat", 128, 20_000, none, 10, 9),
+        ("HNSW16", 8, 10_000, queue, 10, 8_000 / 64),
+        ("HNSW16,SQ8", 8, 10_000, none, 8_000, 8_000 / 64),
+        ("IVF64,Flat", 8, 5_000, all_lists, 10, 64),
+        // One list of 10 MB.
+        ("IVF1,Flat", 128, 20_000, none, 10, 3),
+        ("IVF2048_HNSW8,SQ8", 8, 10_000, coarse_queue, 1, 2_048 / 64),
+        ("IVF64,RQ2x4_Nqint8", 8, 5_000, all_lists, 10, 64),
+        ("IVF4,PQ4x4fs", 8, 400_000, all_lists, 10, 2),
+        ("PQ4x4", 8, 20_000, none, 10, 20),
+        ("SQ8", 8, 20_000, none, 10, 20),
+        ("RaBitQ", 8, 20_000, none, 10, 20),
+        ("SQ4,RFlat", 8, 20_000, refined, 10, 20 + 10),
+    ]
+}
+
+#[test]
+fn one_search_of_any_kind_looks_now_and_then_whether_it_is_wanted() {
+    static LOOKS: AtomicUsize = AtomicUsize::new(0);
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    let _alone = CANCELLING.write();
+    for (factory, dims, rows, params, k, looks) in long_searches() {
+        let rows = clustered(rows, dims, 1);
+        let index = open(&serialised(&build(factory, Metric::L2, &rows, dims).unwrap()), Metric::L2).unwrap();
+        initialise(|| LOOKS.fetch_add(1, Ordering::Relaxed) + 1 == LAST.load(Ordering::Relaxed));
+        let search = |last: usize| {
+            LOOKS.store(0, Ordering::Relaxed);
+            LAST.store(last, Ordering::Relaxed);
+            let outcome = index.search(&rows[..dims], k, &params, None);
+            (outcome, LOOKS.load(Ordering::Relaxed))
+        };
+        let (outcome, looked) = search(0);
+        assert_eq!(outcome.unwrap().len(), k, "{factory}");
+        assert!(looked > looks, "{factory}: {looked} looks");
+        // Wherever it is found out.
+        for last in [2, looked / 2 + 1, looked] {
+            let (outcome, looked) = search(last);
+            assert!(matches!(outcome, Err(EngineError::Interrupted)), "{factory}: look {last}");
+            assert_eq!(looked, last, "{factory} went on");
+        }
+    }
     initialise(|| false);
 }
 

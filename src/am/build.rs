@@ -42,6 +42,9 @@ pub unsafe extern "C-unwind" fn ambuild(
     if let Some(untrained) = &built.untrained {
         untrained_notice(&index.name(), untrained).notice();
     }
+    if !built.shortage.is_empty() {
+        pgrx::notice!("index \"{}\" has {}", index.name(), built.shortage);
+    }
     super::vacuum::sweep_cache(index);
     result(built)
 }

@@ -245,7 +245,8 @@ impl Situation {
         let needed = recipe.build_bytes(BuildSize {
             rows: self.rows,
             sample_rows: training.wanted.min(trainable_rows).min(seen_rows),
-            enough_rows: training.enough().min(seen_rows),
+            // It has other kinds to choose from than one that learns from little.
+            least_rows: training.enough().min(seen_rows),
             batch_bytes: memory.batch_bytes as u64,
         });
         let lacks = |of, needed_bytes, limit: Option<u64>| {

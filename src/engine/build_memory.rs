@@ -1,15 +1,15 @@
 //! What a build takes of memory, known before it begins: FAISS ends the process where memory runs out in one of its
 //! threads.
 
-use super::recipe::{BATCH_ROWS, Codec, Recipe, Structure};
+use super::recipe::{BATCH_ROWS, Codec, ROWS_PER_CENTROID, Recipe, Structure};
 
 /// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h), and of holes
 /// between such lists as they grow, which are of no use unless they make a page.
 const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
 /// Bytes that threads and libraries take once they work at all: stacks, arenas, OpenBLAS's panels.
 const LIBRARY_BYTES: u64 = 8 << 20;
-/// Bytes of a block of distances between rows and centroids, as vekter_initialise in shim.cc sets its sides.
-const DISTANCE_BLOCK_BYTES: u64 = 4 << 20;
+/// Sides of a block of distances between rows and centroids: see vekter_initialise in shim.cc.
+const DISTANCE_BLOCK_ROWS: u64 = 1024;
 /// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
 /// look at the interrupt flag within.
 const BATCH_VALUES: usize = 4 << 20;
@@ -35,7 +35,7 @@ pub struct BuildSize {
     pub rows: u64,
     /// On how many rows it trains, and would at least if it may; 0: it needs not.
     pub sample_rows: usize,
-    pub enough_rows: usize,
+    pub least_rows: usize,
     /// Of the rows that the caller hands over in one go.
     pub batch_bytes: u64,
 }
@@ -91,47 +91,53 @@ impl Recipe {
         self.serial_bytes_per_row() + growing
     }
 
-    /// Bytes beside rows and training sample: models, and what the first call of FAISS's `add` needs.
-    pub(super) fn fixed_bytes(&self) -> u64 {
-        self.model_bytes() + self.next_batch_rows(0) as u64 * self.batch_bytes_per_row()
+    /// Bytes beside rows and training sample while `rows` rows are added: models, and what a call of FAISS's `add` needs.
+    pub(super) fn fixed_bytes(&self, rows: u64) -> u64 {
+        let batch = (self.next_batch_rows(0) as u64).min(rows);
+        self.model_bytes() + self.encoding_bytes() + batch * self.batch_bytes_per_row()
     }
 
     /// Bytes of each row of a batch while FAISS adds it.
     fn batch_bytes_per_row(&self) -> u64 {
         let inner = self.inner_dims() as u64;
         let images = if self.transforms.is_empty() { 0 } else { 4 * (self.dims as u64 + inner) };
-        let is_copied_once = self.codec == Codec::Flat
-            && self.refine.is_none()
-            && !matches!(self.structure, Structure::Lists { .. });
-        // To the room that was reserved for them.
-        let copies = if is_copied_once { 0 } else { 4 * inner + self.serial_bytes_per_row() };
+        // Floats go where they stay, but lists that grow leave what they outgrew. Of codes, lists want residuals, and the codes
+        // before they lie in their list.
+        let copies = match self.structure {
+            Structure::Lists { .. } if self.codec == Codec::Flat => 4 * inner,
+            Structure::Lists { .. } => 4 * inner + self.codec.bytes(self.inner_dims()) + 8,
+            _ if self.codec.is_packed() => 2 * self.codec.bytes(self.inner_dims()),
+            _ => 0,
+        };
         copies + images + 32
     }
 
     /// What a build takes that stays within its estimates.
     pub(super) fn build_bytes(&self, size: BuildSize) -> BuildBytes {
+        let row_bytes = 4 * self.dims as u64;
         let training = |rows: usize| match size.sample_rows {
             0 => 0,
-            _ => self.training_bytes(rows) + (4 * self.dims * rows) as u64,
+            _ => self.training_bytes(rows) + row_bytes * rows as u64,
         };
         let index = (self.serial_bytes_per_row() + POINTER_BYTES) * size.rows;
         let growing = (self.bytes_per_row() - self.serial_bytes_per_row()) * size.rows;
-        let adding = self.fixed_bytes() + growing;
-        // The caller's two batches are a quarter of what it may use.
-        let work = training(size.enough_rows.max(size.sample_rows)).max(adding / 3 * 4);
-        BuildBytes { work, total: training(size.sample_rows).max(adding + index + 2 * size.batch_bytes) }
+        let adding = self.fixed_bytes(size.rows) + growing;
+        // The caller's two batches are a quarter of what it may use, or all rows.
+        let with_batches = (adding / 3 * 4).min(adding + 2 * row_bytes * size.rows);
+        let work = training(size.least_rows.max(size.sample_rows)).max(with_batches);
+        let batches = 2 * size.batch_bytes.min(row_bytes * size.rows);
+        BuildBytes { work, total: training(size.sample_rows).max(adding + index + batches) }
     }
 
     /// Bytes that are there while it trains as well as later.
     fn model_bytes(&self) -> u64 {
         let inner = self.inner_dims();
-        let mut bytes = LIBRARY_BYTES + DISTANCE_BLOCK_BYTES;
-        bytes += self.codec.model_bytes(inner) + self.codec.table_bytes(inner);
+        let mut bytes = LIBRARY_BYTES + self.codec.model_bytes(inner);
         match (self.structure, self.codec) {
             (Structure::Lists { lists, coarse_links }, _) => {
-                // Centroids, those of k-means at work, and the sums of its next round.
-                let centroid = 3 * 4 * inner as u64 + LIST_OVERHEAD_BYTES;
-                bytes += lists as u64 * (centroid + coarse_links.map_or(0, |links| 8 * links as u64 + 64));
+                let links = coarse_links.map_or(0, |links| 8 * links as u64 + 64);
+                let block = DISTANCE_BLOCK_ROWS * DISTANCE_BLOCK_ROWS.min(lists as u64);
+                bytes += lists as u64 * (4 * inner as u64 + LIST_OVERHEAD_BYTES + links) + 4 * block;
             }
             // Distances between any two centroids.
             (Structure::Graph { .. }, Codec::Product { parts, bits }) => {
@@ -140,22 +146,38 @@ impl Recipe {
             _ => {}
         }
         bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
-        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims) + codec.table_bytes(self.dims))
+        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims))
+    }
+
+    /// Bytes of what codes are computed with.
+    fn encoding_bytes(&self) -> u64 {
+        let refining = self.refine.map_or(0, |codec| codec.table_bytes(self.dims));
+        self.codec.table_bytes(self.inner_dims()).max(refining)
     }
 
     /// Bytes while it trains on `rows` rows, models included, beside the caller's copy of them.
     pub(super) fn training_bytes(&self, rows: usize) -> u64 {
-        let mut width = self.dims;
-        let mut bytes = self.model_bytes() + 32 * rows as u64;
+        // One step after the other, each on what the last one made of the rows.
+        let (mut images, mut most) = (0, 0);
         for transform in &self.transforms {
-            bytes += transform.training_bytes(rows);
-            width = transform.d_out;
+            let next = (4 * rows * transform.d_out) as u64;
+            most = most.max(images + transform.training_bytes(rows)).max(images + next);
+            images = next;
         }
-        if !self.transforms.is_empty() {
-            bytes += (rows * 4 * (self.dims + width)) as u64;
-        }
-        bytes += self.codec.training_bytes(width, rows);
-        bytes + self.refine.map_or(0, |codec| codec.training_bytes(self.dims, rows))
+        most = most.max(images + self.clustering_bytes(rows));
+        most = most.max(images + self.codec.training_bytes(self.inner_dims(), rows));
+        most = most.max(self.refine.map_or(0, |codec| codec.training_bytes(self.dims, rows)));
+        self.model_bytes() + 32 * rows as u64 + most
+    }
+
+    /// Of k-means for the lists: its centroids, the sums of its next round, and a copy of the rows if it looks at fewer.
+    fn clustering_bytes(&self, rows: usize) -> u64 {
+        let Structure::Lists { lists, .. } = self.structure else {
+            return 0;
+        };
+        let looked_at = lists.saturating_mul(ROWS_PER_CENTROID);
+        let copied = if rows > looked_at { looked_at } else { 0 };
+        4 * (self.inner_dims() * (2 * lists + copied)) as u64
     }
 
     /// The most rows, up to those wanted, on which it trains within `bytes`, the caller's copy included.
@@ -171,5 +193,47 @@ impl Recipe {
             }
         }
         most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::factory::parse;
+    use super::*;
+
+    /// The default of maintenance_work_mem, in MB, and what the README asks for where it names additive codes.
+    const DEFAULT_MB: u64 = 64;
+    const FOR_ADDITIVE_CODES_MB: u64 = 256;
+
+    #[test]
+    fn what_the_readme_names_is_built_within_the_setting_that_it_names() {
+        for (rows, dims) in [(5_000, 768), (20_000, 384)] {
+            for (factory, setting_mb) in [
+                ("Flat", DEFAULT_MB),
+                ("HNSW32", DEFAULT_MB),
+                ("HNSW32,SQbf16", DEFAULT_MB),
+                ("HNSW32,SQ8", DEFAULT_MB),
+                ("IVF1024,Flat", DEFAULT_MB),
+                ("IVF1024,SQ8", DEFAULT_MB),
+                ("IVF1024,PQ32x4fs", DEFAULT_MB),
+                ("IVF1024,PQ48x4fs,RFlat", DEFAULT_MB),
+                ("PCA128,IVF128,SQ8", DEFAULT_MB),
+                ("IVF1024,PRQ8x4x8_Nqint8", FOR_ADDITIVE_CODES_MB),
+            ] {
+                let setting = setting_mb << 20;
+                let recipe = parse(factory, dims).unwrap();
+                let training = recipe.training_rows();
+                let size = BuildSize {
+                    rows: rows as u64,
+                    sample_rows: training.wanted.min(recipe.trainable_rows(setting)).min(rows),
+                    least_rows: training.least(rows),
+                    // As am/build.rs has it.
+                    batch_bytes: setting / 8,
+                };
+                let work = recipe.build_bytes(size).work;
+                assert!(work <= setting, "{factory} of {rows} x {dims}: {} MB", work >> 20);
+            }
+        }
     }
 }

@@ -115,6 +115,11 @@ impl Builder {
         if self.needs_training() { self.recipe.training_rows() } else { TrainingRows::default() }
     }
 
+    /// From how many training rows on it is as good as its kind, trained or not.
+    pub fn enough_training_rows(&self) -> usize {
+        self.recipe.training_rows().enough()
+    }
+
     /// Bytes of private memory for each row that is added, if [`Builder::reserve`] was told their number.
     pub fn bytes_per_row(&self) -> u64 {
         self.recipe.bytes_per_row()
@@ -125,9 +130,9 @@ impl Builder {
         self.recipe.serial_bytes_per_row()
     }
 
-    /// Bytes of private memory that do not depend on the number of rows: models, tables, buffers of a batch.
-    pub fn fixed_bytes(&self) -> u64 {
-        self.recipe.fixed_bytes()
+    /// Bytes of private memory beside those of each row while `rows` rows are added: models, tables, buffers of a batch.
+    pub fn fixed_bytes(&self, rows: u64) -> u64 {
+        self.recipe.fixed_bytes(rows)
     }
 
     /// Bytes of private memory while it trains on `rows` rows, beside the caller's copy of them.
@@ -141,7 +146,7 @@ impl Builder {
         self.recipe.trainable_rows(bytes)
     }
 
-    /// What building it over `rows` rows takes, of which `table_rows` were seen and `sample_rows` of those train it.
+    /// What building it over `rows` rows takes, of a table of `table_rows`, of which `sample_rows` train it.
     pub fn build_bytes(
         &self,
         rows: u64,
@@ -149,9 +154,9 @@ impl Builder {
         table_rows: usize,
         batch_bytes: usize,
     ) -> BuildBytes {
-        let enough_rows = self.training_rows().enough().min(table_rows);
+        let least_rows = self.training_rows().least(table_rows);
         let sample_rows = if self.needs_training() { sample_rows } else { 0 };
-        self.recipe.build_bytes(BuildSize { rows, sample_rows, enough_rows, batch_bytes: batch_bytes as u64 })
+        self.recipe.build_bytes(BuildSize { rows, sample_rows, least_rows, batch_bytes: batch_bytes as u64 })
     }
 
     /// Makes room for `rows` rows in all, so that arrays need not grow by being copied to twice their size.
@@ -286,7 +291,9 @@ impl Builder {
             nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
             ef_search: queue(params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH)),
             quantizer_ef_search: queue(
-                params.quantizer_ef_search.unwrap_or(nprobe.min(lists).saturating_mul(2).max(64)),
+                params
+                    .quantizer_ef_search
+                    .unwrap_or_else(|| SearchParams::default_coarse_queue(nprobe.min(lists))),
             ),
             k_factor: params.k_factor.unwrap_or(SearchParams::DEFAULT_K_FACTOR),
             query_bits: params.query_bits.unwrap_or(SearchParams::DEFAULT_QUERY_BITS),

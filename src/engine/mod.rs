@@ -14,10 +14,10 @@
 //! * E4. Rows and queries reach FAISS finite, of the right width, and prepared by [`Metric::prepare`].
 //! * E5. What FAISS answers is checked: positions exist, come once, in ascending distance, dead ones never.
 //! * E6. A search uses the calling thread and no other; a batch of them uses its OpenMP threads.
-//! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means, graph
-//!   building and exact scans, and the engine does between batches and between inverted lists. Not within LAPACK's
-//!   decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048 centroids) nor within one
-//!   search of a graph.
+//! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means and graph
+//!   building, and the engine does between batches and within each search (`searching.cc`, `graph_search.cc`). Not within
+//!   LAPACK's decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048 centroids) nor within one
+//!   scan of LSH's or fast scan's codes without lists, of which FAISS compares a thousand million in a second.
 //! * E8. The bytes that are opened were checked by their owner (checksum). The engine checks that the parts of an
 //!   index fit each other, so that bytes of another index are an error; it does not check each link of a graph.
 //!   Bytes without such an owner go through [`Foreign`], which does.
@@ -64,7 +64,7 @@ pub use opened::{Hit, MappedBytes, OpenIndex};
 pub use operating_points::{DEFAULT_RECALL, MAX_POINTS, OperatingPoint, choose};
 pub use param_names::{KnownParams, ParamsError};
 pub use params::SearchParams;
-pub use recipe::TrainingRows;
+pub use recipe::{Reach, TrainingRows};
 pub use worker::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker, work_in_background};
 
 /// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).

@@ -6,11 +6,13 @@ use super::additive::Additive;
 /// and a million rows of 16,000 dimensions are already 64 GB.
 const MAX_SAMPLE_ROWS: usize = 1 << 20;
 /// Rows for each centroid that k-means looks at (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
-const ROWS_PER_CENTROID: usize = 256;
+pub(super) const ROWS_PER_CENTROID: usize = 256;
 /// Rows whose tables of distances to a product quantiser's centroids are there at once: see vekter_initialise.
 const TABLE_ROWS: u64 = 256;
 /// From this width on of a subspace FAISS encodes through such tables (faiss/impl/ProductQuantizer.cpp).
 const TABLE_MIN_WIDTH: usize = 16;
+/// Columns that LAPACK works on at a time.
+const WORKSPACE_COLUMNS: usize = 64;
 /// Rows in one such call, at most.
 pub(super) const BATCH_ROWS: usize = 16_384;
 /// What FAISS wants at least, and looks at at most, for each centroid (faiss/Clustering.h): of training rows of any
@@ -31,9 +33,15 @@ impl TrainingRows {
         Self { min: self.min.max(other.min), wanted: self.wanted.max(other.wanted) }
     }
 
-    /// From so many on the index is as good as its kind; with fewer, if there are more, it is a waste.
+    /// From so many on the index is as good as its kind.
     pub fn enough(self) -> usize {
         (self.wanted / ENOUGH.1 * ENOUGH.0).max(self.min)
+    }
+
+    /// With fewer, of a table of so many rows, it is a waste. Where a table has fewer than enough, half of them tell hardly
+    /// less than all.
+    pub fn least(self, table_rows: usize) -> usize {
+        self.enough().min(table_rows / 2).max(self.min)
     }
 }
 
@@ -132,7 +140,7 @@ impl Codec {
             Self::Additive(additive) => return additive.training_bytes(dims, rows),
         };
         let copies = if rows > most { 2 } else { 1 };
-        (rows.min(most) * 4 * (copies * dims + part)) as u64
+        (rows.min(most) * 4 * (copies * dims + part)) as u64 + self.table_bytes(dims)
     }
 
     fn training_rows(self) -> TrainingRows {
@@ -161,6 +169,24 @@ pub(super) enum Structure {
     /// `IVF`: those in the inverted lists whose centroids are nearest; found by a graph over the centroids if
     /// `coarse_links` is there.
     Lists { lists: usize, coarse_links: Option<usize> },
+}
+
+/// What a search looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Every row.
+    All,
+    /// Rows along the links of a graph.
+    Graph,
+    /// The nearest inverted lists; `by_graph`: a graph over their centroids finds these.
+    Lists { lists: usize, by_graph: bool },
+}
+
+impl Reach {
+    /// Of an index of this factory string; None for one that is not built.
+    pub fn of(factory: &str, dims: usize) -> Option<Self> {
+        super::factory::parse(factory, dims).ok().map(|recipe| recipe.reach())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,24 +224,36 @@ impl Transform {
         }
     }
 
-    /// Copies of training rows: centred, projected, decoded, multiplied (faiss/VectorTransform.cpp).
+    /// What training it takes beside the matrix: LAPACK's copies of the covariance and its decomposition, in double
+    /// precision, and copies of the rows, centred, projected, decoded, multiplied (faiss/VectorTransform.cpp).
     pub(super) fn training_bytes(self, rows: usize) -> u64 {
-        let bytes_per_row = 4 * 2 * (self.d_in + self.d_out);
-        match self.kind {
+        let (d_in, d_out) = (self.d_in, self.d_out);
+        let bytes = match self.kind {
+            TransformKind::Pca => 8 * d_in * (d_in + WORKSPACE_COLUMNS),
+            TransformKind::Itq => {
+                12 * d_in * d_in + 48 * d_out * d_out + rows * (4 * d_in + (4 + 16) * d_out)
+            }
             TransformKind::Opq { parts } => {
                 let codec = Codec::Product { parts, bits: 8 };
-                (rows.min(ROWS_PER_CENTROID << 8) * (bytes_per_row + 4 * self.d_in)) as u64
-                    + codec.table_bytes(self.d_out)
+                let centroids = codec.model_bytes(d_out) + codec.table_bytes(d_out);
+                let rows = rows.min(ROWS_PER_CENTROID << 8);
+                return (32 * d_in * d_in.max(d_out) + rows * 4 * (3 * d_in + 2 * d_out)) as u64 + centroids;
             }
-            TransformKind::Itq => (rows * bytes_per_row) as u64,
-            TransformKind::Pca => (rows * 4 * self.d_in) as u64,
-            _ => 0,
-        }
+            TransformKind::RandomRotation => 8 * d_in * d_in.max(d_out),
+            TransformKind::Normalise | TransformKind::Pad => 0,
+        };
+        bytes as u64
     }
 
+    /// The matrix; of PCA also all axes, of which it keeps some.
     pub(super) fn model_bytes(self) -> u64 {
-        // The matrix, and LAPACK's copies in double precision of the covariance and its decomposition.
-        if self.is_matrix() { 8 * 4 * (self.d_in * self.d_in.max(self.d_out)) as u64 } else { 0 }
+        let matrix = 4 * (self.d_in * self.d_out) as u64;
+        match self.kind {
+            TransformKind::Pca => matrix + 4 * (self.d_in * self.d_in) as u64,
+            TransformKind::Itq => 3 * matrix,
+            _ if self.is_matrix() => matrix,
+            _ => 0,
+        }
     }
 }
 
@@ -230,6 +268,16 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
+    fn reach(&self) -> Reach {
+        match self.structure {
+            Structure::Scan => Reach::All,
+            Structure::Graph { .. } => Reach::Graph,
+            Structure::Lists { lists, coarse_links } => {
+                Reach::Lists { lists, by_graph: coarse_links.is_some() }
+            }
+        }
+    }
+
     /// Dimensions after the transforms.
     pub(super) fn inner_dims(&self) -> usize {
         self.transforms.last().map_or(self.dims, |last| last.d_out)

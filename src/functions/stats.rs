@@ -52,9 +52,9 @@ fn read(rel: Rel) -> Result<Stats, IndexError> {
         factories.dedup();
         let factory = if factories.is_empty() { meta.factory.clone() } else { factories.join(" + ") };
         let rows = manifest.rows() - manifest.dead_rows() + delta_rows;
-        let reason = match meta.factory.as_str() {
-            engine::AUTO => Some(reason(&meta, &manifest, rows)),
-            asked => scanned_reason(asked, &meta, &manifest, rows)?,
+        let reason = match reason(&meta, &manifest, rows) {
+            None => scanned_reason(&meta.factory, &meta, &manifest, rows)?,
+            explained => explained,
         };
         let key = segment::file_key(rel, 0);
         Ok((
@@ -73,20 +73,19 @@ fn read(rel: Rel) -> Result<Stats, IndexError> {
     })
 }
 
-/// Why `auto` chose the factory of the largest segment for which it chose.
-fn reason(meta: &Meta, manifest: &Manifest, rows: u64) -> String {
-    let chosen = manifest.segments.iter().filter(|segment| !segment.reason.is_empty());
-    chosen.max_by_key(|segment| SegmentRef::live_rows(segment)).map_or_else(
-        || {
-            let dims = meta.dims as usize;
-            let why = match rows < engine::scanned_rows(dims) {
-                true => engine::scan_reason(dims),
-                false => "new ones are scanned until compaction chooses".into(),
-            };
-            format!("{} rows of {dims} dimensions: {why}", engine::grouped(rows))
-        },
-        |segment| segment.reason.clone(),
-    )
+/// Why the largest segment that has a reason is what it is; None: because it was asked for.
+fn reason(meta: &Meta, manifest: &Manifest, rows: u64) -> Option<String> {
+    let explained = manifest.segments.iter().filter(|segment| !segment.reason.is_empty());
+    let largest = explained.max_by_key(|segment| SegmentRef::live_rows(segment));
+    largest.map(|segment| segment.reason.clone()).or_else(|| {
+        let dims = meta.dims as usize;
+        let why = match rows < engine::scanned_rows(dims) {
+            true => engine::scan_reason(dims),
+            false => "new ones are scanned until compaction chooses".into(),
+        };
+        let about = format!("{} rows of {dims} dimensions: {why}", engine::grouped(rows));
+        (meta.factory == engine::AUTO).then_some(about)
+    })
 }
 
 /// Why no segment is of the factory that was asked for, where that wants training.

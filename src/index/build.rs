@@ -82,6 +82,8 @@ pub struct Built {
     /// What calibration took of the build's time.
     pub calibration: Duration,
     pub untrained: Option<Untrained>,
+    /// What it lacked to learn from as many rows as it would; empty: nothing.
+    pub shortage: String,
 }
 
 /// There are too few rows to train what was asked for, so the index is a scan for now.
@@ -128,6 +130,9 @@ pub fn build(
         // Until this is committed, the lock on the index keeps the cache file.
         let (mut segment, _) = staged.store(rel, models, points, Logging::WithRelation)?;
         segment.reason = std::mem::take(&mut added.reason);
+        if segment.reason.is_empty() {
+            segment.reason.clone_from(&added.shortage);
+        }
         failpoint::reach("build.segment_stored");
         let manifest = Manifest { segments: vec![segment] };
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
@@ -144,8 +149,8 @@ pub fn build(
     }
     failpoint::reach("build.finished");
     let index_rows = (added.tids.len() + added.strays.len()) as f64;
-    let Added { heap_rows, calibration, untrained, .. } = added;
-    Ok(Built { heap_rows, index_rows, calibration, untrained })
+    let Added { heap_rows, calibration, untrained, shortage, .. } = added;
+    Ok(Built { heap_rows, index_rows, calibration, untrained, shortage })
 }
 
 /// What rows are added to.
@@ -163,6 +168,8 @@ pub struct Beginning {
     /// The table's rows, if none of them is to be added.
     pub complete: Option<f64>,
     pub untrained: Option<Untrained>,
+    /// As of what was built.
+    pub shortage: String,
 }
 
 /// Everything up to the cache file; None for a table without rows to index.
@@ -236,7 +243,22 @@ fn begin(
     let held = sample.hold_back(definition, &builder, started);
     let factory = factory.to_string();
     let (tids, complete) = (Vec::new(), None);
-    Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete, untrained })
+    let shortage = if is_trained { shortage(&builder, sample.training(), resources) } else { String::new() };
+    Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete, untrained, shortage })
+}
+
+/// Why a builder learns from less than its kind needs to be at its best, where the table has more.
+fn shortage(builder: &Builder, sample: TrainingSample, resources: Resources) -> String {
+    let enough = builder.enough_training_rows().min(sample.table_rows);
+    if sample.rows >= enough {
+        return String::new();
+    }
+    format!(
+        "learnt from {} rows, as maintenance_work_mem ({} MB) allows no more; {} would do better",
+        engine::grouped(sample.rows as u64),
+        resources.work_bytes() >> 20,
+        engine::grouped(enough as u64)
+    )
 }
 
 fn target(definition: &Definition, resources: Resources) -> Target<'_> {
@@ -254,7 +276,7 @@ fn choose_builder<'a>(definition: &'a Definition, sample: &Sample) -> Result<(Bu
     Ok((builder, &definition.factory))
 }
 
-/// How many rows train an index, of how many that were seen.
+/// How many rows train an index, of how many that there are.
 pub struct TrainingSample {
     pub rows: usize,
     pub table_rows: usize,
@@ -305,6 +327,8 @@ struct Added {
     /// Why `auto` chose what it is.
     reason: String,
     untrained: Option<Untrained>,
+    /// As of what was built.
+    shortage: String,
 }
 
 /// The table's blocks in runs, between which FAISS works on what they held.
@@ -357,12 +381,21 @@ fn add_rows(
     beginning: Beginning,
     resources: Resources,
 ) -> Result<(Builder, String, Added), IndexError> {
-    let Beginning { mut builder, factory, mut held, expected_rows, is_trained, tids, complete, untrained } =
-        beginning;
+    let Beginning {
+        mut builder,
+        factory,
+        mut held,
+        expected_rows,
+        is_trained,
+        tids,
+        complete,
+        untrained,
+        shortage,
+    } = beginning;
     let mut present = tids.clone();
     present.sort_unstable();
     let (heap_rows, is_complete) = (complete.unwrap_or(0.0), complete.is_some());
-    let mut added = Added { tids, heap_rows, is_trained, untrained, ..Added::default() };
+    let mut added = Added { tids, heap_rows, is_trained, untrained, shortage, ..Added::default() };
     progress::rows(added.tids.len() as u64, expected_rows);
     let mut batch = Vec::<f32>::new();
     let Added { tids, strays, heap_rows, .. } = &mut added;

@@ -109,6 +109,7 @@ pub fn begin(
             tids,
             complete,
             untrained: None,
+            shortage: String::new(),
         });
     }
     held = held.for_import();
@@ -126,6 +127,7 @@ pub fn begin(
         tids: matched.tids,
         complete: (matched.others == 0).then_some(matched.heap_rows),
         untrained: None,
+        shortage: String::new(),
     })
 }
 

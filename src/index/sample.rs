@@ -129,7 +129,8 @@ impl Sample {
     }
 
     pub fn training(&self) -> TrainingSample {
-        TrainingSample { rows: self.rows.len() / self.dims, table_rows: self.count }
+        let table_rows = usize::try_from(self.estimated_rows()).unwrap_or(usize::MAX);
+        TrainingSample { rows: self.rows.len() / self.dims, table_rows: table_rows.max(self.count) }
     }
 
     pub fn estimated_rows(&self) -> u64 {

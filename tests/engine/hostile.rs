@@ -185,7 +185,7 @@ fn try_out(factory: &str, dims: usize, metric: Metric) -> bool {
         }
         Err(error) => panic!("{factory} with {dims} dimensions: {error:?}"),
     };
-    if dims > 64 || builder.training_rows().min > 600 || builder.fixed_bytes() > 256 << 20 {
+    if dims > 64 || builder.training_rows().min > 600 || builder.fixed_bytes(600) > 256 << 20 {
         return true;
     }
     let rows = prepared(metric, clustered(600, dims, 1), dims);

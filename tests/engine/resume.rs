@@ -176,7 +176,7 @@ fn a_resumed_builder_estimates_memory_like_a_new_one() {
         each_metric(family, |built, _, _, _| {
             let resumed = built.resume(true);
             assert_eq!(resumed.bytes_per_row(), built.builder.bytes_per_row());
-            assert_eq!(resumed.fixed_bytes(), built.builder.fixed_bytes());
+            assert_eq!(resumed.fixed_bytes(1_000), built.builder.fixed_bytes(1_000));
             assert_eq!(resumed.training_rows().wanted, 0);
         });
     }

@@ -125,6 +125,36 @@ def test_build_that_cannot_stay_within_maintenance_work_mem_is_refused_before_it
     assert peak < index + int(enough) * 1024, f"{peak} KiB, and {enough} MB were said to be enough"
 
 
+def test_the_default_setting_builds_a_factory_that_it_has_little_room_for(db):
+    """64 MB are the default of maintenance_work_mem: what a tuned server dumped is restored on one that is not."""
+    rows = 5_000
+    db.execute("CREATE TABLE wide (id bigint, embedding vector(768)) WITH (autovacuum_enabled = off)")
+    copy_vectors(db, "wide", clustered(rows, 768, seed=142))
+    db.execute("SET maintenance_work_mem = '64MB'")
+    for factory in ("IVF1024,PQ48x4fs,RFlat", "PCA128,IVF128,SQ8", "HNSW32"):
+        db.execute(f"CREATE INDEX built ON wide USING faiss (embedding) WITH (factory = '{factory}')")
+        assert db.execute("SELECT factory, rows FROM vekter_segments('built')").fetchall() == [(factory, rows)]
+        db.execute("DROP INDEX built")
+
+
+def test_a_build_that_learns_from_less_than_it_would_says_so(library):
+    notices = []
+    with library.connect() as conn:
+        conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        conn.execute("CREATE TABLE few AS SELECT * FROM items LIMIT 50000")
+        conn.execute("SET maintenance_work_mem = '44MB'")
+        conn.execute("CREATE INDEX built ON few USING faiss (embedding) WITH (factory = 'IVF1024,SQ8')")
+        said = [notice for notice in notices if "maintenance_work_mem" in notice]
+        assert len(said) == 1 and re.search(r"learnt from [\d,]+ rows, .*; 39,936 would do better", said[0]), notices
+        [(reason,)] = conn.execute("SELECT reason FROM vekter_index_stats('built')")
+        assert said[0].endswith(reason)
+        notices.clear()
+        conn.execute("SET maintenance_work_mem = '1GB'")
+        conn.execute("REINDEX INDEX built")
+        assert notices == [] and conn.execute("SELECT reason FROM vekter_index_stats('built')").fetchone() == (None,)
+        conn.execute("DROP TABLE few")
+
+
 def test_rescans_hold_no_memory(library):
     """A nested loop searches thousands of times in one statement; the last search needs what the first one did."""
     library.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF256,Flat')")
@@ -246,3 +276,30 @@ def test_search_that_finds_no_memory_is_an_error_and_the_session_lives(cluster, 
         assert refusals > 3
         cluster.limit(pid, "as", "unlimited")
         assert conn.execute(count).fetchone() == (60_000,)
+
+
+def test_search_of_a_graph_among_dead_rows_that_finds_no_memory_is_an_error(cluster, db):
+    """They make its queue longer than what was asked for. Nothing may be thrown where FAISS lets no exception out."""
+    db.execute("SET vekter.background_compaction = off")
+    db.execute("CREATE TABLE points (id bigint, embedding vector(2)) WITH (autovacuum_enabled = off)")
+    db.execute("INSERT INTO points SELECT i, ARRAY[i, i % 7]::vector FROM generate_series(1, 60000) i")
+    db.execute("CREATE INDEX ON points USING faiss (embedding) WITH (factory = 'HNSW8')")
+    db.execute("DELETE FROM points WHERE id % 5 = 0")
+    db.execute("VACUUM (INDEX_CLEANUP on) points")
+    assert db.execute("SELECT dead_rows FROM vekter_index_stats('points')").fetchone()[0] == 12_000
+    with cluster.connect(db.info.dbname) as conn:
+        apply(conn, ONLY_INDEX)
+        conn.execute("SET vekter.ef_search = 30000")
+        query = nearest_sql("points", [0, 0], 10)
+        expected = conn.execute(query).fetchall()
+        pid, refused = conn.info.backend_pid, 0
+        for spare_kib in range(0, 2500, 100):
+            [pages] = [int(line.split()[0]) for line in open(f"/proc/{pid}/statm")]
+            cluster.limit(pid, "as", pages * 4096 + (spare_kib << 10))
+            try:
+                assert conn.execute(query).fetchall() == expected
+            except psycopg.errors.OutOfMemory:
+                refused += 1
+            cluster.limit(pid, "as", "unlimited")
+        assert refused > 0
+        assert conn.execute(query).fetchall() == expected

@@ -8,10 +8,11 @@
 use pgrx::pg_sys;
 
 use super::{plan_hint, search_options};
-use crate::engine::{self, SearchParams};
+use crate::engine::{self, Reach, SearchParams};
 use crate::guc;
 use crate::index::{self, opened, request};
 use crate::pg::relation::Rel;
+use crate::vector::cost::operators_per_distance;
 
 #[pgrx::pg_guard]
 #[expect(clippy::too_many_arguments, reason = "the signature is PostgreSQL's")]
@@ -85,16 +86,17 @@ impl Cost {
         };
         let (rows, relation_pages) = (info.tuples.max(1.0), f64::from(info.pages));
         // A hypothetical index has no pages that could say what it is.
-        let (factory, params) = match info.hypothetical {
-            true => (engine::AUTO.into(), guc::search_params()),
-            false => about(info.indexoid),
+        let About { factory, dims, params } = match info.hypothetical {
+            true => About { factory: engine::AUTO.into(), dims: 1, params: guc::search_params() },
+            false => About::of(info.indexoid),
         };
-        let visited_rows = visited_rows(&factory, rows, &params);
+        let visited_rows = visited_rows(&factory, dims, rows, &params);
+        let distance_cost = operator_cost * operators_per_distance(dims);
         // Mapped pages are mostly in memory; what is charged is the read-ahead of a cold start.
         let pages = (relation_pages * visited_rows / rows).ceil();
-        let startup = visited_rows * operator_cost + pages * random_page_cost * WARM_PAGE_PART;
+        let startup = visited_rows * distance_cost + pages * random_page_cost * WARM_PAGE_PART;
         // Each doubling of the result costs a search of twice the size: constant per row.
-        let per_row = tuple_cost + operator_cost * visited_rows / request::FIRST_ROUND_ROWS as f64;
+        let per_row = tuple_cost + distance_cost * visited_rows / request::FIRST_ROUND_ROWS as f64;
         Cost { startup, total: startup + rows * per_row, pages, selectivity: 1.0 }
     }
 }
@@ -102,54 +104,64 @@ impl Cost {
 /// Share of a page's cost that is charged: the segments are in the operating system's cache after their first use.
 const WARM_PAGE_PART: f64 = 0.01;
 
-/// The factory string of an index and what a search of it goes by. A damaged index is reported by
-/// whoever scans it.
-fn about(index_oid: pg_sys::Oid) -> (String, SearchParams) {
-    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    // SAFETY: the planner holds a lock on every relation of the query; closed again below.
-    let relation = unsafe { pg_sys::index_open(index_oid, no_lock) };
-    // SAFETY: open until the end of this function.
-    let index = unsafe { Rel::new(relation) };
-    let asked = search_options::effective(index, SearchParams::default());
-    let largest = index::retry(|| {
-        let meta = index::read_meta(index)?;
-        let largest = opened::largest(index, &meta)?;
-        Ok((meta.factory, largest))
-    });
-    // Of several segments the largest is the one that costs.
-    let (factory, params) = match largest {
-        Ok((_, Some(segment))) => {
-            let params = request::segment_params(&segment.points, &asked, None);
-            (segment.factory, params)
-        }
-        Ok((factory, None)) => (factory, asked),
-        Err(_) => (String::new(), asked),
-    };
-    // SAFETY: opened above.
-    unsafe { pg_sys::index_close(relation, no_lock) };
-    (factory, params)
+/// What the cost of an index's searches hangs on.
+struct About {
+    factory: String,
+    dims: usize,
+    params: SearchParams,
+}
+
+impl About {
+    /// A damaged index is reported by whoever scans it.
+    fn of(index_oid: pg_sys::Oid) -> Self {
+        let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        // SAFETY: the planner holds a lock on every relation of the query; closed again below.
+        let relation = unsafe { pg_sys::index_open(index_oid, no_lock) };
+        // SAFETY: open until the end of this function.
+        let index = unsafe { Rel::new(relation) };
+        let asked = search_options::effective(index, SearchParams::default());
+        let largest = index::retry(|| {
+            let meta = index::read_meta(index)?;
+            let largest = opened::largest(index, &meta)?;
+            Ok((meta, largest))
+        });
+        // Of several segments the largest is the one that costs.
+        let about = match largest {
+            Ok((meta, Some(segment))) => {
+                let params = request::segment_params(&segment.points, &asked, None);
+                About { factory: segment.factory, dims: meta.dims as usize, params }
+            }
+            Ok((meta, None)) => About { factory: meta.factory, dims: meta.dims as usize, params: asked },
+            Err(_) => About { factory: String::new(), dims: 1, params: asked },
+        };
+        // SAFETY: opened above.
+        unsafe { pg_sys::index_close(relation, no_lock) };
+        about
+    }
 }
 
 /// Distances that a search of `factory` computes, roughly.
-fn visited_rows(factory: &str, rows: f64, params: &SearchParams) -> f64 {
-    let lists = factory
-        .split(',')
-        .find_map(|part| part.strip_prefix("IVF"))
-        .and_then(|part| part.split(|letter: char| !letter.is_ascii_digit()).next())
-        .and_then(|digits| digits.parse::<f64>().ok())
-        .filter(|lists| *lists >= 1.0);
-    let visited = if let Some(lists) = lists {
-        let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists as usize)) as f64;
-        lists + rows * (nprobe / lists).min(1.0)
-    } else if factory.contains("HNSW")
-        || factory.contains("NSG")
-        || (factory == engine::AUTO && rows >= engine::scanned_rows(1) as f64)
-    {
-        // Each step of a graph search looks at about half the neighbours of a node; the descent adds a logarithm.
-        let ef_search = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH) as f64;
-        ef_search * 16.0 + 32.0 * rows.ln().max(1.0)
-    } else {
-        rows
+fn visited_rows(factory: &str, dims: usize, rows: f64, params: &SearchParams) -> f64 {
+    // Each step of a graph search looks at about half the neighbours of a node.
+    let along_links = |queue: usize| queue as f64 * 16.0;
+    let reach = match factory {
+        engine::AUTO if rows >= engine::scanned_rows(1) as f64 => Reach::Graph,
+        _ => Reach::of(factory, dims).unwrap_or(Reach::All),
+    };
+    let visited = match reach {
+        Reach::All => rows,
+        // The descent adds a logarithm.
+        Reach::Graph => {
+            let queue = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH);
+            along_links(queue) + 32.0 * rows.ln().max(1.0)
+        }
+        Reach::Lists { lists, by_graph } => {
+            let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists)).min(lists);
+            let queue =
+                params.quantizer_ef_search.unwrap_or_else(|| SearchParams::default_coarse_queue(nprobe));
+            let centroids = if by_graph { along_links(queue).min(lists as f64) } else { lists as f64 };
+            centroids + rows * nprobe as f64 / lists as f64
+        }
     };
     visited.min(rows)
 }
@@ -163,13 +175,26 @@ mod tests {
     fn an_approximate_index_visits_a_small_part_of_many_rows() {
         let params = SearchParams::default();
         for factory in ["auto", "HNSW32", "IVF1024,Flat", "OPQ16,IVF1024,PQ16"] {
-            let visited = visited_rows(factory, 1e6, &params);
+            let visited = visited_rows(factory, 384, 1e6, &params);
             assert!(visited > 100.0 && visited < 1e5, "{factory}: {visited}");
-            assert_eq!(visited_rows(factory, 50.0, &params), 50.0, "{factory}");
+            assert_eq!(visited_rows(factory, 384, 50.0, &params), 50.0, "{factory}");
         }
-        assert_eq!(visited_rows("Flat", 1e6, &params), 1e6);
-        assert_eq!(visited_rows("auto", 9_000.0, &params), 9_000.0);
+        assert_eq!(visited_rows("Flat", 384, 1e6, &params), 1e6);
+        assert_eq!(visited_rows("auto", 384, 9_000.0, &params), 9_000.0);
         let probing = SearchParams { nprobe: Some(1024), ..params };
-        assert_eq!(visited_rows("IVF1024,Flat", 1e6, &probing), 1e6);
+        assert_eq!(visited_rows("IVF1024,Flat", 384, 1e6, &probing), 1e6);
+    }
+
+    #[test]
+    fn lists_are_counted_as_the_factory_string_means_them() {
+        let params = SearchParams::default();
+        let visited = |factory: &str| visited_rows(factory, 384, 1e7, &params);
+        assert_eq!(visited("IVF4k,Flat"), visited("IVF4096,Flat"));
+        assert_eq!(visited("OPQ16_64,IVF1M,PQ16"), visited("OPQ16_64,IVF1048576,PQ16"));
+        assert_eq!(visited("PCA64,IVF4k,SQ8,RFlat"), visited("IVF4096,SQ8"));
+        // A graph over the centroids looks at few of them.
+        assert!(visited("IVF65536_HNSW32,Flat") < visited("IVF65536,Flat") - 40_000.0);
+        // What cannot be built is read row by row.
+        assert_eq!(visited("IVF4k"), 1e7);
     }
 }

@@ -22,6 +22,7 @@ mod binary;
 mod call;
 mod cast;
 mod compare;
+pub mod cost;
 pub mod distance;
 mod error;
 mod hash;

@@ -79,7 +79,12 @@ impl Additive {
         if !begins {
             return Ok(None);
         }
-        let unknown = || refused(text, "its numbers cannot be read");
+        let unknown = || {
+            refused(
+                text,
+                "its numbers cannot be read; RQ8x8 is 8 codebooks of 8 bits, PRQ4x8x8 as many for each of 4 parts",
+            )
+        };
         let parts = if is_product { scan.number().filter(|_| scan.eat("x")) } else { Some(1) };
         let (Some(parts), Some(codebooks), true) = (parts, scan.number(), scan.eat("x")) else {
             return unknown();

@@ -61,7 +61,7 @@ impl Builder {
         });
         match made {
             Ok(index) => Ok(Self { index, recipe, metric }),
-            Err(code) => Err(failure(code, |reason| EngineError::Refused { reason })),
+            Err(code) => Err(failure(code, EngineError::refused)),
         }
     }
 

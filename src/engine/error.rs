@@ -8,7 +8,11 @@ use std::ffi::CStr;
 pub enum EngineError {
     /// A factory string that FAISS or the engine does not build, or that does not fit dimension or metric.
     #[error("{reason}")]
-    Refused { reason: String },
+    Refused {
+        reason: String,
+        /// The string that was probably meant.
+        meant: Option<String>,
+    },
     /// The training sample cannot train the index, for example because it has too few rows.
     #[error("{reason}")]
     UntrainableSample { reason: String },
@@ -34,7 +38,7 @@ pub enum EngineError {
 
 impl EngineError {
     pub(super) fn refused(reason: impl Into<String>) -> Self {
-        Self::Refused { reason: reason.into() }
+        Self::Refused { reason: reason.into(), meant: None }
     }
 
     pub(super) fn bad_parameter(reason: impl Into<String>) -> Self {

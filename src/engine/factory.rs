@@ -21,7 +21,10 @@
 use super::EngineError;
 use super::MAX_DIMS;
 use super::additive::Additive;
+use super::auto::AUTO;
+use super::reasons::{reason_against, reason_against_code};
 use super::recipe::{Codec, Recipe, Structure, Transform, TransformKind};
+use super::spelling;
 
 const MAX_BYTES: usize = 1_000;
 const MAX_TRANSFORMS: usize = 4;
@@ -38,16 +41,27 @@ const MAX_ROTATED_SIGN_DIMS: usize = 1_024;
 
 type Parsed<T> = Result<T, EngineError>;
 
-/// Understands a factory string for rows of `dims` dimensions, or says why not.
+/// Understands a factory string for rows of `dims` dimensions, or says why not, and what may be meant.
 pub(super) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
+    understand(factory, dims).map_err(|error| match error {
+        EngineError::Refused { reason, .. } if factory.len() <= MAX_BYTES => {
+            let meant = spelling::meant(factory, |other| other == AUTO || understand(other, dims).is_ok());
+            EngineError::Refused { reason, meant }
+        }
+        error => error,
+    })
+}
+
+fn understand(factory: &str, dims: usize) -> Parsed<Recipe> {
     if dims == 0 || dims > MAX_DIMS {
         return refuse(format!("vectors must have between 1 and {MAX_DIMS} dimensions, not {dims}"));
     }
     if factory.len() > MAX_BYTES {
         return refuse(format!("factory string is longer than {MAX_BYTES} bytes"));
     }
-    if let Some(odd) = factory.chars().find(|c| !(c.is_ascii_alphanumeric() || ",_()+-.".contains(*c))) {
-        return refuse(format!("factory string contains {odd:?}"));
+    let is_known = |c: char| c.is_ascii_alphanumeric() || ",_()+-.".contains(c);
+    if let Some(odd) = factory.find(|c| !is_known(c)) {
+        return refuse(format!("factory string contains \"{}\"", odd_part(&factory[odd..])));
     }
     let (body, refine) = split_refine(factory, dims)?;
     let mut transforms: Vec<Transform> = Vec::new();
@@ -68,6 +82,16 @@ pub(super) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
     Ok(Recipe { dims, transforms, structure, codec, refine })
 }
 
+/// The first character of a text, as a message shows it; all that follow too where they are beyond ASCII, as several may
+/// make up one of the user's.
+fn odd_part(text: &str) -> String {
+    let foreign = text.find(|c: char| c.is_ascii()).unwrap_or(text.len());
+    match text.chars().next() {
+        Some(first) if first.is_ascii() => first.escape_default().to_string(),
+        _ => text[..foreign].to_string(),
+    }
+}
+
 fn refuse<T>(reason: impl Into<String>) -> Parsed<T> {
     Err(EngineError::refused(reason))
 }
@@ -80,7 +104,9 @@ fn split_refine(factory: &str, dims: usize) -> Parsed<(&str, Option<Codec>)> {
         return Ok((factory, None));
     };
     let Some(inner) = inner.strip_suffix(')') else {
-        return refuse("Refine(...) must be the last part of a factory string");
+        return refuse(
+            "Refine(...) must be the last part of a factory string, with one parenthesis on each side",
+        );
     };
     match parse_plain_code(inner, dims)? {
         Some(codec) => Ok((body, Some(codec))),
@@ -104,9 +130,7 @@ fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
         };
         let d_out = if scan.eat("_") { scan.number() } else { Some(d_in) };
         let Some(d_out) = d_out else { return Ok(None) };
-        if parts == 0 || !d_out.is_multiple_of(parts) {
-            return refuse(format!("OPQ{parts} does not divide {d_out} dimensions into equal parts"));
-        }
+        check_parts(text, parts, d_out)?;
         (TransformKind::Opq { parts }, d_out)
     } else if scan.eat("RR") {
         (TransformKind::RandomRotation, scan.number().unwrap_or(d_in))
@@ -127,8 +151,15 @@ fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
     if transform.is_matrix() && d_in.max(d_out) > MAX_MATRIX_DIMS {
         return refuse(format!("\"{text}\" transforms {d_in} dimensions; the limit is {MAX_MATRIX_DIMS}"));
     }
-    if d_out == 0 || d_out > if kind == TransformKind::Pad { MAX_DIMS } else { d_in } {
-        return refuse(format!("\"{text}\" does not fit vectors of {d_in} dimensions"));
+    match kind {
+        TransformKind::Pad if d_out > MAX_DIMS => {
+            return refuse(format!("\"{text}\": rows are padded to at most {MAX_DIMS} dimensions"));
+        }
+        TransformKind::Pad => {}
+        _ if d_out == 0 || d_out > d_in => {
+            return refuse(format!("\"{text}\" must leave between 1 and {d_in} of {d_in} dimensions"));
+        }
+        _ => {}
     }
     Ok(Some(transform))
 }
@@ -157,15 +188,21 @@ fn parse_core(text: &str, dims: usize) -> Parsed<(Structure, Codec)> {
         let bits = scan.number().unwrap_or(dims);
         let (rotated, thresholds) = (scan.eat("r"), scan.eat("t"));
         if scan.is_done() {
-            return parse_signs(bits, rotated, thresholds, dims);
+            return parse_signs(text, bits, rotated, thresholds, dims);
         }
     }
     refuse(reason_against(text))
 }
 
-fn parse_signs(bits: usize, rotated: bool, thresholds: bool, dims: usize) -> Parsed<(Structure, Codec)> {
+fn parse_signs(
+    text: &str,
+    bits: usize,
+    rotated: bool,
+    thresholds: bool,
+    dims: usize,
+) -> Parsed<(Structure, Codec)> {
     if bits == 0 || bits > dims {
-        return refuse(format!("LSH takes between 1 and {dims} bits for {dims} dimensions, not {bits}"));
+        return refuse(format!("\"{text}\": LSH takes between 1 and {dims} bits for {dims} dimensions"));
     }
     if rotated && dims > MAX_ROTATED_SIGN_DIMS {
         return refuse(format!(
@@ -176,7 +213,7 @@ fn parse_signs(bits: usize, rotated: bool, thresholds: bool, dims: usize) -> Par
 }
 
 fn parse_graph(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure, Codec)> {
-    let links = parse_links(&mut scan)?;
+    let links = parse_links(text, &mut scan)?;
     let code = if scan.is_done() {
         Some(Codec::Flat)
     } else if scan.eat(",") || scan.eat("_") {
@@ -186,14 +223,16 @@ fn parse_graph(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure
     };
     match code {
         Some(codec) => Ok((Structure::Graph { links }, codec)),
-        None => refuse(format!("\"{text}\": HNSW takes Flat, SQ or PQ codes")),
+        None => {
+            refuse(format!("\"{text}\": HNSW takes Flat, SQ or PQ codes, behind a comma, as in HNSW32,SQ8"))
+        }
     }
 }
 
-fn parse_links(scan: &mut Scan<'_>) -> Parsed<usize> {
+fn parse_links(text: &str, scan: &mut Scan<'_>) -> Parsed<usize> {
     let links = scan.number().unwrap_or(32);
     if !(2..=MAX_LINKS).contains(&links) {
-        return refuse(format!("HNSW takes between 2 and {MAX_LINKS} links, not {links}"));
+        return refuse(format!("\"{text}\": HNSW takes between 2 and {MAX_LINKS} links"));
     }
     Ok(links)
 }
@@ -211,9 +250,9 @@ fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure
     };
     let lists = count.saturating_mul(unit);
     if lists == 0 || lists > MAX_LISTS {
-        return refuse(format!("IVF takes between 1 and {MAX_LISTS} lists, not {lists}"));
+        return refuse(format!("\"{text}\": IVF takes between 1 and {MAX_LISTS} lists"));
     }
-    let coarse_links = if scan.eat("_HNSW") { Some(parse_links(&mut scan)?) } else { None };
+    let coarse_links = if scan.eat("_HNSW") { Some(parse_links(text, &mut scan)?) } else { None };
     if !scan.eat(",") {
         return refuse(reason_against(text));
     }
@@ -228,7 +267,7 @@ fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure
     };
     match codec {
         Some(codec) => Ok((Structure::Lists { lists, coarse_links }, codec)),
-        None => refuse(reason_against(code)),
+        None => refuse(reason_against_code(code)),
     }
 }
 
@@ -259,9 +298,9 @@ fn parse_product(text: &str, dims: usize) -> Parsed<Option<Codec>> {
     let (Some(bits), _, true) = (bits, scan.eat("np"), scan.is_done()) else {
         return Ok(None);
     };
-    check_parts(parts, dims)?;
+    check_parts(text, parts, dims)?;
     if !(1..=MAX_PRODUCT_BITS).contains(&bits) {
-        return refuse(format!("PQ takes between 1 and {MAX_PRODUCT_BITS} bits for each part, not {bits}"));
+        return refuse(format!("\"{text}\": PQ takes between 1 and {MAX_PRODUCT_BITS} bits for each part"));
     }
     Ok(Some(Codec::Product { parts, bits }))
 }
@@ -277,64 +316,39 @@ fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Cod
     if !scan.eat("x4fs") {
         return Ok(None);
     }
-    let _ = in_lists && scan.eat("r");
+    if scan.eat("r") && !in_lists {
+        let reason = "\"r\" is for residuals to the centroids of lists";
+        return refuse(format!("\"{text}\": {reason}; use PQ{parts}x4fs, or IVFn,PQ{parts}x4fsr"));
+    }
     // Blocks of 32 codes are FAISS's default; other sizes go through kernels that are seldom used.
     let block = scan.eat("_32") || (!in_lists && scan.eat("_64"));
     if !scan.is_done() {
-        return if block {
+        return if block || !scan.0.starts_with('_') {
             Ok(None)
         } else {
-            refuse(format!("\"{text}\": fast scan takes blocks of 32 codes"))
+            refuse(format!("\"{text}\": fast scan takes blocks of 32 codes, as in PQ{parts}x4fs"))
         };
     }
-    check_parts(parts, dims)?;
+    check_parts(text, parts, dims)?;
     Ok(Some(Codec::FastScan { parts }))
 }
 
-fn check_parts(parts: usize, dims: usize) -> Parsed<()> {
-    if parts == 0 || !dims.is_multiple_of(parts) {
-        return refuse(format!(
-            "PQ{parts} does not fit {dims} dimensions: the number of dimensions must be a multiple of {parts}"
-        ));
+/// Whether `parts` divides the dimensions; else which numbers near it do.
+fn check_parts(text: &str, parts: usize, dims: usize) -> Parsed<()> {
+    if parts > 0 && dims.is_multiple_of(parts) {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Why a part that the grammar does not know is refused: FAISS's other families each have a reason.
-fn reason_against(text: &str) -> String {
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| text.starts_with(prefix));
-    let why = if text.contains("IDMap") {
-        "id maps are not needed: the index keeps track of rows itself"
-    } else if text.starts_with('B') {
-        "binary indexes do not hold float vectors"
-    } else if starts(&["NSG"]) {
-        "FAISS builds NSG graphs over all rows in one pass that cannot be cancelled, and copies them into each process \
-         that searches; use HNSW"
-    } else if text.contains("_NSG") {
-        "NSG graphs over centroids are built in a pass that cannot be cancelled; use IVFn_HNSW"
-    } else if starts(&["RCQ", "LSCQ"]) {
-        "it is a coarse quantiser, which holds no rows; use RQ or LSQ"
-    } else if starts(&["IMI"]) {
-        "most of the 2^(2b) lists of an inverted multi-index are empty, and each takes memory in every process that \
-         searches; use IVFn_HNSW"
-    } else if starts(&["Residual"]) {
-        "FAISS cannot search two-level codes by themselves; use IVFn,PQm"
-    } else if starts(&["ZnLattice"]) {
-        "the tables of lattice codes have no bound that is known before they are built; use PQ or RaBitQ"
-    } else if starts(&["MinMax"]) {
-        "FAISS cannot search codes with a range for each row; use SQ8"
-    } else if text == "FlatDedup" {
-        "FAISS copies the table of equal rows into each process that searches; use Flat"
-    } else if starts(&["ITQ", "PCA"]) && text.contains(",SH") {
-        "spectral hash codes in inverted lists are not supported; RaBitQ keeps a bit for each dimension as well"
-    } else if starts(&["PQ"]) && text.contains('+') {
-        "FAISS copies the refining codes into each process that searches; use PQ with RFlat or Refine(...)"
-    } else if text.contains('(') {
-        "an index in parentheses is understood in Refine(...) only; for a coarse quantiser use IVFn_HNSWm"
-    } else {
-        "it is not a FAISS index family that is known here"
+    if parts == 0 {
+        return refuse(format!("\"{text}\": a vector is divided into 1 part at least"));
+    }
+    let divides = |number: &usize| dims.is_multiple_of(*number);
+    let below = (1..=dims.min(parts)).rev().find(divides);
+    let above = (parts..=dims).find(divides);
+    let others = match (below, above) {
+        (Some(below), Some(above)) => format!("{below} and {above} are"),
+        (one, other) => format!("{} is", one.or(other).unwrap_or(dims)),
     };
-    format!("could not use \"{text}\" as an index: {why}")
+    refuse(format!("\"{text}\": {parts} is not a divisor of {dims} dimensions; {others}"))
 }
 
 /// What is left of a text that is being read.
@@ -351,15 +365,14 @@ impl Scan<'_> {
         }
     }
 
-    /// Decimal digits; what has more than nine is as good as the largest number, which no limit lets through.
+    /// Decimal digits; what is too large to count with is as good as the largest number, which no limit lets through.
     pub(super) fn number(&mut self) -> Option<usize> {
         let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = self.0.split_at(digits);
         self.0 = rest;
         match digits {
             0 => None,
-            1..=9 => number.parse().ok(),
-            _ => Some(usize::MAX >> 32),
+            _ => Some(number.parse().unwrap_or(usize::MAX).min(usize::MAX >> 32)),
         }
     }
 
@@ -383,24 +396,5 @@ mod tests {
         assert_eq!(recipe.refine, Some(Codec::Flat));
         assert_eq!(recipe.training_rows().min, 4096);
         assert_eq!(recipe.training_rows().wanted, 1 << 20);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_with_the_numbers() {
-        let reason = |factory: &str, dims| parse(factory, dims).unwrap_err().to_string();
-        assert!(reason("PQ7", 384).contains("multiple of 7"));
-        assert!(reason("IVF100000000,Flat", 384).contains("100000000"));
-        assert!(reason("HNSW100000", 384).contains("512"));
-        assert!(reason("PQ8x64", 384).contains("12 bits"));
-        assert!(reason("PCA64,Flat", 32).contains("32 dimensions"));
-        assert!(reason("LSH128", 64).contains("64 bits"));
-        assert!(reason("IDMap2,Flat", 64).contains("id maps"));
-        assert!(reason("BIVF16", 64).contains("binary"));
-        assert!(reason("NSG32", 64).contains("HNSW"));
-        assert!(reason("LSQ64x8", 64).contains("PLSQ"));
-        assert!(reason("Flut", 64).contains("Flut"));
-        assert!(reason("Fl\0at", 64).contains("\\0"));
-        assert!(reason(&"Flat,".repeat(300), 64).contains("1000 bytes"));
-        assert!(reason("Flat", 0).contains("16000"));
     }
 }

@@ -32,6 +32,11 @@ impl Metric {
         self as u8
     }
 
+    /// The metric of a name, in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.name().eq_ignore_ascii_case(name))
+    }
+
     /// The name that users give: `l2`, `ip`, `cosine` or `l1`.
     pub fn name(self) -> &'static str {
         match self {

@@ -42,8 +42,10 @@ mod opened;
 mod operating_points;
 mod param_names;
 mod params;
+mod reasons;
 mod recipe;
 mod rows;
+mod spelling;
 mod surface;
 mod team;
 mod worker;
@@ -65,6 +67,7 @@ pub use operating_points::{DEFAULT_RECALL, MAX_POINTS, OperatingPoint, choose};
 pub use param_names::{KnownParams, ParamsError};
 pub use params::SearchParams;
 pub use recipe::{Reach, TrainingRows};
+pub use spelling::canonical;
 pub use worker::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker, work_in_background};
 
 /// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).

@@ -37,11 +37,12 @@ impl ParamName {
         }
     }
 
+    /// In any case, as SQL has its names.
     fn from_text(text: &str) -> Option<Self> {
         match text {
             // As FAISS calls it where it refines.
-            "k_factor_rf" => Some(KFactor),
-            _ => Self::ALL.into_iter().find(|name| name.text() == text),
+            _ if text.eq_ignore_ascii_case("k_factor_rf") => Some(KFactor),
+            _ => Self::ALL.into_iter().find(|name| name.text().eq_ignore_ascii_case(text)),
         }
     }
 
@@ -256,11 +257,15 @@ impl fmt::Display for SearchParams {
     }
 }
 
-/// A user's text, cut where it is long.
+/// A user's text, cut where it is long; not among characters beyond ASCII, as several may make up one of the user's.
 fn quoted(text: &str) -> String {
-    match text.char_indices().nth(MAX_QUOTED_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_string(),
+    let Some((most, _)) = text.char_indices().nth(MAX_QUOTED_CHARS) else {
+        return text.to_string();
+    };
+    let before = text[..most].trim_end_matches(|c: char| !c.is_ascii());
+    match before.len() {
+        0 => text.to_string(),
+        end => format!("{}...", &text[..end]),
     }
 }
 
@@ -319,7 +324,11 @@ mod tests {
         };
         assert_eq!(params, expected);
         assert_eq!(params.to_string(), "nprobe=32,k_factor=2.5,quantizer_efSearch=64");
-        assert_eq!(SearchParams::parse("efSearch=7", &known).unwrap().quantizer_ef_search, Some(7));
+        assert_eq!(
+            SearchParams::parse("NPROBE=3,K_Factor_RF=2", &known).unwrap().to_string(),
+            "nprobe=3,k_factor=2"
+        );
+        assert_eq!(SearchParams::parse("efsearch=7", &known).unwrap().quantizer_ef_search, Some(7));
         assert_eq!(SearchParams::parse("", &known).unwrap(), SearchParams::default());
     }
 
@@ -334,7 +343,7 @@ mod tests {
         let known = KnownParams::of("IVF512,Flat", None);
         let error = |text| SearchParams::parse(text, &known).unwrap_err();
         let detail = "Search parameters of an index of \"IVF512,Flat\" are nprobe, max_codes.";
-        for text in ["efSearch=5", "nlist=5", "nprobe", "NPROBE=3"] {
+        for text in ["efSearch=5", "nlist=5", "nprobe", "EFSEARCH=3"] {
             assert_eq!(error(text).detail().unwrap(), detail, "{text}");
         }
         assert!(error("efSearch=5").to_string().contains("does not fit"));

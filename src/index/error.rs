@@ -207,7 +207,13 @@ impl From<MemoryShortage> for SqlError {
 fn from_engine(error: EngineError) -> SqlError {
     let message = error.to_string();
     match error {
-        EngineError::Refused { .. } => SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message),
+        EngineError::Refused { meant, .. } => {
+            let error = SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message);
+            match meant {
+                Some(meant) => error.hint(format!("Did you mean \"{meant}\"?")),
+                None => error,
+            }
+        }
         EngineError::UntrainableSample { .. } => {
             SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
                 .hint("Choose a factory that needs fewer rows, such as Flat.")

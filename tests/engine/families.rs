@@ -128,7 +128,7 @@ fn build_family(family: &Family) -> Vec<Built> {
             Ok(builder) => {
                 built.push(Built { factory: family.factory, metric, serial: serialised(&builder), builder })
             }
-            Err(EngineError::Refused { reason }) => {
+            Err(EngineError::Refused { reason, .. }) => {
                 let fits = match metric {
                     Metric::L1 => {
                         assert!(reason.contains("taxicab"), "{reason}");

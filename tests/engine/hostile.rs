@@ -179,7 +179,7 @@ fn made_up(random: &mut Random) -> String {
 fn try_out(factory: &str, dims: usize, metric: Metric) -> bool {
     let builder = match Builder::new(factory, dims, metric) {
         Ok(builder) => builder,
-        Err(EngineError::Refused { reason }) => {
+        Err(EngineError::Refused { reason, .. }) => {
             assert!(!reason.is_empty() && !reason.contains(".cpp"), "{factory}: {reason}");
             return false;
         }

@@ -41,6 +41,10 @@ fn main() {
         .warnings_into_errors(true)
         .compile("vekter_engine");
     link_openblas_openmp();
+    // src/pg/text.rs recodes what goes through them.
+    for function in ["CopyErrorData", "errfinish"] {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,--wrap={function}");
+    }
 }
 
 /// Links OpenBLAS's OpenMP flavour where Debian keeps it, and has the loader look there first.

@@ -5,8 +5,6 @@
 # in a folder of its own under /tmp, listens on a unix socket there and nowhere else, and runs as a non-root user
 # (PostgreSQL refuses root). KEEP=1 leaves it running after a command that succeeded, and says how to reach and end it.
 set -euo pipefail
-# pgrx adds Rust backtraces to errors where this is set; a user does not see them.
-unset RUST_BACKTRACE
 
 bindir=$("${PG_CONFIG:-pg_config}" --bindir)
 # /tmp and not $TMPDIR: the path of a unix socket has at most 107 bytes.

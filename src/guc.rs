@@ -1,13 +1,14 @@
 //! Settings. Each can be changed at any time and holds for what starts after it; by any user, except for the cache's
 //! limit, which is the server's and not a session's affair.
 
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{c_char, c_void};
 use std::ffi::CString;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 use crate::engine::{KnownParams, SearchParams};
 use crate::pg::error::capitalised;
+use crate::pg::text::{from_c, from_server, to_server};
 
 /// Inverted lists to scan in an IVF index; 0 = chosen from the number of lists.
 static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -147,7 +148,7 @@ pub fn search_params() -> SearchParams {
     };
     let listed = SEARCH.get().unwrap_or_default();
     // The check hook has seen it.
-    let listed = SearchParams::parse(&listed.to_string_lossy(), &KnownParams::any());
+    let listed = SearchParams::parse(&from_server(listed.to_bytes()), &KnownParams::any());
     named.or(listed.unwrap_or_default())
 }
 
@@ -160,24 +161,21 @@ unsafe extern "C-unwind" fn check_search(
 ) -> bool {
     // SAFETY: PostgreSQL passes a place that holds a string or NULL.
     let text = unsafe { text(*value) };
-    let Err(error) = SearchParams::parse(text, &KnownParams::any()) else {
+    let Err(error) = SearchParams::parse(&text, &KnownParams::any()) else {
         return true;
     };
     let (message, detail) = (error.to_string(), error.detail().unwrap_or_default());
-    let detail = CString::new(format!("{}. {detail}", capitalised(&message))).unwrap_or_default();
+    let detail = to_server(&format!("{}. {detail}", capitalised(&message)));
     // SAFETY: pstrdup copies into the current memory context, which outlives the report of the failed check.
     unsafe { pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr()) };
     false
 }
 
 /// # Safety
-/// `value` is NULL or points to a C string that lives for 'a.
-unsafe fn text<'a>(value: *const c_char) -> &'a str {
-    if value.is_null() {
-        return "";
-    }
+/// `value` is NULL or points to a C string.
+unsafe fn text(value: *const c_char) -> String {
     // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
+    if value.is_null() { String::new() } else { unsafe { from_c(value) } }
 }
 
 pub fn delta_limit_bytes() -> u64 {
@@ -234,11 +232,11 @@ mod failpoints {
     ) -> bool {
         // SAFETY: PostgreSQL passes a place that holds a string or NULL.
         let value = unsafe { text(*value) };
-        failpoint::is_valid(value)
+        failpoint::is_valid(&value)
     }
 
     unsafe extern "C-unwind" fn assign(value: *const c_char, _extra: *mut c_void) {
         // SAFETY: PostgreSQL passes a string or NULL.
-        failpoint::arm(unsafe { text(value) });
+        failpoint::arm(&unsafe { text(value) });
     }
 }

@@ -19,6 +19,7 @@ pgrx::pg_module_magic!();
 /// Called once in each process that loads the library; in the postmaster if it is preloaded. Starts no thread.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    pg::error::leave_backtraces_out();
     processor::check();
     pg::interrupts::initialise();
     engine::initialise(pg::interrupts::are_pending);

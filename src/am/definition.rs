@@ -5,8 +5,10 @@ use pgrx::{PgRelation, PgSqlErrorCode as Code, PgTupleDesc, pg_sys};
 use super::options;
 use crate::engine;
 use crate::index::Definition;
+use crate::pg::catalogue::base_type;
 use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
+use crate::pg::text;
 
 /// Errors where the columns do not make a faiss index.
 pub fn read(index: Rel) -> Result<Definition, SqlError> {
@@ -16,7 +18,7 @@ pub fn read(index: Rel) -> Result<Definition, SqlError> {
     let relation = unsafe { PgRelation::from_pg(index.as_ptr()) };
     let columns = relation.tuple_desc();
     check_included(&columns, keys)?;
-    let typmod = columns.get(0).map_or(-1, |column| column.type_mod());
+    let typmod = columns.get(0).map_or(-1, |column| base_type(column.atttypid, column.atttypmod).1);
     let dims = usize::try_from(typmod).ok().filter(|&dims| dims > 0).ok_or_else(|| {
         SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "column does not have dimensions")
             .hint("Declare the column with its dimensions, such as vector(384), or index an expression such as ((embedding::vector(384))).")
@@ -41,7 +43,9 @@ fn check_included(columns: &PgTupleDesc, keys: usize) -> Result<(), SqlError> {
     let is_integer = |oid| [pg_sys::INT2OID, pg_sys::INT4OID, pg_sys::INT8OID].contains(&oid);
     match columns.get(keys) {
         Some(column) if !is_integer(column.atttypid) => {
-            let message = format!("included column \"{}\" is not of an integer type", column.name());
+            // SAFETY: a name ends with a zero byte.
+            let name = unsafe { text::from_c(column.attname.data.as_ptr()) };
+            let message = format!("included column \"{name}\" is not of an integer type");
             Err(SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message).hint(HINT))
         }
         _ => Ok(()),

@@ -13,6 +13,7 @@ use crate::engine::{self, Metric};
 use crate::guc;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
+use crate::pg::text;
 
 /// Support function 1 returns the metric's code (`engine::Metric`), so that an operator class is known by what it
 /// does and not by its name.
@@ -160,7 +161,7 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
     built
 }
 
-/// The `factory` option of an index.
+/// The `factory` option of an index, as FAISS spells it.
 pub fn factory(index: Rel) -> String {
     // SAFETY: an open relation; rd_options is null or what `amoptions` built.
     unsafe { factory_in((*index.as_ptr()).rd_options.cast()) }
@@ -191,7 +192,8 @@ pub fn delta_limit_bytes(index: Rel) -> u64 {
 /// `options` is null or what `amoptions` built.
 unsafe fn factory_in(options: *const Options) -> String {
     // SAFETY: the caller's promise.
-    unsafe { text_at(options, |options| options.factory_offset) }.unwrap_or_else(|| engine::AUTO.to_string())
+    let text = unsafe { text_at(options, |options| options.factory_offset) };
+    text.map_or_else(|| engine::AUTO.to_string(), |text| engine::canonical(&text))
 }
 
 /// # Safety
@@ -210,8 +212,7 @@ unsafe fn text_at(options: *const Options, offset: impl Fn(&Options) -> i32) -> 
         return None;
     }
     // SAFETY: build_reloptions put a C string at the offset.
-    let text = unsafe { CStr::from_ptr(options.cast::<core::ffi::c_char>().offset(offset as isize)) };
-    Some(text.to_string_lossy().into_owned())
+    Some(unsafe { text::from_c(options.cast::<core::ffi::c_char>().offset(offset as isize)) })
 }
 
 /// The metric of the operator class.

@@ -1,7 +1,8 @@
 //! `amvalidate`: whether an operator class can work with this access method.
 
-use pgrx::prelude::*;
-use pgrx::{datum::DatumWithOid, pg_sys};
+use pgrx::pg_sys;
+
+use crate::pg::catalogue;
 
 /// Each row is one thing that is wrong with operator class $1.
 const COMPLAINTS: &str = r#"
@@ -38,21 +39,13 @@ SELECT pg_catalog.format('operator family of "%s" contains operator %s, which is
 
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn amvalidate(class: pg_sys::Oid) -> bool {
-    let complaints = Spi::connect(|client| {
-        // SAFETY: the argument is an oid.
-        let argument = unsafe { DatumWithOid::new(class, pg_sys::OIDOID) };
-        client
-            .select(COMPLAINTS, None, &[argument])?
-            .map(|row| row.get::<String>(1))
-            .collect::<Result<Vec<_>, _>>()
+    let mut complaints = Vec::new();
+    catalogue::for_each_row(COMPLAINTS, &[(pg_sys::OIDOID, class.into())], |row| {
+        // SAFETY: the query's column is text.
+        complaints.extend(unsafe { row.text(1) });
     });
-    match complaints {
-        Ok(complaints) => {
-            for complaint in complaints.iter().flatten() {
-                pgrx::info!("{complaint}");
-            }
-            complaints.is_empty()
-        }
-        Err(error) => pgrx::error!("could not read the operator class: {error}"),
+    for complaint in &complaints {
+        pgrx::info!("{complaint}");
     }
+    complaints.is_empty()
 }

@@ -1,11 +1,12 @@
 //! Columns that users name.
 
 use pgrx::spi::quote_identifier;
-use pgrx::{IntoDatum, PgSqlErrorCode as Code, pg_sys};
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target::{qualified_name, relation_name};
+use crate::engine::Metric;
 use crate::pg::error::SqlError;
-use crate::pg::{catalogue, search_path};
+use crate::pg::{catalogue, search_path, text};
 
 /// A column as the catalogue has it.
 pub struct Column {
@@ -13,7 +14,7 @@ pub struct Column {
     type_oid: pg_sys::Oid,
     pub type_name: String,
     pub is_integer: bool,
-    /// Operator class of the metric for the column's type, quoted; None if the type is not vector.
+    /// Operator class of the metric for the column's type, quoted; None if that is neither vector nor a domain over it.
     pub operator_class: Option<String>,
     pub typmod: i32,
     pub is_not_null: bool,
@@ -23,39 +24,53 @@ const COLUMN: &str = r#"
 SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
        a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
                       'pg_catalog.int8'::pg_catalog.regtype) AS is_integer,
-       (SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname)
-          FROM pg_catalog.pg_opclass c
-          JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
-         WHERE m.amname = 'faiss' AND c.opcintype = a.atttypid AND c.opcname = $3) AS operator_class,
+       a.atttypid AS type,
        a.atttypmod AS typmod,
-       a.attnotnull AS is_not_null,
-       a.atttypid AS type_oid
+       a.attnotnull AS is_not_null
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
 "#;
 
+const OPERATOR_CLASS: &str = r#"
+SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname)
+  FROM pg_catalog.pg_opclass c
+  JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
+ WHERE m.amname = 'faiss' AND c.opcintype = $1 AND c.opcname = $2
+"#;
+
 impl Column {
     /// The column of `table` with that name; its operator class is that of `metric`.
-    pub fn find(table: pg_sys::Oid, name: &str, metric: &str) -> Result<Self, SqlError> {
-        let operator_class = format!("vector_{metric}_ops");
-        let text = |text: &str| (pg_sys::TEXTOID, text.into_datum().unwrap_or(0.into()));
-        let mut found = None;
-        let arguments = [(pg_sys::OIDOID, table.into()), text(name), text(&operator_class)];
-        catalogue::for_each_row(COLUMN, &arguments, |row| {
+    pub fn find(table: pg_sys::Oid, name: &str, metric: Metric) -> Result<Self, SqlError> {
+        let operator_class = format!("vector_{}_ops", metric.name());
+        let text = |text: &str| (pg_sys::TEXTOID, text::datum(text));
+        let (mut found, mut base) = (None, pg_sys::InvalidOid);
+        catalogue::for_each_row(COLUMN, &[(pg_sys::OIDOID, table.into()), text(name)], |row| {
             // SAFETY: the query's columns are of these types.
             found = Some(unsafe {
+                let typmod;
+                (base, typmod) = catalogue::base_type(row.get(3).unwrap_or(base), row.get(4).unwrap_or(-1));
                 Column {
                     table,
-                    type_oid: row.get(6).unwrap_or(pg_sys::InvalidOid),
-                    type_name: row.get(1).unwrap_or_default(),
+                    type_oid: row.get(3).unwrap_or(pg_sys::InvalidOid),
+                    type_name: row.text(1).unwrap_or_default(),
                     is_integer: row.get(2).unwrap_or(false),
-                    operator_class: row.get(3),
-                    typmod: row.get(4).unwrap_or(-1),
+                    operator_class: None,
+                    typmod,
                     is_not_null: row.get(5).unwrap_or(false),
                 }
             });
         });
+        if let Some(column) = &mut found {
+            catalogue::for_each_row(
+                OPERATOR_CLASS,
+                &[(pg_sys::OIDOID, base.into()), text(&operator_class)],
+                |row| {
+                    // SAFETY: the query's column is text.
+                    column.operator_class = unsafe { row.text(1) };
+                },
+            );
+        }
         let table = relation_name(table)?;
         found.ok_or_else(|| {
             let message = format!("column \"{name}\" of relation \"{table}\" does not exist");
@@ -120,7 +135,7 @@ impl Namesake {
             catalogue::for_each_row(NAMESAKE, &arguments, |row| {
                 // SAFETY: the query's columns are of these types.
                 let [ours, theirs, ours_there, theirs_there] =
-                    [1, 2, 3, 4].map(|column| unsafe { row.get::<String>(column) }.unwrap_or_default());
+                    [1, 2, 3, 4].map(|column| unsafe { row.text(column) }.unwrap_or_default());
                 // SAFETY: as above.
                 let is_alike = unsafe { row.get(5) } == Some(true);
                 found = Some(Namesake { ours, theirs, ours_there, theirs_there, is_alike });

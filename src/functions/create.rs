@@ -1,16 +1,17 @@
 //! `vekter_create_index()`: CREATE INDEX for those who would rather name columns than write it.
 
 use core::ffi::CStr;
-use std::ffi::CString;
 
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::column::Column;
-use super::target::{no_table, qualified_name, relation_name, spi_error};
+use super::target::{no_table, qualified_name, relation_name};
 use crate::engine::Metric;
 use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::spi;
+use crate::pg::text::{Text, from_c, from_server, to_server};
 
 /// Arguments are declared as `(regclass, name, name, text, text, name)`; the last may be NULL.
 #[pg_extern]
@@ -18,19 +19,19 @@ fn vekter_create_index(
     table: Option<pg_sys::Oid>,
     id_column: Option<&CStr>,
     vector_column: Option<&CStr>,
-    factory: Option<&str>,
-    metric: Option<&str>,
+    factory: Option<Text>,
+    metric: Option<Text>,
     name: Option<&CStr>,
 ) -> pg_sys::Oid {
     // SAFETY: raises an error, or returns.
     unsafe { pg_sys::PreventCommandDuringRecovery(c"vekter_create_index()".as_ptr()) };
-    let text = |name: &CStr| name.to_string_lossy().into_owned();
+    let text = |name: &CStr| from_server(name.to_bytes());
     let request = Request {
         table: required(table, "table").or_raise(),
         id_column: text(required(id_column, "id_column").or_raise()),
         vector_column: text(required(vector_column, "vector_column").or_raise()),
-        factory: required(factory, "factory").or_raise().to_string(),
-        metric: required(metric, "metric").or_raise().to_string(),
+        factory: required(factory, "factory").or_raise().into_string(),
+        metric: required(metric, "metric").or_raise().into_string(),
         name: name.map(text),
     };
     request.run().or_raise()
@@ -54,7 +55,10 @@ pub(super) struct Request {
 
 impl Request {
     fn run(&self) -> Result<pg_sys::Oid, SqlError> {
-        self.run_by(|_, statement| Spi::run(statement).map_err(spi_error))
+        self.run_by(|_, statement| {
+            spi::run(statement);
+            Ok(())
+        })
     }
 
     /// Has `run` execute a statement that creates an index of the name that it is told.
@@ -93,13 +97,13 @@ impl Request {
 
     /// The operator class for it.
     fn check_vector_column(&self) -> Result<String, SqlError> {
-        if !Metric::ALL.iter().any(|one| one.name() == self.metric) {
+        let metric = Metric::from_name(&self.metric).ok_or_else(|| {
             let message = format!("unknown metric \"{}\"", self.metric);
-            return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
-                .hint("Valid metrics are l2, ip, cosine and l1."));
-        }
+            SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
+                .hint("Valid metrics are l2, ip, cosine and l1.")
+        })?;
         let name = &self.vector_column;
-        let column = self.column(name)?;
+        let column = Column::find(self.table, name, metric)?;
         let operator_class = column.require_vector(name)?.to_string();
         if column.typmod < 1 {
             let message = format!("column \"{name}\" does not have dimensions");
@@ -114,7 +118,7 @@ impl Request {
 
     fn check_id_column(&self, table: &str) -> Result<(), SqlError> {
         let name = &self.id_column;
-        let column = self.column(name)?;
+        let column = Column::find(self.table, name, Metric::L2)?;
         column.require_integer(name).map_err(|error| {
             error.hint(
                 "knn() returns ids as bigint; for others, use ORDER BY with CREATE INDEX ... USING faiss.",
@@ -123,7 +127,12 @@ impl Request {
         if !column.is_not_null {
             let query =
                 format!("SELECT EXISTS (SELECT FROM {table} WHERE {} IS NULL)", quote_identifier(name));
-            if Spi::get_one::<bool>(&query).map_err(spi_error)?.unwrap_or(false) {
+            let mut has_nulls = false;
+            spi::Plan::prepare(&query, &[]).for_each_row(&[], |row| {
+                // SAFETY: the query's column is boolean.
+                has_nulls = unsafe { row.get(1) } == Some(true);
+            });
+            if has_nulls {
                 let message = format!("column \"{name}\" contains null values");
                 return Err(SqlError::new(Code::ERRCODE_NOT_NULL_VIOLATION, message)
                     .hint("Give every row an id, and declare the column NOT NULL."));
@@ -132,16 +141,12 @@ impl Request {
         Ok(())
     }
 
-    fn column(&self, name: &str) -> Result<Column, SqlError> {
-        Column::find(self.table, name, &self.metric)
-    }
-
     /// As CREATE INDEX would choose it from the vector column alone.
     fn choose_name(&self) -> Result<String, SqlError> {
-        let table = CString::new(relation_name(self.table)?).unwrap_or_default();
-        let column = CString::new(self.vector_column.as_str()).unwrap_or_default();
+        let table = to_server(&relation_name(self.table)?);
+        let column = to_server(&self.vector_column);
         // SAFETY: the strings outlive the call; the answer is a palloc'd C string.
-        let name = unsafe {
+        Ok(unsafe {
             let namespace = pg_sys::get_rel_namespace(self.table);
             let name = pg_sys::ChooseRelationName(
                 table.as_ptr(),
@@ -150,13 +155,12 @@ impl Request {
                 namespace,
                 false,
             );
-            CStr::from_ptr(name)
-        };
-        Ok(name.to_string_lossy().into_owned())
+            from_c(name)
+        })
     }
 
     fn index_named(&self, name: &str) -> Result<pg_sys::Oid, SqlError> {
-        let name = CString::new(name).unwrap_or_default();
+        let name = to_server(name);
         // SAFETY: looks a catalogue row up by name; indexes are in the schema of their table.
         Ok(unsafe {
             let namespace = pg_sys::get_rel_namespace(self.table);

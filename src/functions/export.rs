@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use pgrx::prelude::*;
-use pgrx::{IntoDatum, PgSqlErrorCode as Code, pg_sys};
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::access;
 use super::server_file::{self, NewFile, file_error};
@@ -16,6 +16,7 @@ use crate::pg::bytes::{MAX_BYTES, NewBytes};
 use crate::pg::catalogue;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
+use crate::pg::text::{self, Text};
 
 const NAME: &str = "vekter_export";
 /// FAISS writes inverted lists one by one, most of them short.
@@ -29,8 +30,8 @@ fn vekter_export(index: pg_sys::Oid) -> NewBytes {
 
 /// Arguments are declared as `(regclass, text)`. Returns the number of rows.
 #[pg_extern]
-fn vekter_export_file(index: pg_sys::Oid, file: &str) -> i64 {
-    to_file(index, file).or_raise()
+fn vekter_export_file(index: pg_sys::Oid, file: Text) -> i64 {
+    to_file(index, &file).or_raise()
 }
 
 fn to_bytes(relation: pg_sys::Oid) -> Result<NewBytes, SqlError> {
@@ -54,13 +55,12 @@ fn to_file(relation: pg_sys::Oid, name: &str) -> Result<i64, SqlError> {
     )?;
     let file = NewFile::create(name)?;
     let (mut exported, params) = merge(relation)?;
-    let path = file.path().to_path_buf();
     let mut writer = BufWriter::with_capacity(WRITE_BYTES, file);
     write(&mut exported, &params, &mut writer).map_err(|error| match error {
-        EngineError::Io(error) => file_error("write", &path, &error),
+        EngineError::Io(error) => file_error("write", name, &error),
         other => other.into(),
     })?;
-    let file = writer.into_inner().map_err(|error| file_error("write", &path, error.error()))?;
+    let file = writer.into_inner().map_err(|error| file_error("write", name, error.error()))?;
     file.publish()?;
     Ok(exported.ids.len() as i64)
 }
@@ -75,8 +75,7 @@ fn merge(relation: pg_sys::Oid) -> Result<(Exported, SearchParams), SqlError> {
 fn id_attribute(target: &Target) -> Result<i16, SqlError> {
     let query = "SELECT a.attnum FROM pg_catalog.pg_attribute a \
                  WHERE a.attrelid = $1 AND pg_catalog.quote_ident(a.attname) = $2 AND NOT a.attisdropped";
-    let column = access::id_column(target, NAME)?.to_string();
-    let name = column.as_str().into_datum().unwrap_or(0.into());
+    let name = text::datum(access::id_column(target, NAME)?);
     let arguments = [(pg_sys::OIDOID, target.table_oid.into()), (pg_sys::TEXTOID, name)];
     let mut attribute = None;
     catalogue::for_each_row(query, &arguments, |row| {

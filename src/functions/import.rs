@@ -7,12 +7,14 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::create::{Request, required};
 use super::server_file;
-use super::target::{relation_name, spi_error};
+use super::target::relation_name;
 use crate::am;
 use crate::engine::{Foreign, Metric};
 use crate::index::native::interruptible;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
+use crate::pg::spi;
+use crate::pg::text::{Text, from_server};
 
 /// Arguments are declared as `(regclass, name, name, bytea, text, name)`; the last two may be NULL.
 #[pg_extern]
@@ -21,10 +23,10 @@ fn vekter_import(
     id_column: Option<&CStr>,
     vector_column: Option<&CStr>,
     data: Option<&[u8]>,
-    metric: Option<&str>,
+    metric: Option<Text>,
     name: Option<&CStr>,
 ) -> pg_sys::Oid {
-    let import = Import::new(table, id_column, vector_column, metric, name).or_raise();
+    let import = Import::new(table, id_column, vector_column, metric.as_deref(), name).or_raise();
     let data = required(data, "data").or_raise();
     let mut bytes = Vec::new();
     if check_memory(data.len() as u64).is_err() || bytes.try_reserve_exact(data.len()).is_err() {
@@ -40,15 +42,15 @@ fn vekter_import_file(
     table: Option<pg_sys::Oid>,
     id_column: Option<&CStr>,
     vector_column: Option<&CStr>,
-    file: Option<&str>,
-    metric: Option<&str>,
+    file: Option<Text>,
+    metric: Option<Text>,
     name: Option<&CStr>,
 ) -> pg_sys::Oid {
-    let import = Import::new(table, id_column, vector_column, metric, name).or_raise();
+    let import = Import::new(table, id_column, vector_column, metric.as_deref(), name).or_raise();
     let file = required(file, "file").or_raise();
     server_file::require_reader("Anyone may call vekter_import() with the bytes of the file, as bytea.")
         .or_raise();
-    let bytes = server_file::read(file, &mut check_memory).or_raise();
+    let bytes = server_file::read(&file, &mut check_memory).or_raise();
     import.run(bytes).or_raise()
 }
 
@@ -83,10 +85,9 @@ impl Import {
     ) -> Result<Self, SqlError> {
         // SAFETY: raises an error, or returns.
         unsafe { pg_sys::PreventCommandDuringRecovery(c"vekter_import()".as_ptr()) };
-        let text = |name: &CStr| name.to_string_lossy().into_owned();
+        let text = |name: &CStr| from_server(name.to_bytes());
         let metric = metric.map(|metric| {
-            let known = Metric::ALL.into_iter().find(|known| known.name() == metric);
-            known.ok_or_else(|| {
+            Metric::from_name(metric).ok_or_else(|| {
                 SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, format!("unknown metric \"{metric}\""))
                     .hint("Valid metrics are l2, ip, cosine and l1.")
             })
@@ -120,12 +121,7 @@ impl Import {
             name: self.name,
         };
         request.run_by(|name, statement| {
-            let mut outcome = Ok(());
-            let is_taken = am::import::with(table, name.to_string(), foreign, || {
-                outcome = Spi::run(statement).map_err(spi_error);
-            });
-            outcome?;
-            if is_taken {
+            if am::import::with(table, name.to_string(), foreign, || spi::run(statement)) {
                 return Ok(());
             }
             Err(SqlError::new(Code::ERRCODE_INTERNAL_ERROR, format!("index \"{name}\" was not built")))

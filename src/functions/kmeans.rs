@@ -21,6 +21,7 @@ use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::results::ResultRows;
 use crate::pg::spi::Cursor;
+use crate::pg::text::{Text, from_server};
 use crate::vector::{self, Vector};
 
 /// Rows of the first fetch, before it is known how long they are.
@@ -34,14 +35,14 @@ fn vekter_kmeans(
     id_column: &CStr,
     vector_column: &CStr,
     clusters: i32,
-    metric: &str,
+    metric: Text,
     seed: i32,
     iterations: i32,
     call: pg_sys::FunctionCallInfo,
 ) {
     // SAFETY: the running call, of a function that returns a table.
     let mut results = unsafe { ResultRows::begin(call) };
-    let plan = plan(clusters, metric, seed, iterations).or_raise();
+    let plan = plan(clusters, &metric, seed, iterations).or_raise();
     let (rows, clustering) = cluster(table, id_column, vector_column, &plan).or_raise();
     let mut push = |id: i64, cluster: usize, distance: f64| {
         results.push([id.into_datum(), (cluster as i32).into_datum(), distance.into_datum()]);
@@ -57,14 +58,14 @@ fn vekter_kmeans_centroids(
     id_column: &CStr,
     vector_column: &CStr,
     clusters: i32,
-    metric: &str,
+    metric: Text,
     seed: i32,
     iterations: i32,
     call: pg_sys::FunctionCallInfo,
 ) {
     // SAFETY: as above.
     let mut results = unsafe { ResultRows::begin(call) };
-    let plan = plan(clusters, metric, seed, iterations).or_raise();
+    let plan = plan(clusters, &metric, seed, iterations).or_raise();
     let (rows, clustering) = cluster(table, id_column, vector_column, &plan).or_raise();
     let mut counts = vec![0i64; plan.clusters()];
     assign(&rows, &clustering, &mut |_, cluster, _| counts[cluster] += 1).or_raise();
@@ -76,7 +77,7 @@ fn vekter_kmeans_centroids(
 
 fn plan(clusters: i32, metric: &str, seed: i32, iterations: i32) -> Result<ClusteringPlan, SqlError> {
     let invalid = |message: String| SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message);
-    let known = [Metric::L2, Metric::Cosine].into_iter().find(|one| one.name() == metric);
+    let known = Metric::from_name(metric).filter(|known| [Metric::L2, Metric::Cosine].contains(known));
     let metric = known.ok_or_else(|| {
         invalid(format!("\"{metric}\" is not a metric for clusters")).hint("Valid metrics are l2 and cosine.")
     })?;
@@ -124,10 +125,9 @@ impl Rows {
             let message = format!("\"{name}\" is not a table or view");
             return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message));
         }
-        let (id_column, vector_column) =
-            (id.to_string_lossy().into_owned(), vector.to_string_lossy().into_owned());
-        Column::find(table, &id_column, metric.name())?.require_integer(&id_column)?;
-        Column::find(table, &vector_column, metric.name())?.require_vector(&vector_column)?;
+        let (id_column, vector_column) = (from_server(id.to_bytes()), from_server(vector.to_bytes()));
+        Column::find(table, &id_column, metric)?.require_integer(&id_column)?;
+        Column::find(table, &vector_column, metric)?.require_vector(&vector_column)?;
         let (id, vector) = (quote_identifier(&id_column), quote_identifier(&vector_column));
         let query = format!(
             "SELECT {id}::pg_catalog.int8, {vector} FROM {} WHERE {vector} IS NOT NULL",

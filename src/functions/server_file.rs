@@ -1,13 +1,16 @@
 //! Files on the server, by the rules of COPY: for members of predefined roles, under absolute names.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use crate::pg::error::SqlError;
+use crate::pg::text::to_server;
 
 /// Err unless the current user may write files on the server. `instead`: what he may do.
 pub fn require_writer(instead: &str) -> Result<(), SqlError> {
@@ -39,10 +42,10 @@ pub fn read(
     check_room: &mut dyn FnMut(u64) -> Result<(), SqlError>,
 ) -> Result<Vec<u8>, SqlError> {
     let path = absolute(name)?;
-    let failed = |error: io::Error| file_error("read", &path, &error);
+    let failed = |error: io::Error| file_error("read", name, &error);
     // Asked before it is opened: opening a pipe waits for its writer.
     if !fs::metadata(&path).map_err(failed)?.is_file() {
-        return Err(not_regular(&path));
+        return Err(not_regular(name));
     }
     let mut file = File::open(&path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
@@ -62,9 +65,9 @@ pub fn read(
 }
 
 fn absolute(name: &str) -> Result<PathBuf, SqlError> {
-    let path = Path::new(name);
-    if path.is_absolute() && !name.contains('\0') {
-        return Ok(path.to_path_buf());
+    let path = PathBuf::from(OsString::from_vec(to_server(name).into_bytes()));
+    if path.is_absolute() {
+        return Ok(path);
     }
     let message = format!("\"{name}\" is not an absolute path");
     Err(SqlError::new(Code::ERRCODE_INVALID_NAME, message)
@@ -72,7 +75,7 @@ fn absolute(name: &str) -> Result<PathBuf, SqlError> {
 }
 
 /// What the system said of a file, as PostgreSQL says it.
-pub fn file_error(what: &str, path: &Path, error: &io::Error) -> SqlError {
+pub fn file_error(what: &str, name: &str, error: &io::Error) -> SqlError {
     use rustix::io::Errno;
     let known = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
     let code = if known(Errno::NOSPC) || known(Errno::DQUOT) {
@@ -88,17 +91,18 @@ pub fn file_error(what: &str, path: &Path, error: &io::Error) -> SqlError {
     };
     let reason = error.to_string();
     let reason = reason.split(" (os error").next().unwrap_or(&reason);
-    SqlError::new(code, format!("could not {what} file \"{}\": {reason}", path.display()))
+    SqlError::new(code, format!("could not {what} file \"{name}\": {reason}"))
 }
 
-fn not_regular(path: &Path) -> SqlError {
-    let message = format!("\"{}\" is not a regular file", path.display());
+fn not_regular(name: &str) -> SqlError {
+    let message = format!("\"{name}\" is not a regular file");
     SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
 }
 
 /// A file that takes its name's place only when it is complete; dropped before, it leaves nothing.
 pub struct NewFile {
     file: File,
+    name: String,
     path: PathBuf,
     temporary: PathBuf,
     is_published: bool,
@@ -109,20 +113,18 @@ impl NewFile {
     pub fn create(name: &str) -> Result<Self, SqlError> {
         let path = absolute(name)?;
         match fs::symlink_metadata(&path) {
-            Ok(metadata) if !metadata.is_file() => return Err(not_regular(&path)),
-            _ if path.file_name().is_none() => return Err(not_regular(&path)),
+            Ok(metadata) if !metadata.is_file() => return Err(not_regular(name)),
+            _ if path.file_name().is_none() => return Err(not_regular(name)),
             _ => {}
         }
-        let temporary = PathBuf::from(format!("{name}.{}.tmp", std::process::id()));
+        let mut temporary = path.clone().into_os_string();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
         // What a process of the same number left when it was killed.
         drop(fs::remove_file(&temporary));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-        let file = file.map_err(|error| file_error("create", &path, &error))?;
-        Ok(NewFile { file, path, temporary, is_published: false })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+        let file = file.map_err(|error| file_error("create", name, &error))?;
+        Ok(NewFile { file, name: name.to_string(), path, temporary, is_published: false })
     }
 
     /// Puts the file on disk and in its name's place, readable for everyone as COPY's files are.
@@ -137,7 +139,7 @@ impl NewFile {
                 None => Ok(()),
             }
         };
-        put().map_err(|error| file_error("write", &self.path, &error))?;
+        put().map_err(|error| file_error("write", &self.name, &error))?;
         self.is_published = true;
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::pg::catalogue;
 use crate::pg::error::SqlError;
 use crate::pg::relation::index_is_gone;
 use crate::pg::search_path;
+use crate::pg::text;
 
 /// A faiss index and what a query over its table is made of. Names are quoted.
 #[derive(PartialEq)]
@@ -135,12 +136,12 @@ fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
     let mut candidates: Vec<Candidate> = Vec::new();
     catalogue::for_each_row(&candidates_query(), &[(pg_sys::OIDOID, relation.into())], |row| {
         // SAFETY: the query's columns are of these types.
-        let (name, kind, oid) = unsafe { (row.get::<String>(1), row.get::<i8>(2), row.get(3)) };
+        let (name, kind, oid) = unsafe { (row.text(1), row.get::<i8>(2), row.get(3)) };
         itself = Some((name.unwrap_or_default(), kind.unwrap_or(0) as u8));
         candidates.extend(oid.map(|oid| {
             // SAFETY: as above.
             let (name, kind, usable, meaning) =
-                unsafe { (row.get::<String>(4), row.get::<i8>(5), row.get(6), row.get::<String>(7)) };
+                unsafe { (row.text(4), row.get::<i8>(5), row.get(6), row.text(7)) };
             Candidate {
                 oid,
                 name: name.unwrap_or_default(),
@@ -239,17 +240,19 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
         catalogue::for_each_row(&description_query(), &[(pg_sys::OIDOID, index.into())], |row| {
             // SAFETY: the query's columns are of these types.
             target = Some(unsafe {
+                let declared: pg_sys::Oid = row.get(8).unwrap_or(pg_sys::InvalidOid);
+                let (vector_type, dims) = catalogue::base_type(declared, row.get(7).unwrap_or(-1));
                 Target {
                     index,
-                    table: row.get(1).unwrap_or_default(),
+                    table: row.text(1).unwrap_or_default(),
                     table_oid: row.get(2).unwrap_or(pg_sys::InvalidOid),
                     is_partitioned: row.get(3).unwrap_or(false),
-                    vector: row.get(4).unwrap_or_default(),
-                    predicate: row.get(5),
-                    operator: row.get(6).unwrap_or_default(),
-                    dims: row.get(7).unwrap_or(-1),
-                    vector_type: row.get(8).unwrap_or(pg_sys::InvalidOid),
-                    id: row.get(9),
+                    vector: row.text(4).unwrap_or_default(),
+                    predicate: row.text(5),
+                    operator: row.text(6).unwrap_or_default(),
+                    dims,
+                    vector_type,
+                    id: row.text(9),
                     indexes: row.get(10).unwrap_or_default(),
                 }
             });
@@ -296,7 +299,7 @@ pub fn relation_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
         return Err(no_relation(relation));
     }
     // SAFETY: not null.
-    Ok(unsafe { core::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned())
+    Ok(unsafe { text::from_c(name) })
 }
 
 fn no_relation(oid: pg_sys::Oid) -> SqlError {
@@ -312,13 +315,8 @@ pub fn qualified_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
     let mut qualified = None;
     catalogue::for_each_row(query, &[(pg_sys::OIDOID, relation.into())], |row| {
         // SAFETY: the query's column is text.
-        qualified = unsafe { row.get(1) };
+        qualified = unsafe { row.text(1) };
     });
     qualified
         .ok_or_else(|| SqlError::new(Code::ERRCODE_UNDEFINED_TABLE, format!("\"{name}\" does not exist")))
-}
-
-/// Of SPI, where a statement is run for the caller.
-pub fn spi_error(error: pgrx::spi::Error) -> SqlError {
-    SqlError::new(Code::ERRCODE_INTERNAL_ERROR, format!("could not run a statement: {error}"))
 }

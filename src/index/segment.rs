@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::io::Write;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ pub fn cache() -> Cache {
     let (directory, start) = unsafe { (pgrx::pg_sys::DataDir, pgrx::pg_sys::PgStartTime) };
     // SAFETY: a C string that lives as long as the process.
     let directory = unsafe { core::ffi::CStr::from_ptr(directory) };
-    let directory = std::ffi::OsStr::new(directory.to_str().unwrap_or("."));
+    let directory: &std::ffi::OsStr = OsStrExt::from_bytes(directory.to_bytes());
     Cache::new(std::path::Path::new(directory), start, crate::guc::cache_limit_bytes())
 }
 

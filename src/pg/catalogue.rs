@@ -13,6 +13,13 @@ pub fn for_each_row(query: &str, arguments: &[(pg_sys::Oid, pg_sys::Datum)], vis
     Plan::prepare(query, &types).for_each_row(&values, visit);
 }
 
+/// What a type is under its domains, if it is one, and with which modifier: a column of a domain has none itself.
+pub fn base_type(of: pg_sys::Oid, mut typmod: i32) -> (pg_sys::Oid, i32) {
+    // SAFETY: looks catalogue rows up by oid; the modifier is written where it is read.
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(of, &mut typmod) };
+    (base, typmod)
+}
+
 /// A relation of this database, as far as this transaction can see.
 pub fn relation_exists(oid: u32) -> bool {
     exists(SysCacheIdentifier::RELOID, oid)

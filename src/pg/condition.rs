@@ -1,12 +1,13 @@
 //! Conditions that come as text and are to become part of a query.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
 
 use super::error::{SqlError, class_of};
+use super::text::to_server;
 
 /// What is known of a condition that may stand in a query.
 #[derive(Clone, Copy, Debug)]
@@ -18,8 +19,8 @@ pub struct Condition {
 /// Checks that `text` is one boolean expression over the columns of `from` (a FROM item), and nothing more, so that it
 /// can stand in parentheses in a query, with line breaks around it. Errors are PostgreSQL's, with `hint`.
 pub fn check(text: &str, from: &str, hint: String) -> Result<Condition, SqlError> {
-    let alone = c_string(format!("SELECT {text}"), &hint)?;
-    let enclosed = c_string(format!("SELECT FROM {from} WHERE (\n{text}\n)"), &hint)?;
+    let alone = to_server(&format!("SELECT {text}"));
+    let enclosed = to_server(&format!("SELECT FROM {from} WHERE (\n{text}\n)"));
     // Nothing is undone where it fails, so the error goes on, with the hint.
     PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: a valid C string, in a transaction; what is made is this memory context's.
@@ -33,12 +34,6 @@ pub fn check(text: &str, from: &str, hint: String) -> Result<Condition, SqlError
     }))
     .catch_others(|error| Err(with_hint(error, &hint)))
     .execute()
-}
-
-fn c_string(text: String, hint: &str) -> Result<CString, SqlError> {
-    CString::new(text).map_err(|_| {
-        SqlError::new(Code::ERRCODE_SYNTAX_ERROR, "filter holds a zero byte").hint(hint.to_string())
-    })
 }
 
 /// # Safety

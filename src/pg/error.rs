@@ -56,6 +56,25 @@ impl SqlError {
     }
 }
 
+/// Has errors say the same whatever the server's environment: pgrx appends Rust's backtrace to DETAIL where RUST_BACKTRACE
+/// is set. Called once, while the library is loaded, in the only thread of ours. (Of a panic in another, which never becomes
+/// an error, the backtrace still goes to the log.)
+pub fn leave_backtraces_out() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(VARIABLE);
+    // SAFETY: PostgreSQL changes the environment of its processes in the same way, on this thread; threads of other
+    // libraries would have to read it at this moment.
+    unsafe { std::env::set_var(VARIABLE, "0") };
+    // The standard library reads it at the first capture, and remembers the answer (std::backtrace).
+    drop(std::backtrace::Backtrace::capture());
+    match before {
+        // SAFETY: as above.
+        Some(value) => unsafe { std::env::set_var(VARIABLE, value) },
+        // SAFETY: as above.
+        None => unsafe { std::env::remove_var(VARIABLE) },
+    }
+}
+
 /// PostgreSQL's `ERRCODE_TO_CATEGORY` (utils/elog.h).
 pub fn class_of(code: PgSqlErrorCode) -> i32 {
     code as i32 & 0xFFF

@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod spi;
 pub mod subtransaction;
 pub mod transaction;
+pub mod text;
 pub mod wal;
 pub mod worker;
 pub mod xid;

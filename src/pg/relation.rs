@@ -3,6 +3,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::error::SqlError;
+use super::text;
 
 /// PostgreSQL's `InvalidSubTransactionId` (c.h).
 const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
@@ -68,7 +69,8 @@ impl Rel {
     }
 
     pub fn name(self) -> String {
-        pgrx::name_data_to_str(&self.class().relname).to_string()
+        // SAFETY: a name ends with a zero byte.
+        unsafe { text::from_c(self.class().relname.data.as_ptr()) }
     }
 
     /// Whether it is a table of PostgreSQL's own access method.

@@ -1,8 +1,8 @@
 //! Prepared queries through SPI that outlive the call that made them.
 
-use std::ffi::CString;
-
 use pgrx::{FromDatum, pg_sys};
+
+use super::text;
 
 /// A saved plan; freed with the value.
 pub struct Plan(pg_sys::SPIPlanPtr);
@@ -31,6 +31,15 @@ impl Row {
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
+    /// The value of a column of type `text`; None for NULL.
+    ///
+    /// # Safety
+    /// The column is of that type.
+    pub unsafe fn text(&self, column: i32) -> Option<String> {
+        // SAFETY: the caller's promise.
+        unsafe { self.get::<text::Text>(column) }.map(text::Text::into_string)
+    }
+
     /// A column's value of a type that is passed by reference and has a header, in memory that outlives the query's:
     /// that which was current when it began.
     pub fn kept_datum(&self, column: i32) -> Option<pg_sys::Datum> {
@@ -51,7 +60,7 @@ impl Plan {
 
     fn prepare_with(query: &str, argument_types: &[pg_sys::Oid], options: i32) -> Self {
         let mut types = argument_types.to_vec();
-        let query = CString::new(query).unwrap_or_default();
+        let query = text::to_server(query);
         // SAFETY: strings and arrays outlive the calls; the saved plan outlives the SPI connection.
         unsafe {
             connect();
@@ -95,7 +104,7 @@ pub struct Cursor(pg_sys::Portal);
 
 impl Cursor {
     pub fn open(query: &str) -> Self {
-        let query = CString::new(query).unwrap_or_default();
+        let query = text::to_server(query);
         // SAFETY: the query has no parameters; the portal lives until `drop`, or the transaction's abort.
         unsafe {
             connect();
@@ -138,6 +147,20 @@ impl Drop for Cursor {
                 pg_sys::SPI_finish();
             }
         }
+    }
+}
+
+/// Runs a statement that returns no rows, for the caller: with his privileges, in his transaction.
+pub fn run(statement: &str) {
+    let statement = text::to_server(statement);
+    // SAFETY: a C string that outlives the calls; an error ends the connection.
+    unsafe {
+        connect();
+        let code = pg_sys::SPI_execute(statement.as_ptr(), false, 0);
+        if code < 0 {
+            pgrx::error!("could not run a statement: SPI says {code}");
+        }
+        pg_sys::SPI_finish();
     }
 }
 

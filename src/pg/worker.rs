@@ -58,7 +58,7 @@ pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
 
 /// Shows in pg_stat_activity what this process is at.
 pub fn report(activity: &str) {
-    let Ok(text) = std::ffi::CString::new(activity) else { return };
+    let text = super::text::to_server(activity);
     // SAFETY: the text is copied.
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()) };
 }

@@ -97,13 +97,11 @@ class Cluster:
         """Start the server and wait until it takes connections (a standby: until it is consistent)."""
         assert not self.running, f"{self.name} is running already"
         self._write_settings()
-        # Where this is set, pgrx adds Rust backtraces to errors.
-        environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
         with open(self.log, "ab") as log:
             # A session of its own: Ctrl-C in the terminal is for pytest, which then stops the server itself.
             self.postmaster = subprocess.Popen(
                 [self.bindir / "postgres", "-D", self.data, "-k", self.folder], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True, env=environment, **self._as_account())
+                stdout=log, stderr=log, start_new_session=True, **self._as_account())
         if wait:
             self._wait_until_ready()
         return self

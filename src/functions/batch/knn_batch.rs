@@ -7,6 +7,7 @@ use super::{Searcher, Waiting};
 use crate::functions::arguments::Effort;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::results::ResultRows;
+use crate::pg::text::Text;
 use crate::vector::Vectors;
 
 /// Arguments are declared as `(regclass, vector[], integer, text, double precision)`. No rows where one of the first three
@@ -16,7 +17,7 @@ fn knn_batch(
     index: Option<pg_sys::Oid>,
     queries: Option<Vectors<'_>>,
     k: Option<i32>,
-    search: Option<&str>,
+    search: Option<Text>,
     recall: Option<f64>,
     call: pg_sys::FunctionCallInfo,
 ) {
@@ -29,7 +30,7 @@ fn knn_batch(
         results.push([query_no.into_datum(), id.into_datum(), distance.into_datum()]);
     };
     check_form(&queries).or_raise();
-    let searcher = Searcher::new(index, k, Effort { search, recall }).or_raise();
+    let searcher = Searcher::new(index, k, Effort { search: search.as_deref(), recall }).or_raise();
     answer(&searcher, &queries, push).or_raise();
 }
 

@@ -4,7 +4,6 @@
 //! bounded whatever the sizes.
 
 use core::ffi::CStr;
-use std::ffi::CString;
 
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -17,6 +16,7 @@ use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress::RowsThrough;
 use crate::pg::results::ResultRows;
 use crate::pg::spi::{Cursor, Row};
+use crate::pg::text::{Text, from_c, from_server};
 use crate::vector::Vector;
 
 /// Counted from 0.
@@ -33,7 +33,7 @@ fn knn_join(
     left_vector: Option<&CStr>,
     index: Option<pg_sys::Oid>,
     k: Option<i32>,
-    search: Option<&str>,
+    search: Option<Text>,
     recall: Option<f64>,
     call: pg_sys::FunctionCallInfo,
 ) {
@@ -42,7 +42,7 @@ fn knn_join(
         unsafe { (ResultRows::begin(call), pg_sys::get_fn_expr_argtype((*call).flinfo, ID_TYPE_ARGUMENT)) };
     let id_type = if id_type == pg_sys::InvalidOid { pg_sys::INT8OID } else { id_type };
     let left = Left::named(left_table, left_id, left_vector, id_type);
-    join(left, index, k, Effort { search, recall }, results).or_raise();
+    join(left, index, k, Effort { search: search.as_deref(), recall }, results).or_raise();
 }
 
 fn join(
@@ -124,7 +124,7 @@ impl<'a> Left<'a> {
     fn check_columns(&self, vector_type: pg_sys::Oid) -> Result<(), SqlError> {
         let table = target::relation_name(self.table)?;
         for (column, wanted, is_id) in [(self.id, self.id_type, true), (self.vector, vector_type, false)] {
-            let name = column.to_string_lossy();
+            let name = from_server(column.to_bytes());
             // SAFETY: looks catalogue rows up; the arrays have one element.
             let (found, fits) = unsafe {
                 let found = pg_sys::get_atttype(self.table, pg_sys::get_attnum(self.table, column.as_ptr()));
@@ -138,7 +138,8 @@ impl<'a> Left<'a> {
             }
             if !fits {
                 // SAFETY: both answers are palloc'd C strings.
-                let [found, wanted] = [found, wanted].map(|oid| unsafe { text(pg_sys::format_type_be(oid)) });
+                let [found, wanted] =
+                    [found, wanted].map(|oid| unsafe { from_c(pg_sys::format_type_be(oid)) });
                 let message = format!("column \"{name}\" is not of type {wanted}");
                 let error = SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message)
                     .detail(format!("It is of type {found}."));
@@ -151,14 +152,14 @@ impl<'a> Left<'a> {
 
     /// The table's ids and vectors, as their types are wanted.
     fn query_text(&self, vector_type: pg_sys::Oid) -> Result<String, SqlError> {
-        let column = |name: &CStr| quote_identifier(name.to_string_lossy());
+        let column = |name: &CStr| quote_identifier(from_server(name.to_bytes()));
         Ok(format!(
             "SELECT l.{}::{}, l.{}::{} FROM {} AS l",
             column(self.id),
             type_name(self.id_type),
             column(self.vector),
             type_name(vector_type),
-            qualified_name(self.table)?
+            target::qualified_name(self.table)?
         ))
     }
 
@@ -177,7 +178,7 @@ impl<'a> Left<'a> {
         let message = format!("expected {expected} dimensions, not {found}");
         SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message).detail(format!(
             "Column \"{}\" must have as many dimensions as the indexed column in every row.",
-            self.vector.to_string_lossy()
+            from_server(self.vector.to_bytes())
         ))
     }
 }
@@ -193,21 +194,5 @@ impl Drop for LeftId {
 
 fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: the answer is a palloc'd C string.
-    unsafe { text(pg_sys::format_type_be_qualified(oid)) }
-}
-
-fn qualified_name(relation: pg_sys::Oid) -> Result<String, SqlError> {
-    let name = CString::new(target::relation_name(relation)?).unwrap_or_default();
-    // SAFETY: the strings outlive the calls, whose answers are palloc'd C strings.
-    Ok(unsafe {
-        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(relation));
-        text(pg_sys::quote_qualified_identifier(schema, name.as_ptr()))
-    })
-}
-
-/// # Safety
-/// `string` points to a C string.
-unsafe fn text(string: *const core::ffi::c_char) -> String {
-    // SAFETY: the caller's promise.
-    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+    unsafe { from_c(pg_sys::format_type_be_qualified(oid)) }
 }

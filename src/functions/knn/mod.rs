@@ -17,6 +17,7 @@ use pgrx::prelude::*;
 
 use crate::functions::arguments::{Effort, row_count};
 use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::text::Text;
 use crate::vector::Vector;
 use query::{Asked, Output, Question};
 
@@ -28,16 +29,16 @@ fn knn(
     index: Option<pg_sys::Oid>,
     query: Option<Vector<'_>>,
     k: Option<i32>,
-    search: Option<&str>,
+    search: Option<Text>,
     recall: Option<f64>,
-    filter: Option<&str>,
+    filter: Option<Text>,
 ) -> Found {
     let (Some(index), Some(query), Some(k)) = (index, query, k) else {
         return TableIterator::empty();
     };
-    let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Id) };
+    let question = Question { filter: filter.map(Text::into_string), ..Question::about(index, Output::Id) };
     let limit = Some(row_count("k", k).or_raise());
-    let asked = Asked { limit, effort: Effort { search, recall }, ..Asked::of(&query) };
+    let asked = Asked { limit, effort: Effort { search: search.as_deref(), recall }, ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
@@ -48,16 +49,16 @@ fn knn_within(
     query: Option<Vector<'_>>,
     radius: Option<f64>,
     max_rows: Option<i32>,
-    search: Option<&str>,
+    search: Option<Text>,
     recall: Option<f64>,
-    filter: Option<&str>,
+    filter: Option<Text>,
 ) -> Found {
     let (Some(index), Some(query), Some(radius)) = (index, query, radius) else {
         return TableIterator::empty();
     };
     let within = query::Bound::Radius;
     let question = Question {
-        filter: filter.map(Into::into),
+        filter: filter.map(Text::into_string),
         bound: Some(within),
         ..Question::about(index, Output::Id)
     };
@@ -66,7 +67,7 @@ fn knn_within(
         SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message).raise();
     }
     let limit = max_rows.map(|rows| row_count("max_rows", rows)).transpose().or_raise();
-    let effort = Effort { search, recall };
+    let effort = Effort { search: search.as_deref(), recall };
     let asked = Asked { limit, effort, radius: Some(radius), ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
@@ -77,15 +78,15 @@ fn knn_like(
     index: Option<pg_sys::Oid>,
     id: Option<i64>,
     k: Option<i32>,
-    search: Option<&str>,
+    search: Option<Text>,
     recall: Option<f64>,
-    filter: Option<&str>,
+    filter: Option<Text>,
 ) -> Found {
     let (Some(index), Some(id), Some(k)) = (index, id, k) else {
         return TableIterator::empty();
     };
     let question = Question {
-        filter: filter.map(Into::into),
+        filter: filter.map(Text::into_string),
         bound: Some(query::Bound::Except),
         ..Question::about(index, Output::Id)
     };
@@ -93,7 +94,7 @@ fn knn_like(
     let stored = like::stored_vector(index, id).or_raise();
     // SAFETY: a vector's datum, in this call's memory.
     let query = unsafe { Vector::from_datum(stored) };
-    let effort = Effort { search, recall };
+    let effort = Effort { search: search.as_deref(), recall };
     let asked = Asked { limit, effort, except: Some(id), ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
@@ -106,9 +107,9 @@ fn knn_rows(
     query: Option<Vector<'_>>,
     k: Option<i32>,
     index: Option<pg_sys::Oid>,
-    search: Option<&str>,
+    search: Option<Text>,
     recall: Option<f64>,
-    filter: Option<&str>,
+    filter: Option<Text>,
     call: pg_sys::FunctionCallInfo,
 ) -> TableIterator<'static, (name!(item, AnyElement), name!(distance, f64))> {
     // SAFETY: a call's information says of which type its first argument is.
@@ -117,9 +118,9 @@ fn knn_rows(
         return TableIterator::empty();
     };
     let index = rows::index_of(row_type, index).or_raise();
-    let question = Question { filter: filter.map(Into::into), ..Question::about(index, Output::Row) };
+    let question = Question { filter: filter.map(Text::into_string), ..Question::about(index, Output::Row) };
     let limit = Some(row_count("k", k).or_raise());
-    let asked = Asked { limit, effort: Effort { search, recall }, ..Asked::of(&query) };
+    let asked = Asked { limit, effort: Effort { search: search.as_deref(), recall }, ..Asked::of(&query) };
     let found = query::rows(&question, &asked).or_raise();
     // SAFETY: rows of this type, in memory of the call that made them, which lasts until the last is returned.
     let item = move |row| unsafe { AnyElement::from_polymorphic_datum(row, false, row_type) };

@@ -27,7 +27,7 @@ pub struct Question {
     /// A table or an index.
     pub relation: pg_sys::Oid,
     pub output: Output,
-    pub filter: Option<Box<str>>,
+    pub filter: Option<String>,
     pub bound: Option<Bound>,
 }
 

@@ -1,0 +1,214 @@
+//! Text in the database's encoding, carried through Rust's strings.
+//!
+//! At every border with PostgreSQL, names, statements and messages are bytes in the encoding of the database, and in
+//! SQL_ASCII they are any bytes at all. Rust's strings are UTF-8. So in a database of another encoding a string carries
+//! each byte beyond ASCII as one character of Unicode's private use area: [`from_server`] puts it there, [`to_server`]
+//! takes it out. Nothing is lost, nothing can fail, and quoting and `format!` work, as in every encoding that a database
+//! can have, bytes of ASCII are characters of ASCII. (Python does the same with file names: PEP 383.)
+//!
+//! Errors go the same way. pgrx keeps the messages of PostgreSQL's errors as Rust strings while it unwinds, and reports
+//! them again: the two functions through which it takes and gives them are wrapped here, by the linker (build.rs).
+
+use core::ffi::{CStr, c_char, c_int};
+use std::ffi::CString;
+use std::ops::Deref;
+
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::{FromDatum, pg_sys};
+
+/// The character that carries the byte 0x80; the others follow.
+const FIRST_CARRIER: u32 = 0xEF80;
+const FIRST_CARRIED: u8 = 0x80;
+
+/// Bytes of the server, as a string.
+pub fn from_server(bytes: &[u8]) -> String {
+    if is_utf8() { String::from_utf8_lossy(bytes).into_owned() } else { carry(bytes) }
+}
+
+/// The same of a C string.
+///
+/// # Safety
+/// `text` points to a C string.
+pub unsafe fn from_c(text: *const c_char) -> String {
+    // SAFETY: the caller's promise.
+    from_server(unsafe { CStr::from_ptr(text) }.to_bytes())
+}
+
+/// A string as the server's bytes. C strings end at a zero byte, so does this.
+pub fn to_server(text: &str) -> CString {
+    let mut bytes = if is_utf8() { text.as_bytes().to_vec() } else { uncarry(text) };
+    bytes.truncate(bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()));
+    CString::new(bytes).unwrap_or_default()
+}
+
+/// A new datum of type `text`, in the current memory context.
+pub fn datum(text: &str) -> pg_sys::Datum {
+    // SAFETY: the string outlives the call, which copies it.
+    unsafe { pg_sys::cstring_to_text(to_server(text).as_ptr()) }.into()
+}
+
+fn is_utf8() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
+fn carry(bytes: &[u8]) -> String {
+    let carried = |byte: u8| match byte.checked_sub(FIRST_CARRIED) {
+        Some(place) => {
+            char::from_u32(FIRST_CARRIER + u32::from(place)).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+        None => char::from(byte),
+    };
+    bytes.iter().map(|&byte| carried(byte)).collect()
+}
+
+/// What is neither ASCII nor carried was never the server's, and has no bytes in its encoding.
+fn uncarry(text: &str) -> Vec<u8> {
+    let byte = |character: char| match u32::from(character).checked_sub(FIRST_CARRIER) {
+        _ if character.is_ascii() => character as u8,
+        Some(place @ 0..0x80) => FIRST_CARRIED + place as u8,
+        _ => b'?',
+    };
+    text.chars().map(byte).collect()
+}
+
+/// An argument of type `text`.
+pub struct Text(String);
+
+impl Text {
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromDatum for Text {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller vouches for a text, which is a varlena; what is copied is freed if it is a copy.
+        unsafe {
+            let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+            let plain = pg_sys::pg_detoast_datum_packed(stored);
+            let text = from_server(pgrx::varlena::varlena_to_byte_slice(plain));
+            if plain != stored {
+                pg_sys::pfree(plain.cast());
+            }
+            Some(Text(text))
+        }
+    }
+}
+
+// SAFETY: reads the argument as a text, as which sql/vekter.sql declares it.
+unsafe impl<'fcx> ArgAbi<'fcx> for Text {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller vouches for the argument's type. It is not NULL: those that may be are Option<Text>.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| Text(String::new()))
+    }
+}
+
+// ---------------------------------------------------------------- errors
+
+unsafe extern "C-unwind" {
+    /// utils/elog.h, as the linker names them where they are wrapped.
+    fn __real_CopyErrorData() -> *mut pg_sys::ErrorData;
+    fn __real_errfinish(file: *const c_char, line: c_int, function: *const c_char);
+    fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    fn errhint(format: *const c_char, ...) -> c_int;
+}
+
+/// Stands before PostgreSQL's `CopyErrorData` wherever this library calls it: pgrx, where it has caught an error.
+///
+/// # Safety
+/// As PostgreSQL's: called where an error was caught, outside of its memory context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __wrap_CopyErrorData() -> *mut pg_sys::ErrorData {
+    // SAFETY: the copy is this function's own, and its strings are NULL or palloc'd.
+    unsafe {
+        let copy = __real_CopyErrorData();
+        if !is_utf8() {
+            for text in [&mut (*copy).message, &mut (*copy).detail, &mut (*copy).hint] {
+                recode(text, |bytes| carry(bytes).into_bytes());
+            }
+        }
+        copy
+    }
+}
+
+/// Stands before PostgreSQL's `errfinish` wherever this library calls it: pgrx, with which it ends each report.
+///
+/// # Safety
+/// As PostgreSQL's: called after `errstart` has returned true.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn __wrap_errfinish(file: *const c_char, line: c_int, function: *const c_char) {
+    // SAFETY: a report is being made, whose strings `CopyErrorData` copies and the functions of errmsg's kind replace.
+    // No frame here owns anything when `errfinish` jumps.
+    unsafe {
+        if !is_utf8() {
+            let current = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let copy = __real_CopyErrorData();
+            let set = |text: &mut *mut c_char,
+                       set: unsafe extern "C-unwind" fn(*const c_char, ...) -> c_int| {
+                if recode(text, |bytes| uncarry(&String::from_utf8_lossy(bytes))) {
+                    set(c"%s".as_ptr(), *text);
+                }
+            };
+            set(&mut (*copy).message, errmsg_internal);
+            set(&mut (*copy).detail, errdetail_internal);
+            set(&mut (*copy).hint, errhint);
+            pg_sys::FreeErrorData(copy);
+            pg_sys::MemoryContextSwitchTo(current);
+        }
+        __real_errfinish(file, line, function);
+    }
+}
+
+/// Puts other bytes in a string's place; false where it has none beyond ASCII.
+///
+/// # Safety
+/// `text` is NULL or palloc'd, and nobody else's.
+unsafe fn recode(text: &mut *mut c_char, recoded: impl Fn(&[u8]) -> Vec<u8>) -> bool {
+    if text.is_null() {
+        return false;
+    }
+    // SAFETY: the caller's promise; the new string is copied out of a vector that outlives the call.
+    unsafe {
+        let bytes = CStr::from_ptr(*text).to_bytes();
+        if bytes.is_ascii() {
+            return false;
+        }
+        let other = recoded(bytes);
+        pg_sys::pfree((*text).cast());
+        *text = pg_sys::pnstrdup(other.as_ptr().cast(), other.len());
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_are_carried_and_come_back() {
+        let bytes: Vec<u8> = (1..=255).collect();
+        let carried = carry(&bytes);
+        assert_eq!(carried.chars().count(), bytes.len());
+        assert!(carried.starts_with("\u{1}\u{2}") && carried.ends_with('\u{efff}'));
+        assert_eq!(uncarry(&carried), bytes);
+    }
+
+    #[test]
+    fn ascii_around_what_is_carried_stays_as_it_is() {
+        assert_eq!(uncarry(&format!("index \"{}\"", carry(b"v\xe9c"))), b"index \"v\xe9c\"");
+        assert_eq!(uncarry("\u{e9} \u{efff} \u{f000} \u{1f642}"), b"? \xff ? ?");
+    }
+}

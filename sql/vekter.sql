@@ -67,6 +67,12 @@ CREATE FUNCTION vector(vector, integer, boolean) RETURNS vector
 CREATE FUNCTION array_to_vector(integer[], integer, boolean) RETURNS vector
     AS 'MODULE_PATHNAME', 'array_to_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+CREATE FUNCTION array_to_vector(smallint[], integer, boolean) RETURNS vector
+    AS 'MODULE_PATHNAME', 'array_to_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION array_to_vector(bigint[], integer, boolean) RETURNS vector
+    AS 'MODULE_PATHNAME', 'array_to_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION array_to_vector(real[], integer, boolean) RETURNS vector
     AS 'MODULE_PATHNAME', 'array_to_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
@@ -90,6 +96,12 @@ CREATE CAST (vector AS real[])
 CREATE CAST (integer[] AS vector)
     WITH FUNCTION array_to_vector(integer[], integer, boolean) AS ASSIGNMENT;
 
+CREATE CAST (smallint[] AS vector)
+    WITH FUNCTION array_to_vector(smallint[], integer, boolean) AS ASSIGNMENT;
+
+CREATE CAST (bigint[] AS vector)
+    WITH FUNCTION array_to_vector(bigint[], integer, boolean) AS ASSIGNMENT;
+
 CREATE CAST (real[] AS vector)
     WITH FUNCTION array_to_vector(real[], integer, boolean) AS ASSIGNMENT;
 
@@ -106,6 +118,16 @@ CREATE FUNCTION jsonb_to_vector(jsonb, integer, boolean) RETURNS vector
 
 CREATE FUNCTION vector_to_jsonb(vector) RETURNS jsonb
     AS 'MODULE_PATHNAME', 'vector_to_jsonb_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION json_to_vector(json, integer, boolean) RETURNS vector
+    AS 'MODULE_PATHNAME', 'json_to_vector_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE CAST (json AS vector)
+    WITH FUNCTION json_to_vector(json, integer, boolean);
+
+-- Not by a function: row_to_json() and its like would call it, and no longer give a vector as text, as with pgvector.
+CREATE CAST (vector AS json)
+    WITH INOUT;
 
 CREATE CAST (jsonb AS vector)
     WITH FUNCTION jsonb_to_vector(jsonb, integer, boolean);
@@ -273,6 +295,11 @@ CREATE FUNCTION vector_accum(double precision[], vector) RETURNS double precisio
 CREATE FUNCTION vector_combine(double precision[], double precision[]) RETURNS double precision[]
     AS 'MODULE_PATHNAME', 'vector_combine_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
+-- As vector_combine, which refuses two states of no rows as pgvector 0.8.6's does. With that one, avg() fails on a table
+-- that several processes scan and in which none finds a row (pgvector has it so up to 0.8.6).
+CREATE FUNCTION vector_avg_combine(double precision[], double precision[]) RETURNS double precision[]
+    AS 'MODULE_PATHNAME', 'vector_avg_combine_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
 CREATE FUNCTION vector_avg(double precision[]) RETURNS vector
     AS 'MODULE_PATHNAME', 'vector_avg_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
@@ -280,7 +307,7 @@ CREATE AGGREGATE avg(vector) (
     SFUNC = vector_accum,
     STYPE = double precision[],
     FINALFUNC = vector_avg,
-    COMBINEFUNC = vector_combine,
+    COMBINEFUNC = vector_avg_combine,
     INITCOND = '{0}',
     PARALLEL = SAFE
 );

@@ -15,7 +15,7 @@ use super::{NewVector, Vector};
 fn state<'a>(array: &'a Array, caller: &str) -> (f64, &'a [f64]) {
     let is_state = matches!(*array.dims(), [len] if len >= 1)
         && array.element_type() == pg_sys::FLOAT8OID
-        && !array.contains_nulls();
+        && !array.has_null_bitmap();
     if !is_state {
         raise(ERRCODE_INTERNAL_ERROR, format!("{caller}: expected state array"));
     }
@@ -53,24 +53,34 @@ fn vector_accum(array: Array<'_>, vector: Vector<'_>) -> NewArray<f64> {
     new_state(rows + 1.0, sums.iter().zip(elements).map(|(&sum, element)| finite_sum(sum, element)))
 }
 
-/// `vector_combine(double precision[], double precision[]) -> double precision[]`
+/// `vector_combine(double precision[], double precision[]) -> double precision[]`, as pgvector 0.8.6 has it.
 #[pg_extern]
 fn vector_combine(a: Array<'_>, b: Array<'_>) -> NewArray<f64> {
-    let (a_rows, a_sums) = state(&a, "vector_combine");
-    let (b_rows, b_sums) = state(&b, "vector_combine");
-    let rows = a_rows + b_rows;
-    match (a_sums, b_sums) {
-        ([], []) => new_state(rows, std::iter::empty()),
-        ([], sums) | (sums, []) => {
-            check_dims(sums.len());
-            new_state(rows, sums.iter().copied())
-        }
+    combine(state(&a, "vector_combine"), state(&b, "vector_combine"))
+}
+
+/// The same for `avg`, to which states of no rows come where several processes scan and none finds any.
+#[pg_extern]
+fn vector_avg_combine(a: Array<'_>, b: Array<'_>) -> NewArray<f64> {
+    match (state(&a, "vector_avg_combine"), state(&b, "vector_avg_combine")) {
+        ((0.0, []), (0.0, [])) => new_state(0.0, std::iter::empty()),
+        (a, b) => combine(a, b),
+    }
+}
+
+fn combine((a_rows, a_sums): (f64, &[f64]), (b_rows, b_sums): (f64, &[f64])) -> NewArray<f64> {
+    let (rows, sums) = match (a_rows, b_rows) {
+        (0.0, _) => (b_rows, b_sums),
+        (_, 0.0) => (a_rows, a_sums),
         _ => {
             check_dims(a_sums.len());
             check_expected_dims(a_sums.len() as i32, b_sums.len());
-            new_state(rows, a_sums.iter().zip(b_sums).map(|(&x, &y)| finite_sum(x, y)))
+            let sums = a_sums.iter().zip(b_sums).map(|(&x, &y)| finite_sum(x, y));
+            return new_state(a_rows + b_rows, sums);
         }
-    }
+    };
+    check_dims(sums.len());
+    new_state(rows, sums.iter().copied())
 }
 
 /// `vector_avg(double precision[]) -> vector`: NULL for no rows, as SQL wants it.

@@ -33,6 +33,12 @@ impl Array<'_> {
         self.raw().oid()
     }
 
+    /// Postgres's `ARR_HASNULL` (utils/array.h): whether there is room for nulls, where none need be.
+    pub(super) fn has_null_bitmap(&self) -> bool {
+        // SAFETY: the header lives as long as `self`.
+        unsafe { (*self.as_ptr()).dataoffset != 0 }
+    }
+
     pub(super) fn contains_nulls(&self) -> bool {
         // SAFETY: Postgres made the array; the function reads its null bitmap.
         unsafe { pg_sys::array_contains_nulls(self.as_ptr()) }

@@ -17,8 +17,9 @@ fn vector_recv(message: Internal, _element_type: pg_sys::Oid, typmod: i32) -> Ne
     let message: pg_sys::StringInfo = message.cast_mut_ptr();
     // SAFETY: Postgres passes receive functions a StringInfo (`internal` cannot come from SQL); pq_getmsgint
     // raises an error at the message's end.
-    let (dims, unused) = unsafe { (pg_sys::pq_getmsgint(message, 2), pg_sys::pq_getmsgint(message, 2)) };
-    let dims = dims as usize;
+    let (dims, unused) =
+        unsafe { (pg_sys::pq_getmsgint(message, 2) as i16, pg_sys::pq_getmsgint(message, 2) as i16) };
+    let dims = usize::try_from(dims).unwrap_or(0);
     check_dims(dims);
     check_expected_dims(typmod, dims);
     if unused != 0 {

@@ -10,7 +10,8 @@ use super::array::{Array, NewArray};
 use super::error::{check_dims, check_expected_dims, check_finite, raise};
 use super::{NewVector, Vector};
 
-/// `array_to_vector(integer[] | real[] | double precision[] | numeric[], integer, boolean) -> vector`
+/// `array_to_vector(array, integer, boolean) -> vector`, of arrays of `smallint`, `integer`, `bigint`, `real`, `double
+/// precision` and `numeric`. (pgvector has no casts from the first and the third; clients send short lists as such.)
 ///
 /// A double beyond float4 becomes infinite and is refused as such; a numeric is refused by its own cast.
 #[pg_extern]
@@ -29,6 +30,8 @@ fn array_to_vector(array: Array<'_>, typmod: i32, _explicit: bool) -> NewVector 
     // SAFETY: each type is read as what Postgres stores for it; there are no nulls.
     unsafe {
         match array.element_type() {
+            pg_sys::INT2OID => convert(&mut vector, array.elements(), |int: i16| f32::from(int)),
+            pg_sys::INT8OID => convert(&mut vector, array.elements(), |int: i64| int as f32),
             pg_sys::INT4OID => convert(&mut vector, array.elements(), |int: i32| int as f32),
             pg_sys::FLOAT4OID => vector.copy_from_slice(array.elements()),
             pg_sys::FLOAT8OID => convert(&mut vector, array.elements(), |double: f64| double as f32),

@@ -17,13 +17,23 @@ use super::{Finished, NewVector, Vector};
 /// Numbers are read as in the text form: rounded to float4 once, underflowing to zero, refused beyond float4.
 #[pg_extern]
 fn jsonb_to_vector(json: JsonbText<'_>, typmod: i32, _explicit: bool) -> NewVector {
-    match text::read(json.0) {
+    read(json.0, typmod, "jsonb")
+}
+
+/// `json_to_vector(json, integer, boolean) -> vector`: the same.
+#[pg_extern]
+fn json_to_vector(json: JsonText<'_>, typmod: i32, _explicit: bool) -> NewVector {
+    read(json.0, typmod, "json")
+}
+
+fn read(json: &CStr, typmod: i32, type_name: &str) -> NewVector {
+    match text::read(json) {
         Ok(vector) => {
             check_expected_dims(typmod, vector.len());
             vector
         }
-        Err(InputError::NoOpeningBracket | InputError::Malformed) => not_an_array_of_numbers(json.0),
-        Err(error) => text::report(error, json.0),
+        Err(InputError::NoOpeningBracket | InputError::Malformed) => not_an_array_of_numbers(json, type_name),
+        Err(error) => text::report(error, json),
     }
 }
 
@@ -38,8 +48,8 @@ fn vector_to_jsonb(vector: Vector<'_>) -> Finished {
 }
 
 /// Says what it is instead, in the words of Postgres's casts from jsonb to numbers.
-fn not_an_array_of_numbers(json: &CStr) -> ! {
-    let kind = match json.to_bytes().first() {
+fn not_an_array_of_numbers(json: &CStr, type_name: &str) -> ! {
+    let kind = match json.to_bytes().trim_ascii_start().first() {
         Some(b'[') => "array",
         Some(b'{') => "object",
         Some(b'"') => "string",
@@ -47,7 +57,7 @@ fn not_an_array_of_numbers(json: &CStr) -> ! {
         Some(b'n') => "null",
         _ => "numeric",
     };
-    let message = format!("cannot cast jsonb {kind} to type vector");
+    let message = format!("cannot cast {type_name} {kind} to type vector");
     match kind {
         "array" => {
             raise_with_detail(ERRCODE_INVALID_PARAMETER_VALUE, message, "Every element must be a number.")
@@ -71,6 +81,27 @@ impl FromDatum for JsonbText<'_> {
 
 // SAFETY: reads the argument as a jsonb, as which sql/vekter.sql declares it.
 unsafe impl<'fcx> ArgAbi<'fcx> for JsonbText<'fcx> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the caller vouches for the argument's type.
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| null_argument())
+    }
+}
+
+/// An argument of type `json`, as text in the current memory context.
+struct JsonText<'a>(&'a CStr);
+
+impl FromDatum for JsonText<'_> {
+    unsafe fn from_polymorphic_datum(datum: pg_sys::Datum, is_null: bool, _: pg_sys::Oid) -> Option<Self> {
+        if is_null {
+            return None;
+        }
+        // SAFETY: the caller vouches for a json; json_out returns a palloc'd cstring.
+        unsafe { direct_function_call(pg_sys::json_out, &[Some(datum)]) }.map(JsonText)
+    }
+}
+
+// SAFETY: reads the argument as a json, as which sql/vekter.sql declares it.
+unsafe impl<'fcx> ArgAbi<'fcx> for JsonText<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: the caller vouches for the argument's type.
         unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| null_argument())

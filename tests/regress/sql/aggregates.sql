@@ -30,7 +30,15 @@ DROP TABLE averaged;
 
 -- the state: number of rows, then sums
 SELECT vector_accum('{0}', '[1,2]'), vector_accum('{1,1,2}', '[1,2]');
-SELECT vector_combine('{0}', '{0}'), vector_combine('{1,1,2}', '{0}'), vector_combine('{0}', '{1,1,2}'), vector_combine('{2,1,2}', '{3,1,2}');
+SELECT vector_combine('{0}', '{0}');
+\echo :SQLSTATE
+SELECT vector_combine('{1,1,2}', '{0}'), vector_combine('{0}', '{1,1,2}'), vector_combine('{2,1,2}', '{3,1,2}');
+-- a state of no rows has no part, whatever its sums
+SELECT vector_combine('{0,5}', '{1,2}'), vector_combine('{3,4}', '{0,1,2}'), vector_combine('{0,5,6}', '{0,7}');
+SELECT vector_combine('{1}', '{1,2}');
+\echo :SQLSTATE
+SELECT vector_combine('{1,2}', '{1}');
+\echo :SQLSTATE
 SELECT vector_avg('{2,2,4}'), vector_avg('{0}'), vector_avg('{0,1}');
 -- what is no state
 SELECT vector_accum('{}', '[1]');
@@ -40,6 +48,21 @@ SELECT vector_accum('{{0,1}}', '[1]');
 SELECT vector_combine('{NULL}', '{0}');
 \echo :SQLSTATE
 SELECT vector_combine('{0}', '{}');
+\echo :SQLSTATE
+SELECT vector_combine('{{0,1}}', '{0}');
+\echo :SQLSTATE
+SELECT vector_combine('{0,1}', '{{0,1}}');
+\echo :SQLSTATE
+SELECT vector_combine('{0}', '{NULL,1}');
+\echo :SQLSTATE
+SELECT vector_accum('{NULL}', '[1]');
+\echo :SQLSTATE
+SELECT vector_avg('{NULL,1}');
+\echo :SQLSTATE
+SELECT vector_avg('{{1,1}}');
+\echo :SQLSTATE
+-- a bitmap of nulls is one too many, even where it marks none
+SELECT vector_avg(('{2,2,4,NULL}'::double precision[])[1:3]);
 \echo :SQLSTATE
 SELECT vector_avg('{}');
 \echo :SQLSTATE

@@ -49,11 +49,11 @@ BEGIN
 END $$;
 DROP CAST (bytea AS vector);
 -- an array that SQL does not declare for the cast
-CREATE FUNCTION bigints_to_vector(bigint[], integer, boolean) RETURNS vector
+CREATE FUNCTION oids_to_vector(oid[], integer, boolean) RETURNS vector
     AS '$libdir/vekter', 'array_to_vector_wrapper' LANGUAGE C STRICT;
-SELECT bigints_to_vector('{1}', -1, true);
+SELECT oids_to_vector('{1}', -1, true);
 \echo :SQLSTATE
-DROP FUNCTION bigints_to_vector;
+DROP FUNCTION oids_to_vector;
 -- a NULL that SQL lets through
 CREATE FUNCTION lax_distance(vector, vector) RETURNS double precision AS '$libdir/vekter', 'l2_distance_wrapper' LANGUAGE C;
 SELECT lax_distance('[1]', '[3]');

@@ -11,12 +11,17 @@
 //!   query is cancelled (not under a buffer lock, where PostgreSQL takes no interrupts).
 //!
 //! `@N` acts at the N-th time only that this process comes to the step after the setting was made.
+//!
+//! Such a build also has the setting `vekter.longest_pause`: waits that are there to spare the processor last no longer
+//! than that, so that tests need not sit through them.
+
+use std::time::Duration;
 
 #[cfg(feature = "failpoints")]
 mod armed;
 
 #[cfg(feature = "failpoints")]
-pub use armed::{arm, initialise, is_valid};
+pub use armed::{arm, initialise, is_valid, set_longest_pause};
 
 /// Every failpoint, by the work that comes to them. A test reads this list, one name in a line.
 pub const NAMES: &[&str] = &[
@@ -95,6 +100,15 @@ pub fn reach_io(name: &'static str) -> std::io::Result<()> {
         let _ = name;
         Ok(())
     }
+}
+
+/// How long to wait where `usual` is the time that spares the processor.
+#[inline(always)]
+pub fn pause(usual: Duration) -> Duration {
+    #[cfg(feature = "failpoints")]
+    return armed::pause(usual);
+    #[cfg(not(feature = "failpoints"))]
+    usual
 }
 
 #[cfg(test)]

@@ -207,6 +207,8 @@ mod failpoints {
     use crate::failpoint;
 
     static FAILPOINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+    /// In milliseconds; -1 = no limit.
+    static LONGEST_PAUSE: GucSetting<i32> = GucSetting::<i32>::new(-1);
 
     pub fn register() {
         // SAFETY: the hooks do not unwind.
@@ -222,7 +224,24 @@ mod failpoints {
                 Some(assign),
                 None,
             );
+            GucRegistry::define_int_guc_with_hooks(
+                c"vekter.longest_pause",
+                c"Shortens the waits that spare the processor, for tests.",
+                c"-1 leaves them as they are.",
+                &LONGEST_PAUSE,
+                -1,
+                i32::MAX,
+                GucContext::Suset,
+                GucFlags::UNIT_MS,
+                None,
+                Some(assign_longest_pause),
+                None,
+            );
         }
+    }
+
+    unsafe extern "C-unwind" fn assign_longest_pause(milliseconds: i32, _extra: *mut c_void) {
+        failpoint::set_longest_pause(u64::try_from(milliseconds).ok());
     }
 
     unsafe extern "C-unwind" fn check(

@@ -14,6 +14,7 @@ use super::build::cache_bytes;
 use super::options;
 use super::table::TableRows;
 use crate::engine::{self, DEFAULT_RECALL};
+use crate::failpoint;
 use crate::guc;
 use crate::index::build::Resources;
 use crate::index::compact::{self, Settings, Surroundings};
@@ -190,7 +191,7 @@ enum Step {
 impl Step {
     fn pause(self) -> Duration {
         match self {
-            Step::Ask => REQUEST_PAUSE,
+            Step::Ask => failpoint::pause(REQUEST_PAUSE),
             Step::Seal => FAILURE_PAUSE,
         }
     }
@@ -280,11 +281,11 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     }
     super::vacuum::sweep_cache(index);
     let start = Instant::now();
-    while start.elapsed() < LINGER && !table.must_yield() {
+    while start.elapsed() < failpoint::pause(LINGER) && !table.must_yield() {
         if compact::is_due(index, settings(index))? {
             return Ok(true);
         }
-        worker::nap(LOOK);
+        worker::nap(failpoint::pause(LOOK));
     }
     Ok(false)
 }

@@ -1,6 +1,7 @@
 //! What failpoints do in a build that has them.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -33,6 +34,8 @@ struct Process {
     is_interrupted: fn() -> bool,
 }
 
+/// In milliseconds.
+static LONGEST_PAUSE: AtomicU64 = AtomicU64::new(u64::MAX);
 static ARMED: Mutex<Vec<Armed>> = Mutex::new(Vec::new());
 static PROCESS: OnceLock<Process> = OnceLock::new();
 
@@ -51,6 +54,15 @@ pub fn is_valid(text: &str) -> bool {
 /// Replaces what is armed; an invalid text arms nothing.
 pub fn arm(text: &str) {
     *armed() = parse(text).unwrap_or_default();
+}
+
+/// None: as long as they usually are.
+pub fn set_longest_pause(milliseconds: Option<u64>) {
+    LONGEST_PAUSE.store(milliseconds.unwrap_or(u64::MAX), Ordering::Relaxed);
+}
+
+pub(super) fn pause(usual: Duration) -> Duration {
+    usual.min(Duration::from_millis(LONGEST_PAUSE.load(Ordering::Relaxed)))
 }
 
 fn armed() -> MutexGuard<'static, Vec<Armed>> {

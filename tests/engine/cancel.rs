@@ -56,11 +56,11 @@ fn training_ends_soon_after_a_cancel() {
 fn encoding_by_additive_quantisers_ends_soon_after_a_cancel() {
     let _alone = CANCELLING.write();
     initialise(|| false);
-    let rows = clustered(100_000, 256, 1);
+    let rows = clustered(200_000, 64, 1);
     // The first encodes by products between its codebooks, the second has too many centroids for that.
     for factory in ["RQ12x8_Nfloat", "RQ2x12", "LSQ4x8_Nrq2x4"] {
-        let mut builder = Builder::new(factory, 256, Metric::L2).unwrap();
-        builder.train(&rows[..builder.training_rows().min * 256]).unwrap();
+        let mut builder = Builder::new(factory, 64, Metric::L2).unwrap();
+        builder.train(&rows[..builder.training_rows().min * 64]).unwrap();
         is_cancelled(|| builder.add(&rows));
     }
 }

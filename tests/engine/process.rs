@@ -52,6 +52,7 @@ pub fn alone_with(test: &str, subject: &str, mib: usize, body: impl FnOnce(&str)
         .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads", "1"])
         .env(MARK, subject)
         .env("OMP_NUM_THREADS", "2")
+        .env("OMP_WAIT_POLICY", "passive")
         .env("RUST_BACKTRACE", "0")
         .output()
         .unwrap();

@@ -15,8 +15,10 @@ faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed: nothing
 ROWS, DIMENSIONS = 5_000, 32
 VECTORS = clustered(ROWS + 30, DIMENSIONS, seed=321)
 QUERIES = VECTORS[ROWS:]
-EXACT = ("Flat", "HNSW32", "IVF64,Flat", "IVF64,PQ16x4fs,RFlat", "IVF64_HNSW16,Flat")
-LOSSY = ("SQ8", "IVF64,PQ16", "OPQ16,IVF64,PQ16", "HNSW32,SQ8", "PQ16x4fs", "PCA24,SQfp16")
+EXACT = (("Flat", "l2"), ("HNSW32", "cosine"), ("IVF64,Flat", "ip"), ("IVF64,PQ16x4fs,RFlat", "l2"),
+         ("IVF64_HNSW16,Flat", "cosine"))
+LOSSY = (("SQ8", "l2"), ("IVF64,PQ16", "ip"), ("OPQ16,IVF64,PQ16", "l2"), ("HNSW32,SQ8", "cosine"), ("PQ16x4fs", "l2"),
+         ("PCA24,SQfp16", "ip"))
 
 
 @pytest.fixture
@@ -60,8 +62,7 @@ def refusal(db, sql):
 
 # -- the same answers -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("metric", ("l2", "ip", "cosine"))
-@pytest.mark.parametrize("factory", EXACT)
+@pytest.mark.parametrize("factory, metric", EXACT)
 def test_where_distances_are_exact_the_answers_are_knns(items, tmp_path, factory, metric):
     build(items, factory, metric)
     # knn() looks at more candidates than it is asked for, which FAISS does not.
@@ -80,8 +81,7 @@ def test_where_distances_are_exact_the_answers_are_knns(items, tmp_path, factory
         assert np.allclose([own[id] for id in found.tolist()], theirs, atol=1e-3)
 
 
-@pytest.mark.parametrize("metric", ("l2", "ip", "cosine"))
-@pytest.mark.parametrize("factory", LOSSY)
+@pytest.mark.parametrize("factory, metric", LOSSY)
 def test_where_codes_are_lossy_the_estimates_come_from_the_same_codes(items, tmp_path, factory, metric):
     """knn() ranks again by the rows themselves, which the file does not have: so not the same order."""
     build(items, factory, metric)

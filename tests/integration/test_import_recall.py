@@ -121,6 +121,7 @@ def test_an_import_can_be_cancelled_at_any_time(items):
 
 # -- real embeddings --------------------------------------------------------------------------------------------------
 
+@pytest.mark.stress
 @pytest.mark.parametrize("factory", ("HNSW32", "IVF128,Flat"))
 def test_real_embeddings_reach_the_recall_that_is_asked_of_an_import(items, factory):
     base, queries, _ = wordnet()

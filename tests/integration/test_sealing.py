@@ -425,15 +425,15 @@ def test_settings_say_what_they_do_and_refuse_what_they_cannot(db):
 # -- memory -------------------------------------------------------------------------------------------------------
 
 def test_searching_session_does_not_grow_with_what_others_seal(db, cluster, database):
-    """A thousand publishes, each of which makes the searching session open new segments and close old ones."""
+    """Hundreds of publishes, each of which makes the searching session open new segments and close old ones."""
     make(db)
     with cluster.connect(database) as reader, settings(db, **{"vekter.background_compaction": "off"}):
         before = 0
-        for turn in range(1_000):
+        for turn in range(400):
             db.execute("INSERT INTO items SELECT i, %s FROM generate_series(1, 20) i", [to_text(ROWS[turn])])
             db.execute("SELECT vekter_compact('built')")
             with_index(reader, nearest_sql("items", QUERIES[0], 5), "built")
-            if turn == 200:
+            if turn == 100:
                 before = private_dirty_kib(reader.info.backend_pid), private_dirty_kib(db.info.backend_pid)
             if turn % 50 == 49:
                 db.execute("DELETE FROM items")

@@ -17,7 +17,7 @@ from data import clustered, copy_vectors, to_text
 from oracle import ONLY_INDEX, apply, assert_clean, assert_nearest, indexes_used, nearest_sql, without_index
 from upkeep import vacuum_dead_rows
 
-STORM_S = float(os.environ.get("VEKTER_STORM_S", "30"))
+STORM_S = float(os.environ.get("VEKTER_STORM_S", "15"))
 DIMENSIONS = 16
 VECTORS = clustered(5_000, DIMENSIONS, seed=301)
 MOST_ROWS = 4_000

@@ -16,9 +16,21 @@ PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
+# What tests are compiled for: lints, unit tests, engine tests and the server of the integration tests share one build.
+TEST_BUILD = --release --locked $(FEATURES),failpoints --target-dir $(shell scripts/failpoint_server.sh build-folder)
 VENV := .venv
-# What `make test-integration` runs, and the major of the server with assertions.
+# `make test TIER=quick` leaves out what takes long.
+TIER ?= full
+CORE := @tests/integration/core.txt
+# What `make test-integration` runs, in how many processes: more than there are processors, since many tests wait.
+ifeq ($(TIER),quick)
+TESTS ?= $(CORE)
+else
 TESTS ?= tests/integration
+endif
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+PYTEST = $(VENV)/bin/python -m pytest -r fEs --tb=short
+# The major of the server with assertions.
 ASSERTIONS_MAJOR ?= 17
 BENCH_VENV := .venv-bench
 # Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
@@ -45,24 +57,33 @@ demo: setup ## 50,000 rows, an index, a search, on a throw-away server (KEEP=1 l
 	@$(MAKE) --no-print-directory install
 	@scripts/with_cluster.sh demo/run.sh
 
-test: ## install what is missing and run every test
+test: ## install what is missing and run every test (TIER=quick: in minutes, without those that take long)
 	@scripts/setup.sh install test
+ifneq ($(TIER),quick)
+	@$(MAKE) --no-print-directory install
+endif
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test-rust
-	@$(MAKE) --no-print-directory install
+ifeq ($(TIER),quick)
+	@$(MAKE) --no-print-directory test-regress PG_CONFIG=$$(scripts/failpoint_server.sh)
+	@$(MAKE) --no-print-directory test-integration
+else
 	@$(MAKE) --no-print-directory test-regress
 	@$(MAKE) --no-print-directory test-integration
 	@$(MAKE) --no-print-directory test-assertions
+endif
 
+# Threads that wait for others leave the processor to the test that runs beside them.
+test-rust: export OMP_WAIT_POLICY = passive
 test-rust: ## unit and engine tests: no server
-	cargo test --release --locked $(FEATURES)
+	cargo test $(TEST_BUILD)
 
 test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-away server
 	@KEEP= scripts/with_cluster.sh tests/regress/run.sh
 
-test-integration: $(VENV)/installed ## pytest of the installed extension: crashes, standbys, concurrency, recall
+test-integration: $(VENV)/installed ## pytest on a server of its own: crashes, standbys, concurrency, recall
 	@scripts/failpoint_server.sh >/dev/null
-	$(VENV)/bin/python -m pytest -r fEs --tb=short $(TESTS) $(PYTEST_ARGS)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) $(PYTEST_ARGS)
 
 test-assertions: $(VENV)/installed ## SQL tests and a core of the integration tests on a PostgreSQL with assertions (ASSERTIONS_MAJOR=18)
 	@pg_config=$$(scripts/postgres_with_assertions.sh $(ASSERTIONS_MAJOR)) || { status=$$?; \
@@ -70,10 +91,11 @@ test-assertions: $(VENV)/installed ## SQL tests and a core of the integration te
 	tree=$$(PG_CONFIG=$$pg_config scripts/failpoint_server.sh) && \
 	PG_CONFIG=$$pg_config LIBRARY=$$($$tree --pkglibdir)/vekter.so scripts/install.sh && \
 	$(MAKE) --no-print-directory test-regress PG_CONFIG=$$pg_config && \
-	$(MAKE) --no-print-directory test-integration PG_CONFIG=$$pg_config TESTS=@tests/integration/core.txt
+	$(MAKE) --no-print-directory test-integration PG_CONFIG=$$pg_config TESTS=$(CORE)
 
-stress: install $(VENV)/installed ## eight sessions at once, for ten minutes each: VEKTER_STORM_S=600
-	VEKTER_STORM_S=$${VEKTER_STORM_S:-600} $(VENV)/bin/python -m pytest -r fEs tests/integration/test_storm.py -s $(PYTEST_ARGS)
+stress: $(VENV)/installed ## tests too long for every day: recall of all shared embeddings; storms of VEKTER_STORM_S=600 seconds
+	$(PYTEST) -m stress tests/integration $(PYTEST_ARGS)
+	VEKTER_STORM_S=$${VEKTER_STORM_S:-600} $(PYTEST) tests/integration/test_storm.py -s $(PYTEST_ARGS)
 
 $(VENV)/installed: tests/requirements.txt
 	@scripts/setup.sh check test
@@ -85,7 +107,7 @@ lint: ## rustfmt and clippy, where rustup has installed them
 	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --check; cargo fmt --check; \
 	else echo "skipped: rustfmt is not installed (rustup component add rustfmt)"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then \
-	    cargo clippy --release --locked --all-targets $(FEATURES) -- -D warnings; \
+	    cargo clippy --all-targets $(TEST_BUILD) -- -D warnings; \
 	else echo "skipped: clippy is not installed (rustup component add clippy)"; fi
 
 bench: ## measure beside pgvector (BENCH="inserts vacuum": parts; PGVECTOR_SRC=... compiles pgvector for this machine)

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds vekter with failpoints and installs it into a PostgreSQL tree of its own below target/failpoints, made from the
 # one of $PG_CONFIG, which stays as it is. Says where the tree's pg_config is. Quick where nothing has changed.
+#   failpoint_server.sh [build-folder]
+# With an argument it only says where such a build is compiled, and prepares that folder: for other tests to share.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +32,10 @@ if [[ ! -d $build && -d target/release ]]; then
     rm -rf "$build.new"/release/build/pgrx-pg-sys-*
     cp -a target/release/build/pgrx-pg-sys-* "$build.new/release/build"
     mv "$build.new" "$build"
+fi
+if [[ ${1:-} == build-folder ]]; then
+    printf '%s\n' "$build"
+    exit
 fi
 cargo build --release --locked --no-default-features --features "pg$major,failpoints" --target-dir "$build" >&2
 

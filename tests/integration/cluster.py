@@ -6,6 +6,8 @@ non-root user (`postgres`, when the tests run as root: PostgreSQL refuses root).
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import pwd
 import re
@@ -22,6 +24,10 @@ import psycopg
 ROOT = "/tmp"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+# Database of a template cluster that has the extension, to make others from.
+EXTENSION_TEMPLATE = "vekter_template"
+# Folder of the template clusters of a test run; unset: each cluster runs initdb.
+TEMPLATES_VARIABLE = "VEKTER_CLUSTER_TEMPLATES"
 
 # autovacuum_naptime: a VACUUM that nobody asked for makes a test's outcome depend on its speed, yet autovacuum itself
 # stays on, as in production. fsync: a killed server loses nothing that reached the operating system.
@@ -34,6 +40,8 @@ DEFAULT_SETTINGS = {
     "max_wal_size": "2GB",
     "log_line_prefix": "%m [%p] %b ",
     "log_checkpoints": "off",
+    # Of a build with failpoints; others warn once that they do not have it.
+    "vekter.longest_pause": "20ms",
 }
 
 
@@ -81,10 +89,20 @@ class Cluster:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def init(self) -> Cluster:
-        """Run initdb: superuser `postgres`, trusted (the folder is 0700), C locale, checksums on."""
+        """Make the data folder: superuser `postgres`, trusted (the folder is 0700), C locale, checksums on.
+
+        Within a test run it is a copy of one that initdb made for all; that has the database EXTENSION_TEMPLATE.
+        """
+        template = _template(self.bindir) if TEMPLATES_VARIABLE in os.environ else None
+        if template:
+            subprocess.run(["cp", "--archive", "--reflink=auto", template, self.data], check=True)
+        else:
+            self._initdb()
+        return self
+
+    def _initdb(self) -> None:
         self.tool("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale",
                   "--data-checksums", "--no-sync", "--no-instructions")
-        return self
 
     def configure(self, **settings: object) -> Cluster:
         """Change lines of postgresql.conf; they hold from the next start or `pg_reload_conf()`."""
@@ -286,6 +304,30 @@ class Cluster:
             return True
         except psycopg.OperationalError:
             return False
+
+
+def _template(bindir: Path) -> Path:
+    """Data folder of a stopped cluster of these programs, with the installed extension in EXTENSION_TEMPLATE; made once."""
+    folder = Path(os.environ[TEMPLATES_VARIABLE])
+    template = folder / hashlib.sha256(str(bindir).encode()).hexdigest()[:16]
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not template.exists():
+            maker = Cluster(name="template", bindir=bindir)
+            try:
+                maker._initdb()
+                pristine = (maker.data / "postgresql.conf").read_bytes()
+                maker.start()
+                maker.execute(f"CREATE DATABASE {EXTENSION_TEMPLATE}")
+                maker.execute("CREATE EXTENSION vekter", dbname=EXTENSION_TEMPLATE)
+                maker.execute(f"ALTER DATABASE {EXTENSION_TEMPLATE} WITH is_template true")
+                maker.stop()
+                (maker.data / "test.conf").unlink()
+                (maker.data / "postgresql.conf").write_bytes(pristine)
+                shutil.move(maker.data, template)
+            finally:
+                maker.destroy()
+    return template
 
 
 def _quoted(value: object) -> str:

@@ -12,11 +12,17 @@ from pathlib import Path
 
 import pytest
 
+# OpenMP's threads otherwise wait in a loop, and take the processor from the tests that run in parallel. Servers inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 pytest.register_assert_rewrite("failpoints", "oracle", "workload")
 
-from cluster import ROOT, Cluster, pg_bindir, server_account  # noqa: E402
+from cluster import (EXTENSION_TEMPLATE, ROOT, TEMPLATES_VARIABLE, Cluster, pg_bindir,  # noqa: E402
+                     server_account)
 from data import REPOSITORY  # noqa: E402
 
+SLOWEST = ("test_failpoints.py", "test_compaction.py", "test_memory.py", "test_import.py", "test_recall.py", "test_bench.py",
+           "test_shared_data.py", "test_sealing.py", "test_standby.py", "test_storm.py")
 # Every cluster of this run that has not been destroyed: what a failure report shows, and what an abort must stop.
 _clusters: list[Cluster] = []
 _database_numbers = itertools.count(1)
@@ -25,11 +31,29 @@ _database_numbers = itertools.count(1)
 def pytest_configure(config):
     # A runner that gives up sends SIGTERM, which by default skips every teardown and leaves servers running.
     signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=143))
+    if not is_parallel_worker(config):
+        # The processes of a parallel run inherit it, so they share the templates.
+        os.environ[TEMPLATES_VARIABLE] = folder = tempfile.mkdtemp(prefix="vekter-templates-", dir=ROOT)
+        os.chmod(folder, 0o755)
+        if shutil.which("cargo") is not None and not config.option.collectonly:
+            _use_failpoint_server()
 
 
 def pytest_unconfigure(config):
     while _clusters:
         _clusters.pop().destroy()
+    if not is_parallel_worker(config):
+        shutil.rmtree(os.environ.pop(TEMPLATES_VARIABLE), ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take long begin first, so that no process of a parallel run is left alone with one at the end."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
+
+
+def is_parallel_worker(config) -> bool:
+    """Whether this is one of the processes among which pytest-xdist divides the tests."""
+    return hasattr(config, "workerinput")
 
 
 class ClusterMaker:
@@ -98,8 +122,7 @@ def cluster(new_module_cluster):
 def database(cluster):
     """Name of a fresh database on `cluster` with the extension in it; dropped afterwards."""
     name = f"test_{next(_database_numbers)}"
-    cluster.execute(f"CREATE DATABASE {name}")
-    cluster.execute("CREATE EXTENSION vekter", dbname=name)
+    cluster.execute(f"CREATE DATABASE {name} TEMPLATE {EXTENSION_TEMPLATE}")
     yield name
     cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -113,21 +136,23 @@ def db(cluster, database):
 
 @pytest.fixture(scope="session")
 def failpoint_bindir():
-    """Programs of a PostgreSQL tree whose vekter has failpoints; brought up to date first (scripts/failpoint_server.sh)."""
+    """Programs of a PostgreSQL tree whose vekter has failpoints."""
     if shutil.which("cargo") is None:
         pytest.skip("failpoints need a build of their own, and there is no cargo")
+    return pg_bindir()
+
+
+def _use_failpoint_server() -> None:
+    """Bring the PostgreSQL tree whose vekter has failpoints up to date (scripts/failpoint_server.sh); all clusters use it."""
     done = subprocess.run([REPOSITORY / "scripts/failpoint_server.sh"], check=True, stdout=subprocess.PIPE, text=True)
-    bindir = pg_bindir(done.stdout.strip())
-    if _server_can_run(bindir):
-        yield bindir
-        return
-    # The checkout lies where the server's account may not go, such as in root's home.
-    tree = next(folder for folder in bindir.parents if (folder / "complete").exists())
-    with tempfile.TemporaryDirectory(prefix="vekter-failpoints-", dir=ROOT) as folder:
-        os.chmod(folder, 0o755)
-        copy = Path(folder) / "pg"
+    pg_config = Path(done.stdout.strip())
+    if not _server_can_run(pg_bindir(pg_config)):
+        # The checkout lies where the server's account may not go, such as in root's home.
+        tree = next(folder for folder in pg_config.parents if (folder / "complete").exists())
+        copy = Path(os.environ[TEMPLATES_VARIABLE]) / "pg"
         shutil.copytree(tree, copy, symlinks=True)
-        yield copy / bindir.relative_to(tree)
+        pg_config = copy / pg_config.relative_to(tree)
+    os.environ["PG_CONFIG"] = str(pg_config)
 
 
 def _server_can_run(bindir: Path) -> bool:

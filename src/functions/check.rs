@@ -22,7 +22,8 @@ fn vekter_check(
 }
 
 fn find(relation: pg_sys::Oid, heap: bool) -> Result<Vec<Finding>, SqlError> {
-    let index = target::find_plain_index(relation)?;
+    let open = target::open_plain_index(relation)?;
+    let index = open.rel().oid();
     target::check_maintainer(index)?;
     am::check::check(index, heap)
 }

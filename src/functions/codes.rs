@@ -13,7 +13,6 @@ use crate::index::native::interruptible;
 use crate::index::opened::OpenedSegment;
 use crate::index::{Snapshot, format};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::OpenRelation;
 use crate::pg::results::ResultRows;
 use crate::pg::spi;
 use crate::vector::{self, Vector};
@@ -40,9 +39,8 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
 // ---------------------------------------------------------------- quantize
 
 fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlError> {
-    let index = target::find_plain_index(relation)?;
-    access::require_all_rows(index, "vekter_quantize")?;
-    let open = OpenRelation::index(index)?;
+    let open = target::open_plain_index(relation)?;
+    access::require_all_rows(open.rel().oid(), "vekter_quantize")?;
     let snapshot = Snapshot::open(open.rel())?;
     if vector.dims() != snapshot.dims() {
         let message = format!("expected {} dimensions, not {}", snapshot.dims(), vector.dims());
@@ -94,13 +92,11 @@ fn distance(row: &[f32], kept: &[f32]) -> Result<f64, SqlError> {
 // ---------------------------------------------------------------- reconstruct
 
 fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, SqlError> {
-    let index = target::find_plain_index(relation)?;
+    let open = target::open_plain_index(relation)?;
+    let index = open.rel().oid();
     let target = target::describe_index(index)?;
     let (versions, mut rows) = visible_rows(&target, id)?;
-    let metric = {
-        let open = OpenRelation::index(index)?;
-        crate::index::metric_of(&crate::index::read_meta(open.rel())?)?
-    };
+    let metric = crate::index::metric_of(&crate::index::read_meta(open.rel())?)?;
     let places = stored::find(index, &versions)?;
     let mut found = Vec::new();
     for (place, row) in places.into_iter().zip(&mut rows) {

@@ -18,7 +18,8 @@ fn vekter_compact(index: pg_sys::Oid) {
 }
 
 fn compact(relation: pg_sys::Oid) -> Result<(), SqlError> {
-    let index = target::find_plain_index(relation)?;
+    let open = target::open_plain_index(relation)?;
+    let index = open.rel().oid();
     target::check_maintainer(index)?;
     let index = maintenance::IndexToCompact::lock(index)?;
     maintenance::compact_everything(&index)

@@ -35,8 +35,7 @@ fn vekter_operating_points(
 }
 
 fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
-    let index = target::find_plain_index(relation)?;
-    Ok(read(OpenRelation::index(index)?.rel())?)
+    Ok(read(target::open_plain_index(relation)?.rel())?)
 }
 
 fn read(rel: Rel) -> Result<Vec<Point>, IndexError> {
@@ -60,6 +59,7 @@ fn vekter_recall(index: pg_sys::Oid, k: i32, sample: i32) -> Option<f64> {
 
 fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, SqlError> {
     let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
+    let _table = target::lock_table(relation);
     let target = target::describe(relation)?;
     check_age(&target.indexes)?;
     let rows = rows_of(&target);

@@ -8,7 +8,7 @@ use crate::index::error::IndexError;
 use crate::index::format::Tiers;
 use crate::index::{read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::{OpenRelation, Rel};
+use crate::pg::relation::Rel;
 
 type Segment = (String, i32, String, i64, i64, i64, bool);
 
@@ -31,8 +31,7 @@ fn vekter_segments(
 }
 
 fn list(relation: pg_sys::Oid) -> Result<Vec<Segment>, SqlError> {
-    let index = target::find_plain_index(relation)?;
-    Ok(read(OpenRelation::index(index)?.rel())?)
+    Ok(read(target::open_plain_index(relation)?.rel())?)
 }
 
 fn read(rel: Rel) -> Result<Vec<Segment>, IndexError> {

@@ -10,7 +10,7 @@ use crate::index::error::IndexError;
 use crate::index::format::{FORMAT_VERSION, Manifest, Meta, SegmentRef};
 use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::{OpenRelation, Rel};
+use crate::pg::relation::Rel;
 
 type Stats = (String, Option<String>, String, i32, i32, i64, i64, i64, i64, i64, i32);
 
@@ -38,8 +38,7 @@ fn vekter_index_stats(
 }
 
 fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
-    let index = target::find_plain_index(relation)?;
-    Ok(read(OpenRelation::index(index)?.rel())?)
+    Ok(read(target::open_plain_index(relation)?.rel())?)
 }
 
 fn read(rel: Rel) -> Result<Stats, IndexError> {

@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
-use crate::pg::relation::index_is_gone;
+use crate::pg::relation::{OpenRelation, index_is_gone};
 use crate::pg::search_path;
 use crate::pg::text;
 
@@ -119,15 +119,25 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
     )
 }
 
-/// The faiss index that `relation` means, for those who read it itself: Err if it is partitioned, and has no pages.
-pub fn find_plain_index(relation: pg_sys::Oid) -> Result<pg_sys::Oid, SqlError> {
+/// Opens the faiss index that `relation` means, for those who read it themselves: Err if it is partitioned, and has no pages.
+pub fn open_plain_index(relation: pg_sys::Oid) -> Result<OpenRelation, SqlError> {
+    let _table = lock_table(relation);
     let index = find(relation)?;
     if index.kind == pg_sys::RELKIND_PARTITIONED_INDEX {
         let message = format!("index \"{}\" is partitioned", index.name);
         return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
             .hint("Name the index of one of its partitions."));
     }
-    Ok(index.oid)
+    OpenRelation::index(index.oid)
+}
+
+/// Opens a table, or that of an index. An index that is found valid from then on stays: who drops it, or replaces it with
+/// REINDEX CONCURRENTLY, waits for those that have the table.
+pub fn lock_table(relation: pg_sys::Oid) -> Option<OpenRelation> {
+    // SAFETY: looks a catalogue row up by its oid.
+    let table = unsafe { pg_sys::IndexGetRelation(relation, true) };
+    let table = if table == pg_sys::InvalidOid { relation } else { table };
+    OpenRelation::open(table, pg_sys::AccessShareLock)
 }
 
 /// The faiss index that `relation` is, or the one that it has: of several that answer the same, the newest.
@@ -230,6 +240,7 @@ fn may_maintain(index: pg_sys::Oid) -> bool {
 
 /// Everything about the index that `relation` means.
 pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
+    let _table = lock_table(relation);
     describe_index(find(relation)?.oid)
 }
 

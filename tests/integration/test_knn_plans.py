@@ -219,3 +219,37 @@ def test_a_rebuild_and_what_a_cancelled_one_leaves_disturb_nobody(cluster, datab
             writer.execute("ROLLBACK")
     assert not thread.is_alive()
     assert items.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'built_ccnew'::regclass").fetchone() == (False,)
+
+
+def test_indexes_that_come_and_go_are_no_error(cluster, database, items):
+    """Rebuilds one after the other: each call finds an index that stays until it has ended."""
+    text = f"'{TEXT}'"
+    calls = (f"SELECT id FROM knn('items', {text}, 3, 'nprobe=32')", f"SELECT id FROM knn_within('items', {text}, 1e9, 3)",
+             f"SELECT id FROM knn_batch('items', ARRAY[{text}]::vector[], 3)",
+             "SELECT rows_indexed FROM vekter_index_stats('items')", "SELECT id FROM knn_like('items', 3, 3)")
+    expected = [items.execute(call).fetchall() for call in calls]
+    is_over, failures = threading.Event(), []
+
+    def ask():
+        with cluster.connect(database) as db:
+            while not is_over.is_set():
+                try:
+                    assert [db.execute(call).fetchall() for call in calls] == expected
+                except Exception as failure:
+                    failures.append(failure)
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for asker in askers:
+        asker.start()
+    try:
+        for _ in range(8):
+            items.execute("REINDEX INDEX CONCURRENTLY built")
+            items.execute("CREATE INDEX CONCURRENTLY anew ON items USING faiss (embedding) WITH (factory = 'IVF32,Flat', "
+                          "search = 'nprobe=32')")
+            items.execute("DROP INDEX CONCURRENTLY built")
+            items.execute("ALTER INDEX anew RENAME TO built")
+    finally:
+        is_over.set()
+        for asker in askers:
+            asker.join(60)
+    assert not failures

@@ -21,6 +21,7 @@ use crate::am::plan_hint::{self, COLUMN};
 use crate::guc;
 use crate::index::request::Request;
 use crate::pg::error::SqlError;
+use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector;
 
@@ -46,12 +47,15 @@ struct Searcher {
     k: usize,
     request: Request,
     element_type: pg_sys::Oid,
+    /// Keeps the index where it is.
+    _table: Option<OpenRelation>,
 }
 
 impl Searcher {
     /// `relation`: a table or an index. Errors unless the caller may read what `knn()` would read.
     fn new(relation: pg_sys::Oid, k: i32, effort: Effort) -> Result<Self, SqlError> {
         let k = row_count("k", k)?;
+        let table = target::lock_table(relation);
         let target = target::describe(relation)?;
         let query = query_text(&target)?;
         // SAFETY: both look catalogue rows up by oid.
@@ -61,7 +65,7 @@ impl Searcher {
         };
         let plan = spi::Plan::prepare(&query, &[array_type, pg_sys::INT8OID]);
         let request = Request::of(k, effort.params(target.index)?);
-        let searcher = Searcher { target, plan, k, request, element_type };
+        let searcher = Searcher { target, plan, k, request, element_type, _table: table };
         // PostgreSQL locks the table and checks privileges as this starts: before the index is read.
         let nobody = Batch::default();
         searcher.run(nobody, &[], 1);

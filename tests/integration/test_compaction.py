@@ -411,7 +411,7 @@ def test_compact_says_what_it_cannot_do(db):
             compact(db, name)
         assert caught.value.sqlstate in ("42704", "42809"), caught.value
     db.execute("CREATE INDEX one ON bare USING faiss (embedding)")
-    db.execute("CREATE INDEX two ON bare USING faiss (embedding)")
+    db.execute("CREATE INDEX two ON bare USING faiss (embedding vector_ip_ops)")
     with pytest.raises(psycopg.errors.AmbiguousParameter, match="several faiss indexes"):
         compact(db, "bare")
     assert db.execute("SELECT vekter_compact(NULL)").fetchone() == (None,)

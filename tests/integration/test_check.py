@@ -192,7 +192,7 @@ def stranger(db):
 def test_only_the_owner_may_check(db, stranger):
     make(db)
     db.execute("SET ROLE stranger")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner of index built"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="(owner of|denied for) index built"):
         check(db)
     db.execute("RESET ROLE")
     db.execute("ALTER TABLE items OWNER TO stranger")
@@ -227,7 +227,7 @@ def test_what_is_no_index_with_pages_is_refused(db, function):
     db.execute("CREATE INDEX btree ON part (id)")
     db.execute("CREATE VIEW view AS SELECT 1")
     for name, match in (("whole", "partitioned"), ("parts", "partitioned"), ("btree", "not a faiss index"),
-                        ("view", "not a table or a faiss index")):
+                        ("view", "is a view")):
         with pytest.raises(psycopg.errors.WrongObjectType, match=match):
             db.execute(f"SELECT * FROM {function}(%s)", [name])
     assert db.execute(f"SELECT count(*) FROM {function}('part')").fetchone() == (0,)

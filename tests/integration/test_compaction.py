@@ -384,11 +384,11 @@ def test_compact_is_for_the_owner(db):
     make(db, rows=10)
     db.execute("DO $$ BEGIN CREATE ROLE stranger; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     db.execute("DO $$ BEGIN CREATE ROLE keeper; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    db.execute("GRANT ALL ON items TO stranger")
+    db.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON items TO stranger")
     db.execute("ALTER TABLE items OWNER TO keeper")
     db.execute("SET ROLE stranger")
     for name in ("items", "built"):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner of index built"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="(owner of|denied for) index built"):
             compact(db, name)
     db.execute("SET ROLE keeper")
     compact(db)

@@ -110,7 +110,7 @@ pub fn retry<T>(mut read: impl FnMut() -> Result<T, IndexError>) -> Result<T, In
 }
 
 pub fn read_meta(rel: Rel) -> Result<Meta, IndexError> {
-    if rel.blocks() <= META_BLOCK {
+    if rel.blocks() == 0 {
         return Err(IndexError::Damaged("the index has no pages".into()));
     }
     root_on(rel, &PageLock::share(rel, META_BLOCK))

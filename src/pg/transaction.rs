@@ -13,12 +13,14 @@ pub enum Moment {
     End,
 }
 
+type Call = fn();
+
 thread_local! {
-    static CALLS: RefCell<Vec<(Moment, fn())>> = const { RefCell::new(Vec::new()) };
+    static CALLS: RefCell<Vec<(Moment, Call)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Has `call` called at this moment of each transaction of this backend; one that is known already is not added again.
-pub fn at(moment: Moment, call: fn()) {
+pub fn at(moment: Moment, call: Call) {
     let is_first = CALLS.with_borrow_mut(|calls| {
         let is_first = calls.is_empty();
         if !calls.iter().any(|&(known, other)| known == moment && std::ptr::fn_addr_eq(other, call)) {

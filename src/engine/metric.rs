@@ -60,7 +60,22 @@ impl Metric {
     /// Turns one row or query into the form that is indexed: cosine divides by the Euclidean norm (computed in
     /// double precision), the others leave it. Returns false where there is no such form (a zero vector under
     /// cosine, or a value that is not finite); such a row must not be indexed.
+    ///
+    /// Of a vector so long that the operator's sum of its squares overflows, cosine makes a zero vector: to the operator it
+    /// has a right angle to whatever it has an angle to at all. So who searches finds it at distance 1 and asks the
+    /// operator ([`Metric::settles`]).
     pub fn prepare(self, row: &mut [f32]) -> bool {
+        // The root of the largest float.
+        const MAX_COSINE_NORM: f64 = 1.844_674_3e19;
+        self.scale(row, |row, norm| if norm > MAX_COSINE_NORM { row.fill(0.0) } else { divide(row, norm) })
+    }
+
+    /// The same, but a long vector gets length 1 as any other.
+    pub fn normalise(self, row: &mut [f32]) -> bool {
+        self.scale(row, divide)
+    }
+
+    fn scale(self, row: &mut [f32], by: impl FnOnce(&mut [f32], f64)) -> bool {
         // Without an early end the processor looks at eight values at a time.
         if !row.iter().fold(true, |is_finite, value| is_finite & value.is_finite()) {
             return false;
@@ -72,10 +87,15 @@ impl Metric {
         if norm == 0.0 {
             return false;
         }
-        for value in row.iter_mut() {
-            *value = (f64::from(*value) / norm) as f32;
-        }
+        by(row, norm);
         true
+    }
+
+    /// Whether an exact index's distance is the operator's, up to rounding. It is not for sure where sums come near to
+    /// overflowing, as the operator adds in another order, nor where a vector may be one that cosine made zero.
+    pub fn settles(self, distance: f32) -> bool {
+        const NEAR_OVERFLOW: f32 = 1e37;
+        distance.abs() < NEAR_OVERFLOW && !(self == Self::Cosine && distance == 1.0)
     }
 
     /// Appends the operator's distance of the prepared `query` (d values) to each of the prepared `rows` (row-major,
@@ -167,6 +187,12 @@ impl Metric {
     }
 }
 
+fn divide(row: &mut [f32], norm: f64) {
+    for value in row.iter_mut() {
+        *value = (f64::from(*value) / norm) as f32;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -206,8 +232,11 @@ mod tests {
         assert!(Metric::Cosine.prepare(&mut tiny));
         assert_eq!(tiny, [1.0, 0.0]);
         let mut huge = [3e38f32, 3e38];
-        assert!(Metric::Cosine.prepare(&mut huge));
+        assert!(Metric::Cosine.normalise(&mut huge));
         assert!((huge[0] - 0.5f32.sqrt()).abs() < 1e-6);
+        let mut huge = [3e38f32, 3e38];
+        assert!(Metric::Cosine.prepare(&mut huge));
+        assert_eq!(huge, [0.0, 0.0]);
         assert!(!Metric::Cosine.prepare(&mut [0.0, -0.0]));
         assert!(Metric::L2.prepare(&mut [0.0, 0.0]));
         for metric in Metric::ALL {

@@ -184,7 +184,7 @@ impl Rows {
         }
         prepared.clear();
         prepared.extend_from_slice(&vector);
-        if !self.metric.prepare(prepared) {
+        if !self.metric.normalise(prepared) {
             return Ok(());
         }
         if !Clustering::accepts(prepared) {

@@ -26,6 +26,7 @@ type Hits = Vec<Option<Vec<Hit>>>;
 /// The first round of each of some queries.
 pub struct FirstRounds {
     request: Request,
+    metric: Metric,
     queries: Queries,
     delta_tids: Vec<Tid>,
     /// For each query its distances to the delta's rows.
@@ -95,13 +96,19 @@ impl FirstRounds {
             let (tids, distances) = compare_delta(rel, &snapshot, &queries, threads)?;
             Ok((snapshot, queries, tids, distances))
         })?;
+        let metric = snapshot.metric;
         let mut segments = Vec::with_capacity(snapshot.segments.len());
         for opened in snapshot.segments {
             pgrx::check_for_interrupts!();
             let hits = search_segment(&opened, &queries, &request, threads)?;
             segments.push((opened, hits));
         }
-        Ok(FirstRounds { request, queries, delta_tids, delta_distances, segments, next: Cell::new(0) })
+        let next = Cell::new(0);
+        Ok(FirstRounds { request, metric, queries, delta_tids, delta_distances, segments, next })
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.metric
     }
 
     pub fn request(&self) -> &Request {

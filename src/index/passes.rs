@@ -72,19 +72,22 @@ impl Positions {
     }
 }
 
+/// A row by its distance and its position.
+pub type Ranked = (Distance, u64);
+
 /// The rows that one pass finds.
 pub struct Nearest {
     /// The last row of the pass before.
-    after: Option<(Distance, u64)>,
+    after: Option<Ranked>,
     /// So many at most.
     limit: usize,
-    rows: Vec<(Distance, u64)>,
+    rows: Vec<Ranked>,
     /// Rows behind this one are not among the nearest; None: none was left out yet.
-    last: Option<(Distance, u64)>,
+    last: Option<Ranked>,
 }
 
 impl Nearest {
-    pub fn new(after: Option<(Distance, u64)>, limit: usize) -> Self {
+    pub fn new(after: Option<Ranked>, limit: usize) -> Self {
         Nearest { after, limit: limit.max(1), rows: Vec::new(), last: None }
     }
 
@@ -110,7 +113,7 @@ impl Nearest {
     }
 
     /// The rows in no order, the last of them, and whether they are all that there are.
-    pub fn finish(mut self) -> (Vec<(Distance, u64)>, Option<(Distance, u64)>, bool) {
+    pub fn finish(mut self) -> (Vec<Ranked>, Option<Ranked>, bool) {
         self.cut();
         let last = self.last.or_else(|| self.rows.iter().max().copied());
         (self.rows, last, self.last.is_none())
@@ -139,16 +142,34 @@ pub fn rank(
             among.positions.iter().try_for_each(|&position| by_table(position))?
         }
         (Source::Table, None) => scan.opened.live_positions().try_for_each(by_table)?,
-        (Source::Index, Some(among)) => return rank_positions(scan, query, &among.positions, nearest),
-        (Source::Index, None) => rank_rows(scan, query, nearest)?,
+        (Source::Index, Some(among)) => {
+            return rank_positions(scan, query, &among.positions, rerank, nearest);
+        }
+        (Source::Index, None) => rank_rows(scan, query, rerank, nearest)?,
     }
     Ok(true)
+}
+
+/// The distance of a row by which an exact index has `distance`: that one, or the operator's where it may be another. None: the
+/// search does not see the row.
+pub fn exact_distance(
+    scan: &SegmentScan,
+    distance: f32,
+    position: u64,
+    rerank: &mut dyn Rerank,
+) -> Option<Distance> {
+    let segment = &scan.opened.segment;
+    if segment.index.metric().settles(distance) {
+        return Some(Distance(distance));
+    }
+    rerank.distance(segment.tid(position)).map(Distance)
 }
 
 fn rank_positions(
     scan: &SegmentScan,
     query: &[f32],
     positions: &[u64],
+    rerank: &mut dyn Rerank,
     nearest: &mut Nearest,
 ) -> Result<bool, IndexError> {
     for chunk in positions.chunks(CHUNK_ROWS) {
@@ -156,8 +177,10 @@ fn rank_positions(
         let distances = not_interrupted(scan.opened.segment.index.distances_at(query, chunk))?;
         let Some(distances) = distances else { return Ok(false) };
         for (&position, distance) in chunk.iter().zip(distances) {
-            if !scan.seen.contains(position) {
-                nearest.offer(Distance(distance), position)?;
+            if !scan.seen.contains(position)
+                && let Some(distance) = exact_distance(scan, distance, position, rerank)
+            {
+                nearest.offer(distance, position)?;
             }
         }
     }
@@ -165,7 +188,12 @@ fn rank_positions(
 }
 
 /// In the order in which the index has its rows, the same in each pass, so that each row's distance is the same to the bit.
-fn rank_rows(scan: &SegmentScan, query: &[f32], nearest: &mut Nearest) -> Result<(), IndexError> {
+fn rank_rows(
+    scan: &SegmentScan,
+    query: &[f32],
+    rerank: &mut dyn Rerank,
+    nearest: &mut Nearest,
+) -> Result<(), IndexError> {
     let index = &scan.opened.segment.index;
     let (mut distances, mut outcome) = (Vec::new(), Ok(()));
     let mut rank_chunk = |positions: &[u64], rows: &[f32]| -> Result<(), IndexError> {
@@ -174,8 +202,11 @@ fn rank_rows(scan: &SegmentScan, query: &[f32], nearest: &mut Nearest) -> Result
         distances.try_reserve(positions.len())?;
         index.metric().distances(query, rows, &mut distances);
         for (&position, &distance) in positions.iter().zip(&distances) {
-            if !scan.opened.is_dead(position) && !scan.seen.contains(position) {
-                nearest.offer(Distance(distance), position)?;
+            if !scan.opened.is_dead(position)
+                && !scan.seen.contains(position)
+                && let Some(distance) = exact_distance(scan, distance, position, rerank)
+            {
+                nearest.offer(distance, position)?;
             }
         }
         Ok(())

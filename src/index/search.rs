@@ -24,7 +24,7 @@ use super::passes::{self, Nearest, Positions, Source};
 use super::request::{Request, candidates};
 use super::rounds::{DeltaScan, Distance, SegmentScan, rank_delta};
 use super::{Snapshot, retry};
-use crate::engine::{EngineError, Hit};
+use crate::engine::{EngineError, Hit, Metric};
 use crate::failpoint;
 use crate::pg::memory;
 use crate::pg::relation::Rel;
@@ -46,6 +46,7 @@ pub trait Rerank {
 pub struct Cursor {
     /// In the form that is indexed; None: every row, in no order.
     query: Option<Vec<f32>>,
+    metric: Metric,
     delta: DeltaScan,
     scans: Vec<SegmentScan>,
     /// Rows that were found and not returned. Each is once in the index, and once here.
@@ -66,8 +67,9 @@ impl Cursor {
             Ok((snapshot, query, delta))
         })?;
         failpoint::reach("search.delta_read");
+        let metric = snapshot.metric;
         let scans = snapshot.segments.into_iter().map(|opened| SegmentScan::open(opened, request));
-        Ok(Self::new(query, delta, scans.collect::<Result<_, _>>()?, request))
+        Ok(Self::new(query, metric, delta, scans.collect::<Result<_, _>>()?, request))
     }
 
     /// A cursor whose first round is over: that of query `at` of `rounds`.
@@ -80,11 +82,13 @@ impl Cursor {
             Ok(SegmentScan { first_hits, ..SegmentScan::open(opened.clone(), request)? })
         });
         let scans = scans.collect::<Result<_, IndexError>>()?;
-        Ok(Self::new(rounds.prepared(at).map(<[f32]>::to_vec), delta, scans, request))
+        let query = rounds.prepared(at).map(<[f32]>::to_vec);
+        Ok(Self::new(query, rounds.metric(), delta, scans, request))
     }
 
     fn new(
         query: Option<Vec<f32>>,
+        metric: Metric,
         mut delta: Vec<(Distance, Tid)>,
         mut scans: Vec<SegmentScan>,
         request: &Request,
@@ -95,7 +99,7 @@ impl Cursor {
         let delta = DeltaScan::new(delta, request);
         let end = request.radius.map_or(f32::INFINITY, |radius| rounded_up(radius, query.as_deref()));
         share_room(&mut scans);
-        Cursor { query, delta, scans, pending: BinaryHeap::new(), end: Distance(end) }
+        Cursor { query, metric, delta, scans, pending: BinaryHeap::new(), end: Distance(end) }
     }
 
     /// The next row, or None when there are no more.
@@ -136,7 +140,7 @@ impl Cursor {
     /// One more round for every segment that holds candidates back.
     fn advance(&mut self, bound: Distance, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
         if self.delta.frontier().is_some_and(|frontier| frontier <= bound) {
-            self.add_delta()?;
+            self.add_delta(rerank)?;
         }
         for at in 0..self.scans.len() {
             if self.scans[at].exhausted || self.scans[at].frontier > bound {
@@ -155,11 +159,16 @@ impl Cursor {
         Ok(())
     }
 
-    fn add_delta(&mut self) -> Result<(), IndexError> {
+    fn add_delta(&mut self, rerank: &mut dyn Rerank) -> Result<(), IndexError> {
         let round = self.delta.next_round();
         for at in round {
             let (distance, tid) = self.delta.rows[at];
-            self.push(distance, tid)?;
+            // Without a query every row is as near as any other.
+            if self.query.is_none() || self.metric.settles(distance.0) {
+                self.push(distance, tid)?;
+            } else if let Some(distance) = rerank.distance(tid) {
+                self.push(Distance(distance), tid)?;
+            }
         }
         Ok(())
     }
@@ -219,11 +228,15 @@ impl Cursor {
         scan.params = index.widen(&scan.params);
 
         let rows = opened.segment.rows();
+        let last_hit = hits.last().map(|hit| Distance(hit.distance));
         let mut found: Vec<(Distance, u64)> = Vec::new();
         found.try_reserve_exact(hits.len())?;
         for Hit { position, distance } in hits {
             if exact {
-                found.push((Distance(distance), position));
+                match passes::exact_distance(scan, distance, position, rerank) {
+                    Some(distance) => found.push((distance, position)),
+                    None => drop(scan.seen.insert(position, rows)?),
+                }
             } else if !scan.seen.contains(position) {
                 // Rows that this search cannot see are done with: they need no second look.
                 match rerank.distance(opened.segment.tid(position)) {
@@ -236,8 +249,8 @@ impl Cursor {
             found.sort_unstable();
         }
         // Of candidates by estimate only the nearest are safe to return; those behind wait for the next round.
-        let frontier = if exact { found.last() } else { found.get(wanted - 1).or(found.last()) };
-        scan.frontier = frontier.map_or(Distance(f32::NEG_INFINITY), |(distance, _)| *distance);
+        let safe = found.get(wanted - 1).or(found.last()).map(|(distance, _)| *distance);
+        scan.frontier = if exact { last_hit } else { safe }.unwrap_or(Distance(f32::NEG_INFINITY));
         for (distance, position) in found {
             if self.scans[at].seen.insert(position, rows)? {
                 self.push(distance, opened.segment.tid(position))?;

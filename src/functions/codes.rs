@@ -40,8 +40,8 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
 
 fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlError> {
     let open = target::open_plain_index(relation)?;
-    access::require_all_rows(open.rel().oid(), "vekter_quantize")?;
-    let snapshot = Snapshot::open(open.rel())?;
+    access::require_all_rows(open.index().oid(), "vekter_quantize")?;
+    let snapshot = Snapshot::open(open.index())?;
     if vector.dims() != snapshot.dims() {
         let message = format!("expected {} dimensions, not {}", snapshot.dims(), vector.dims());
         return Err(SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message));
@@ -52,7 +52,7 @@ fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlEr
         return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
     }
     let Some(donor) = quantiser(&snapshot) else {
-        let message = format!("index \"{}\" has no segment that could quantize", open.rel().name());
+        let message = format!("index \"{}\" has no segment that could quantize", open.index().name());
         return Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .detail("It was built over no rows, and those that came since are kept as they are.")
             .hint("Give it a quantizer with REINDEX."));
@@ -93,10 +93,10 @@ fn distance(row: &[f32], kept: &[f32]) -> Result<f64, SqlError> {
 
 fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, SqlError> {
     let open = target::open_plain_index(relation)?;
-    let index = open.rel().oid();
+    let index = open.index().oid();
     let target = target::describe_index(index)?;
     let (versions, mut rows) = visible_rows(&target, id)?;
-    let metric = crate::index::metric_of(&crate::index::read_meta(open.rel())?)?;
+    let metric = crate::index::metric_of(&crate::index::read_meta(open.index())?)?;
     let places = stored::find(index, &versions)?;
     let mut found = Vec::new();
     for (place, row) in places.into_iter().zip(&mut rows) {

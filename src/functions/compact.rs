@@ -18,8 +18,8 @@ fn vekter_compact(index: pg_sys::Oid) {
 }
 
 fn compact(relation: pg_sys::Oid) -> Result<(), SqlError> {
-    let open = target::open_plain_index(relation)?;
-    let index = open.rel().oid();
+    // Without a lock on the table, for which others would wait until the merge is over.
+    let index = target::open_plain_index(relation)?.index().oid();
     target::check_maintainer(index)?;
     let index = maintenance::IndexToCompact::lock(index)?;
     maintenance::compact_everything(&index)

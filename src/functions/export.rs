@@ -68,7 +68,7 @@ fn to_file(relation: pg_sys::Oid, name: &str) -> Result<i64, SqlError> {
 /// The index to write, and the search parameters to write into it.
 fn merge(relation: pg_sys::Oid) -> Result<(Exported, SearchParams), SqlError> {
     let open = target::open_plain_index(relation)?;
-    let index = open.rel().oid();
+    let index = open.index().oid();
     let target = access::require_all_rows(index, NAME)?;
     am::export::merge(index, id_attribute(&target)?)
 }

@@ -35,7 +35,7 @@ fn vekter_operating_points(
 }
 
 fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
-    Ok(read(target::open_plain_index(relation)?.rel())?)
+    Ok(read(target::open_plain_index(relation)?.index())?)
 }
 
 fn read(rel: Rel) -> Result<Vec<Point>, IndexError> {

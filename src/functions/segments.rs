@@ -31,7 +31,7 @@ fn vekter_segments(
 }
 
 fn list(relation: pg_sys::Oid) -> Result<Vec<Segment>, SqlError> {
-    Ok(read(target::open_plain_index(relation)?.rel())?)
+    Ok(read(target::open_plain_index(relation)?.index())?)
 }
 
 fn read(rel: Rel) -> Result<Vec<Segment>, IndexError> {

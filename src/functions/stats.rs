@@ -38,7 +38,7 @@ fn vekter_index_stats(
 }
 
 fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
-    Ok(read(target::open_plain_index(relation)?.rel())?)
+    Ok(read(target::open_plain_index(relation)?.index())?)
 }
 
 fn read(rel: Rel) -> Result<Stats, IndexError> {

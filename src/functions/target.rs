@@ -4,7 +4,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
-use crate::pg::relation::{OpenRelation, index_is_gone};
+use crate::pg::relation::{IndexAndTable, OpenRelation, index_is_gone};
 use crate::pg::search_path;
 use crate::pg::text;
 
@@ -119,8 +119,9 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
     )
 }
 
-/// Opens the faiss index that `relation` means, for those who read it themselves: Err if it is partitioned, and has no pages.
-pub fn open_plain_index(relation: pg_sys::Oid) -> Result<OpenRelation, SqlError> {
+/// Opens the faiss index that `relation` means, and its table, for those who read the index themselves: Err if it is partitioned,
+/// and has no pages.
+pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError> {
     let _table = lock_table(relation);
     let index = find(relation)?;
     if index.kind == pg_sys::RELKIND_PARTITIONED_INDEX {
@@ -128,7 +129,7 @@ pub fn open_plain_index(relation: pg_sys::Oid) -> Result<OpenRelation, SqlError>
         return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
             .hint("Name the index of one of its partitions."));
     }
-    OpenRelation::index(index.oid)
+    IndexAndTable::open(index.oid)
 }
 
 /// Opens a table, or that of an index. An index that is found valid from then on stays: who drops it, or replaces it with

@@ -107,8 +107,8 @@ def test_nprobe_widens_the_search(library):
 # -- refusal --------------------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ("PQ7", 384, "multiple"),
-    ("IVF16,PQ7", 384, "multiple"),
+    ("PQ7", 384, "divisor"),
+    ("IVF16,PQ7", 384, "divisor"),
     ("nonsense", 8, "nonsense"),
     ("IVF16", 8, ""),
     ("", 8, ""),

@@ -88,12 +88,13 @@ class Cluster:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def init(self) -> Cluster:
+    def init(self, *, bare: bool = False) -> Cluster:
         """Make the data folder: superuser `postgres`, trusted (the folder is 0700), C locale, checksums on.
 
-        Within a test run it is a copy of one that initdb made for all; that has the database EXTENSION_TEMPLATE.
+        Within a test run it is a copy of one that initdb made for all; that has the database EXTENSION_TEMPLATE, which a
+        `bare` one does not have.
         """
-        template = _template(self.bindir) if TEMPLATES_VARIABLE in os.environ else None
+        template = _template(self.bindir) if TEMPLATES_VARIABLE in os.environ and not bare else None
         if template:
             subprocess.run(["cp", "--archive", "--reflink=auto", template, self.data], check=True)
         else:

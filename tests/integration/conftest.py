@@ -62,9 +62,9 @@ class ClusterMaker:
     def __init__(self):
         self.made: list[Cluster] = []
 
-    def __call__(self, settings=None, *, start=True, **options) -> Cluster:
+    def __call__(self, settings=None, *, start=True, bare=False, **options) -> Cluster:
         cluster = self.adopt(Cluster(settings, **options))
-        cluster.init()
+        cluster.init(bare=bare)
         return cluster.start() if start else cluster
 
     def adopt(self, cluster: Cluster) -> Cluster:

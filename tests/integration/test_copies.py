@@ -181,7 +181,7 @@ def test_logical_replication_feeds_the_subscribers_own_index(original, new_clust
 @pytest.mark.parametrize("options", ([], ["--link"]), ids=("copying", "linking"))
 def test_pg_upgrade_takes_the_index_along(original, new_cluster, options):
     node, expected = original
-    new = new_cluster(start=False, name="upgraded")
+    new = new_cluster(start=False, bare=True, name="upgraded")
     node.stop()
     # pg_upgrade starts both by itself; it writes where it is called.
     new.tool("pg_upgrade", "-b", node.bindir, "-B", new.bindir, "-d", node.data, "-D", new.data, "-U", "postgres",

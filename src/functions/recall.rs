@@ -59,7 +59,7 @@ fn vekter_recall(index: pg_sys::Oid, k: i32, sample: i32) -> Option<f64> {
 
 fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, SqlError> {
     let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
-    let _table = target::lock_table(relation);
+    let _table = OpenRelation::table_of(relation);
     let target = target::describe(relation)?;
     check_age(&target.indexes)?;
     let rows = rows_of(&target);

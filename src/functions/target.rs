@@ -119,26 +119,17 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
     )
 }
 
-/// Opens the faiss index that `relation` means, and its table, for those who read the index themselves: Err if it is partitioned,
-/// and has no pages.
+/// Opens the faiss index that `relation` means, and its table, for those who read the index themselves: Err if it is
+/// partitioned, and has no pages.
 pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError> {
-    let _table = lock_table(relation);
+    let table = OpenRelation::table_of(relation);
     let index = find(relation)?;
     if index.kind == pg_sys::RELKIND_PARTITIONED_INDEX {
         let message = format!("index \"{}\" is partitioned", index.name);
         return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
             .hint("Name the index of one of its partitions."));
     }
-    IndexAndTable::open(index.oid)
-}
-
-/// Opens a table, or that of an index. An index that is found valid from then on stays: who drops it, or replaces it with
-/// REINDEX CONCURRENTLY, waits for those that have the table.
-pub fn lock_table(relation: pg_sys::Oid) -> Option<OpenRelation> {
-    // SAFETY: looks a catalogue row up by its oid.
-    let table = unsafe { pg_sys::IndexGetRelation(relation, true) };
-    let table = if table == pg_sys::InvalidOid { relation } else { table };
-    OpenRelation::open(table, pg_sys::AccessShareLock)
+    IndexAndTable::in_table(table, index.oid)
 }
 
 /// The faiss index that `relation` is, or the one that it has: of several that answer the same, the newest.
@@ -241,7 +232,7 @@ fn may_maintain(index: pg_sys::Oid) -> bool {
 
 /// Everything about the index that `relation` means.
 pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
-    let _table = lock_table(relation);
+    let _table = OpenRelation::table_of(relation);
     describe_index(find(relation)?.oid)
 }
 

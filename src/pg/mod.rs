@@ -2,8 +2,8 @@
 //!
 //! Guards here release what they hold when they go out of scope, except while a panic unwinds: an ereport has reset
 //! `InterruptHoldoffCount` by then, so a late `LWLockRelease` would underflow it; the transaction's abort releases
-//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on, but `subtransaction`, which aborts one; and `interrupts`
-//! keeps one back until FAISS's frames are gone.
+//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on, but `subtransaction`, which aborts one;
+//! and `interrupts` keeps one back until FAISS's frames are gone.
 
 pub mod bitmap;
 pub mod buffer;

@@ -205,6 +205,15 @@ impl OpenRelation {
         (!relation.is_null()).then(|| OpenRelation { relation, mode })
     }
 
+    /// Opens a table, or that of an index. An index that is found valid from then on stays: who drops it, or replaces it
+    /// with REINDEX CONCURRENTLY, waits for those that have the table. None if the relation is gone.
+    pub fn table_of(relation: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: looks a catalogue row up by its oid.
+        let table = unsafe { pg_sys::IndexGetRelation(relation, true) };
+        let table = if table == pg_sys::InvalidOid { relation } else { table };
+        Self::open(table, pg_sys::AccessShareLock)
+    }
+
     /// An index to read, whose oid was found a moment ago; Err if it is gone by now.
     pub fn index(oid: pg_sys::Oid) -> Result<Self, SqlError> {
         Self::open(oid, pg_sys::AccessShareLock).ok_or_else(index_is_gone)
@@ -239,9 +248,12 @@ pub struct IndexAndTable {
 impl IndexAndTable {
     /// Locks the table before its index, as everybody does. Err if they are gone by now.
     pub fn open(index: pg_sys::Oid) -> Result<Self, SqlError> {
-        // SAFETY: looks a catalogue row up by its oid.
-        let table = unsafe { pg_sys::IndexGetRelation(index, true) };
-        let table = OpenRelation::open(table, pg_sys::AccessShareLock).ok_or_else(index_is_gone)?;
+        Self::in_table(OpenRelation::table_of(index), index)
+    }
+
+    /// The same with the index's table, which is open already unless it is gone.
+    pub fn in_table(table: Option<OpenRelation>, index: pg_sys::Oid) -> Result<Self, SqlError> {
+        let table = table.ok_or_else(index_is_gone)?;
         Ok(IndexAndTable { index: OpenRelation::index(index)?, table })
     }
 

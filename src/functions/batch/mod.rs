@@ -55,7 +55,7 @@ impl Searcher {
     /// `relation`: a table or an index. Errors unless the caller may read what `knn()` would read.
     fn new(relation: pg_sys::Oid, k: i32, effort: Effort) -> Result<Self, SqlError> {
         let k = row_count("k", k)?;
-        let table = target::lock_table(relation);
+        let table = OpenRelation::table_of(relation);
         let target = target::describe(relation)?;
         let query = query_text(&target)?;
         // SAFETY: both look catalogue rows up by oid.

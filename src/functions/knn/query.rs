@@ -12,9 +12,10 @@ use super::filter::{self, Narrowing};
 use super::known::{self, Known};
 use crate::am::plan_hint::{self, COLUMN};
 use crate::functions::arguments::Effort;
-use crate::functions::target::{Target, lock_table};
+use crate::functions::target::Target;
 use crate::index::request::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::SqlError;
+use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector::Vector;
 
@@ -97,7 +98,7 @@ fn collect<T>(
     asked: &Asked,
     read: impl Fn(&spi::Row) -> Option<T>,
 ) -> Result<Vec<(T, f64)>, SqlError> {
-    let _table = lock_table(question.relation);
+    let _table = OpenRelation::table_of(question.relation);
     let prepared = prepare(question)?;
     check_dims(asked.query, prepared.known.target.dims)?;
     let mut request = request(&prepared, question, asked)?;

@@ -5,8 +5,7 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::search_options;
-use crate::index::first_round::FirstRounds;
-use crate::index::request::Request;
+use crate::index::search::{FirstRounds, Request};
 use crate::pg::error::SqlError;
 use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::snapshot::CallersSnapshot;

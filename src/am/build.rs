@@ -7,10 +7,9 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::export::{id_bytes, integer};
 use super::{definition, search_options, tid_of};
-use crate::index::build::{self, Built, Heap, Resources, Untrained, VisitRow};
+use crate::index::build::{self, Built, Heap, Identified, Resources, Untrained, VisitRow};
 use crate::index::create_init_fork;
 use crate::index::error::IndexError;
-use crate::index::import::Identified;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress;
 use crate::pg::relation::Rel;

@@ -10,7 +10,9 @@ use pgrx::pg_sys;
 use super::{plan_hint, search_options};
 use crate::engine::{self, Reach, SearchParams};
 use crate::guc;
-use crate::index::{self, opened, request};
+use crate::index;
+use crate::index::search::request;
+use crate::index::segment::session;
 use crate::pg::relation::Rel;
 use crate::vector::cost::operators_per_distance;
 
@@ -122,7 +124,7 @@ impl About {
         let asked = search_options::effective(index, SearchParams::default());
         let largest = index::retry(|| {
             let meta = index::read_meta(index)?;
-            let largest = opened::largest(index, &meta)?;
+            let largest = session::largest(index, &meta)?;
             Ok((meta, largest))
         });
         // Of several segments the largest is the one that costs.

@@ -14,8 +14,7 @@ use std::rc::Rc;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::batch::Batch;
-use crate::index::first_round::FirstRounds;
-use crate::index::request::Request;
+use crate::index::search::{FirstRounds, Request};
 use crate::vector::is_marked;
 
 /// Name of a column in the result of a query that a hint is for, in the part of it that orders by distance.

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use super::table::TableRows;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
-use crate::index::lookup::{self, Place};
+use crate::index::search::by_tid::{self, Place};
 use crate::pg::error::SqlError;
 use crate::pg::relation::{IndexAndTable, Rel};
 
@@ -20,7 +20,7 @@ pub fn find(index: pg_sys::Oid, versions: &[Tid]) -> Result<Vec<Option<Place>>, 
 
 fn find_version(rel: Rel, rows: &mut TableRows, version: Tid) -> Result<Option<Place>, IndexError> {
     // Such chains do not leave their block.
-    let candidates = lookup::on_block(rel, version >> 16)?;
+    let candidates = by_tid::on_block(rel, version >> 16)?;
     Ok(candidates
         .into_iter()
         .find(|(tid, _)| rows.visible_version(*tid) == Some(version))

@@ -6,7 +6,8 @@ use pgrx::{PgBox, pg_sys};
 
 use super::{item_pointer, maintenance};
 use crate::index::format::Tid;
-use crate::index::{space::Space, vacuum};
+use crate::index::storage::free_pages::Space;
+use crate::index::vacuum;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 

@@ -11,7 +11,7 @@ use super::target::{self, Target};
 use crate::am;
 use crate::engine::{EngineError, SearchParams};
 use crate::index::export::Exported;
-use crate::index::native::interruptible;
+use crate::index::interruptible::interruptible;
 use crate::pg::bytes::{MAX_BYTES, NewBytes};
 use crate::pg::catalogue;
 use crate::pg::error::{OrRaise, SqlError};

@@ -10,7 +10,7 @@ use super::server_file;
 use super::target::relation_name;
 use crate::am;
 use crate::engine::{Foreign, Metric};
-use crate::index::native::interruptible;
+use crate::index::interruptible::interruptible;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::spi;

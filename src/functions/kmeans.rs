@@ -16,7 +16,7 @@ use super::target::{qualified_name, relation_name};
 use crate::am::build::resources;
 use crate::engine::{Clustering, ClusteringPlan, EngineError, Metric};
 use crate::index::build::Resources;
-use crate::index::native::interruptible;
+use crate::index::interruptible::interruptible;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::results::ResultRows;

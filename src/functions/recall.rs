@@ -10,7 +10,7 @@ use super::target::{self, Target};
 use crate::am::plan_hint::{self, COLUMN};
 use crate::engine::{OperatingPoint, SearchParams};
 use crate::index::error::IndexError;
-use crate::index::request::Request;
+use crate::index::search::Request;
 use crate::index::{read_manifest, read_meta, retry};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::{OpenRelation, Rel};

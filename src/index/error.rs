@@ -2,8 +2,8 @@
 
 use pgrx::PgSqlErrorCode as Code;
 
+use super::build::ImportError;
 use super::format::FormatError;
-use super::import::ImportError;
 use crate::engine::{EngineError, ForeignError};
 use crate::pg::error::{SqlError, capitalised};
 

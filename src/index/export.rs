@@ -9,8 +9,8 @@ use super::Snapshot;
 use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
 use super::error::IndexError;
 use super::format::Tid;
-use super::native::interruptible;
-use super::opened::OpenedSegment;
+use super::interruptible::interruptible;
+use super::segment::OpenedSegment;
 use crate::engine::Builder;
 use crate::pg::relation::Rel;
 

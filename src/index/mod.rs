@@ -5,47 +5,31 @@
 //! * A search reads the meta page once and owns that picture (`Snapshot::open`): the manifest and all it points to are
 //!   immutable, and the delta chain that starts there only loses dead entries and gains new ones.
 //! * The root changes in one WAL record, `publish`, after all it points to is logged (invariant 4). If we die before,
-//!   the old root stands and the new pages are orphans; after, the new root stands and the old pages are. `space`
-//!   finds both.
+//!   the old root stands and the new pages are orphans; after, the new root stands and the old pages are.
+//!   `storage::free_pages` finds both.
 //! * Lock order (invariant 7): heavyweight locks (`pg::lock`), meta page, delta page, its successor, blob pages, the
 //!   extension lock. A new page that nothing points to yet may be locked before all of them. FAISS runs under none.
 
-pub mod blob;
 pub mod build;
-pub mod calibration;
-pub mod candidates;
 pub mod check;
 pub mod compact;
 pub mod delta;
 pub mod error;
 pub mod export;
-pub mod first_round;
 pub mod format;
-pub mod import;
-pub mod lookup;
-mod merge;
-pub mod native;
-pub mod opened;
-mod passes;
-pub mod plan;
-mod recycle;
-pub mod request;
-mod rounds;
-mod rows;
-mod sample;
-pub mod seal;
-mod sealed;
+pub mod interruptible;
 pub mod search;
 pub mod segment;
-pub mod space;
-pub mod target;
+pub mod storage;
+pub mod train;
 pub mod vacuum;
 
 use std::sync::Arc;
 
 use error::IndexError;
 use format::{BlobRef, DeltaHead, FIRST_DELTA_BLOCK, META_BLOCK, Manifest, Meta, PageKind, PageTag};
-use opened::OpenedSegment;
+use segment::{OpenedSegment, session};
+use storage::{blob, free_pages};
 
 use crate::engine::Metric;
 use crate::failpoint;
@@ -87,7 +71,7 @@ impl Snapshot {
         let meta = read_meta(rel)?;
         let metric = metric_of(&meta)?;
         failpoint::reach("search.root_read");
-        let segments = opened::segments(rel, &meta)?;
+        let segments = session::segments(rel, &meta)?;
         Ok(Snapshot { meta, metric, segments })
     }
 
@@ -161,7 +145,7 @@ pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<delta::Place>)
     record.commit();
     failpoint::reach("publish.root_written");
     drop(page);
-    space::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
+    free_pages::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
     Ok(())
 }
 

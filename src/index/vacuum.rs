@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::error::IndexError;
 use super::format::{BlobRef, SegmentRef, Tid};
-use super::{blob, delta, publish, read_manifest, read_meta, segment, space};
+use super::storage::{blob, free_pages};
+use super::{delta, publish, read_manifest, read_meta, segment};
 use crate::failpoint;
 use crate::pg::free_space;
 use crate::pg::lock::{IndexLock, Purpose};
@@ -26,7 +27,7 @@ pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
     // Whoever deletes because the disk is full must get on: bitmaps and manifest are written before room comes of them.
     if !free_space::has_any(rel) {
-        space::reclaim(rel, space::Trust::FreeSpaceMap)?;
+        free_pages::reclaim(rel, free_pages::Trust::FreeSpaceMap)?;
     }
     // Nobody else publishes now.
     let meta = read_meta(rel)?;
@@ -47,7 +48,7 @@ pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed
     if changed {
         publish(rel, &manifest, None)?;
         failpoint::reach("vacuum.published");
-        space::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
+        free_pages::retire(rel, replaced.iter().flat_map(BlobRef::blocks));
     }
     let in_delta = delta::vacuum(rel, &meta, is_dead)?;
     failpoint::reach("vacuum.delta_done");
@@ -97,9 +98,9 @@ fn tombstones(rel: Rel, reference: &SegmentRef) -> Result<Vec<u8>, IndexError> {
 }
 
 /// After the last `delete` of a VACUUM, or without any: gives pages and cache files back.
-pub fn clean_up(rel: Rel) -> Result<space::Space, IndexError> {
+pub fn clean_up(rel: Rel) -> Result<free_pages::Space, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
-    space::reclaim(rel, space::Trust::Page)
+    free_pages::reclaim(rel, free_pages::Trust::Page)
 }
 
 /// Live rows by the manifest and the delta.

@@ -9,7 +9,7 @@ from oracle import assert_same_answer
 WORKER = "vekter compactor"
 # A page's 8192 bytes without its headers, and the head of an entry (src/index/format).
 DELTA_PAGE_ROOM_BYTES, DELTA_ENTRY_HEAD_BYTES = 8096, 8
-# src/index/plan.rs and format/manifest.rs: how many segments of one tier there may be, and where tiers begin.
+# src/index/compact/plan.rs and format/manifest.rs: how many segments of one tier there may be, and where tiers begin.
 SEGMENTS_PER_TIER, SMALL_SEGMENT_ROWS, TIER_FACTOR = 3, 4096, 4
 
 

@@ -19,7 +19,7 @@ use crate::am::batch::{self, Batch};
 use crate::am::build;
 use crate::am::plan_hint::{self, COLUMN};
 use crate::guc;
-use crate::index::request::Request;
+use crate::index::search::Request;
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
 use crate::pg::spi;

@@ -10,9 +10,8 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use crate::functions::target::Target;
-use crate::index::candidates::Candidates;
 use crate::index::error::IndexError;
-use crate::index::request::Request;
+use crate::index::search::{Candidates, Request};
 use crate::pg::bitmap::{self, BitmapQuery, Estimate};
 use crate::pg::condition::{self, Condition};
 use crate::pg::error::SqlError;

@@ -13,7 +13,7 @@ use super::known::{self, Known};
 use crate::am::plan_hint::{self, COLUMN};
 use crate::functions::arguments::Effort;
 use crate::functions::target::Target;
-use crate::index::request::{FIRST_ROUND_ROWS, Request};
+use crate::index::search::{FIRST_ROUND_ROWS, Request};
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
 use crate::pg::spi;

@@ -7,10 +7,10 @@
 //! The free space map is no invariant: it is a hint that a crash falsifies (`pg::buffer`). What keeps a page that is in
 //! use from being used again is its own tag, and that is checked.
 
-mod delta;
+mod against_heap;
+mod delta_chain;
 mod pages;
-mod segments;
-mod table;
+mod segment_files;
 
 use std::fmt::Display;
 
@@ -21,7 +21,7 @@ use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::{is_in_recovery, xid};
 
-pub use table::{LinePointers, Table};
+pub use against_heap::{LinePointers, Table};
 
 /// More findings than anybody reads.
 const MAX_FINDINGS: usize = 1000;
@@ -95,7 +95,7 @@ struct Entry {
 /// One look at an index.
 struct Check {
     rel: Rel,
-    /// Horizon and end of the relation from before the root was read, as in `space::reclaim`.
+    /// Horizon and end of the relation from before the root was read, as in `free_pages::reclaim`.
     horizon: u64,
     end: u32,
     findings: Vec<Finding>,

@@ -1,8 +1,8 @@
 //! Pages: the meta page, those of blobs, and those that nothing refers to.
 
-use super::super::format::{BlobRef, Extent, META_BLOCK, Meta, PAGE_BYTES, PageKind, PageTag};
 use super::Check;
 use crate::engine::MAX_DIMS;
+use crate::index::format::{BlobRef, Extent, META_BLOCK, Meta, PAGE_BYTES, PageKind, PageTag};
 use crate::pg::buffer::PageLock;
 use crate::pg::{is_in_recovery, take_interrupts, xid};
 
@@ -128,8 +128,8 @@ impl Check {
         }
     }
 
-    /// Pages that nothing reaches are new, free to be used, in the making or garbage (`space`). A standby cannot tell the
-    /// last two apart: it knows neither the snapshots of those who write nor the newest transaction ids.
+    /// Pages that nothing reaches are new, free to be used, in the making or garbage (`storage::free_pages`). A standby
+    /// cannot tell the last two apart: it knows neither the snapshots of those who write nor the newest transaction ids.
     pub(super) fn check_unused_pages(&mut self) {
         let knows_writers = !is_in_recovery();
         let used = self.used.iter().map(|(extent, _)| *extent).collect();

@@ -1,12 +1,13 @@
 //! One more row in the delta: where it goes, and how its page comes into the chain.
 
-use super::super::error::IndexError;
-use super::super::format::{
+use crate::failpoint;
+use crate::index::error::IndexError;
+use crate::index::format::{
     DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK, OVERFLOW_ELEMENTS, PageKind,
     PageTag, TID_BYTES, Tid, overflow_head, tid_to_bytes,
 };
-use super::super::{blob, read_meta, root_on};
-use crate::failpoint;
+use crate::index::storage::blob;
+use crate::index::{read_meta, root_on};
 use crate::pg::buffer::{PageLock, PageView};
 use crate::pg::free_space;
 use crate::pg::relation::Rel;

@@ -1,9 +1,9 @@
 //! The part of the delta that is sealed.
 
-use super::super::error::IndexError;
-use super::super::format::{DeltaHead, Meta, Tid};
 use super::{Chain, Place, Walker, push_blocks};
 use crate::failpoint;
+use crate::index::error::IndexError;
+use crate::index::format::{DeltaHead, Meta, Tid};
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;

@@ -3,8 +3,8 @@
 //! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Statements begin at the
 //! tail; one of many rows goes on with pages of its own, so that such statements need not wait for each other at every
 //! row. VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the last;
-//! sealing cuts the oldest pages off (`seal`), after it has closed those that would take more entries. They stay as they
-//! are: a segment is made of them (`sealed`).
+//! sealing cuts the oldest pages off (`compact::seal`), after it has closed those that would take more entries. They stay
+//! as they are: a segment is made of them (`segment::in_place`).
 //!
 //! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
 //! find itself on a page that was unlinked or cut off meanwhile. Such a page keeps its entries and its link, because
@@ -13,7 +13,7 @@
 
 mod append;
 mod freeze;
-mod vacuum;
+mod remove_dead;
 
 use super::error::IndexError;
 use super::format::{
@@ -25,7 +25,7 @@ use crate::pg::relation::Rel;
 
 pub use append::{Tail, append, roll};
 pub use freeze::{Frozen, freeze};
-pub use vacuum::vacuum;
+pub use remove_dead::vacuum;
 
 /// A delta page as a walker sees it: copied, no lock held.
 pub struct DeltaPage {

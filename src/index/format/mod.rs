@@ -19,21 +19,21 @@
 //! No length in these bytes is believed before it was compared with the bytes or the blocks that are there.
 //! Integers are little-endian. Versioned from the first release: an unknown version is refused, never guessed at.
 
-mod delta;
+mod delta_page;
 mod manifest;
-mod meta;
-mod segment;
+mod meta_page;
+mod segment_head;
 mod tid;
 
 use serde::{Deserialize, Serialize};
 
-pub use delta::{
+pub use delta_page::{
     DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, OVERFLOW_ELEMENTS, overflow_head,
     split_overflow,
 };
 pub use manifest::{BlobRef, DeltaRun, Extent, Manifest, PointRef, SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
-pub use meta::Meta;
-pub use segment::{SEGMENT_HEAD_BYTES, SegmentHead};
+pub use meta_page::Meta;
+pub use segment_head::{SEGMENT_HEAD_BYTES, SegmentHead};
 pub use tid::{TID_BYTES, TID_OFFSET_BITS, Tid, tid_block, tid_from_bytes, tid_to_bytes};
 
 /// Size of a page; PostgreSQL's default block size, the only one supported.

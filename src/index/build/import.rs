@@ -1,0 +1,361 @@
+//! An index of a table around a FAISS index that was made elsewhere.
+//!
+//! The file's rows are found in the table by their ids, and compared with it: all of them where the file holds the rows
+//! themselves, and by a sample where it holds codes of them. Rows of the table that the file lacks are added to it.
+
+use std::time::Instant;
+
+use super::from_table::{Beginning, Heap, Resources, Runs, TrainingSample, check_memory};
+use super::sample::Sample;
+use crate::engine::{Builder, Foreign, ForeignError};
+use crate::index::Definition;
+use crate::index::error::IndexError;
+use crate::index::format::Tid;
+use crate::index::interruptible::interruptible;
+use crate::index::train::HeldBack;
+use crate::pg::progress::{self, Phase};
+
+/// Rows of lossy codes that are compared, and how many of them may be off: a coarse quantiser that is a graph, or
+/// another processor's rounding, now and then leads to another list.
+const COMPARED_ROWS: usize = 1000;
+const MAX_STRANGER_SHARE: f64 = 0.1;
+/// Ids that an error names.
+const NAMED_IDS: usize = 5;
+
+/// A row of the table.
+pub struct Identified<'a> {
+    pub tid: Tid,
+    /// None: NULL.
+    pub id: Option<i64>,
+    /// False: deleted, and perhaps still seen by others.
+    pub is_alive: bool,
+    pub vector: &'a [f32],
+}
+
+/// Why an index from elsewhere does not become the table's.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
+    /// The engine found it to be another one than it says.
+    #[error("{0}")]
+    Disordered(String),
+    #[error("it has {file} dimensions, and the column has {table}")]
+    Dimensions { file: usize, table: usize },
+    #[error(
+        "its rows have no ids, so they must be those of the table in the order of ids; it has {file} rows, and the table has {table}"
+    )]
+    Count { file: u64, table: u64 },
+    #[error("{count} of its {rows} rows have an id that no row of the table with a vector has: {ids}")]
+    Missing { count: usize, rows: u64, ids: Ids },
+    #[error("{count} of its {rows} rows are not those that the table has under their ids: {ids}")]
+    Changed { count: usize, rows: u64, ids: Ids },
+    #[error(
+        "{count} of {compared} rows that were compared are not those that the table has under their ids: {ids}"
+    )]
+    Strangers { count: usize, compared: usize, ids: Ids },
+    #[error("two rows of the table have the id {0}")]
+    Ambiguous(i64),
+    #[error("the table has no rows with vectors, so there is nothing to keep it for")]
+    EmptyTable,
+}
+
+/// Some ids, and whether there are more.
+#[derive(Debug)]
+pub struct Ids(String);
+
+impl Ids {
+    fn of(ids: &[i64], count: usize) -> Self {
+        let names: Vec<String> = ids.iter().take(NAMED_IDS).map(i64::to_string).collect();
+        Ids(names.join(", ") + if count > NAMED_IDS { " and others" } else { "" })
+    }
+}
+
+impl std::fmt::Display for Ids {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What rows of the table are added to: `foreign` with its rows, which are found in the table.
+pub fn begin(
+    mut foreign: Foreign,
+    definition: &Definition,
+    heap: &mut dyn Heap,
+    resources: Resources,
+) -> Result<Beginning, IndexError> {
+    let started = Instant::now();
+    if foreign.dims() != definition.dims {
+        return Err(ImportError::Dimensions { file: foreign.dims(), table: definition.dims }.into());
+    }
+    let fresh = Builder::new(foreign.factory(), definition.dims, definition.metric)?;
+    progress::phase(Phase::Sampling);
+    let factory = foreign.factory().to_string();
+    let untrained = TrainingSample { rows: 0, table_rows: 0 };
+    let is_trained = fresh.needs_training();
+    let mut sample = Sample::take(definition, heap, resources, false)?;
+    let mut held = sample.hold_back(definition, &fresh, started);
+    if foreign.rows() == 0 {
+        let expected_rows = sample.estimated_rows();
+        check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
+        let builder = resume(&foreign, false)?;
+        let (tids, complete) = (Vec::new(), None);
+        return Ok(Beginning {
+            builder,
+            factory,
+            held,
+            expected_rows,
+            is_trained,
+            tids,
+            complete,
+            untrained: None,
+            shortage: String::new(),
+        });
+    }
+    held = held.for_import();
+    let matched = match_rows(&mut foreign, &fresh, definition, heap, &mut held, resources)?;
+    let expected_rows = foreign.rows() + matched.others;
+    check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
+    let builder = resume(&foreign, true)?;
+    compare_codes(&foreign, &builder, &matched, resources)?;
+    Ok(Beginning {
+        builder,
+        factory,
+        held,
+        expected_rows,
+        is_trained,
+        tids: matched.tids,
+        complete: (matched.others == 0).then_some(matched.heap_rows),
+        untrained: None,
+        shortage: String::new(),
+    })
+}
+
+fn resume(foreign: &Foreign, keep_rows: bool) -> Result<Builder, IndexError> {
+    use crate::engine::EngineError;
+    interruptible(1, || foreign.resume(keep_rows)).map_err(|error| match error {
+        EngineError::Corrupt { reason } => ImportError::Disordered(reason).into(),
+        other => other.into(),
+    })
+}
+
+/// Where the file's rows are in the table.
+struct Matched {
+    /// By position.
+    tids: Vec<Tid>,
+    /// Rows of the table that the file lacks.
+    others: u64,
+    heap_rows: f64,
+    compared: Vec<ComparedRow>,
+}
+
+/// A row of the table, prepared, with its position in the file and its id.
+type ComparedRow = (u64, i64, Vec<f32>);
+
+/// No row's TID.
+const NOWHERE: Tid = Tid::MAX;
+
+/// Finds each row of the file in the table, and where it holds rows themselves, puts the table's in their place. Those that
+/// are no queries of `held` are compared with these.
+fn match_rows(
+    foreign: &mut Foreign,
+    fresh: &Builder,
+    definition: &Definition,
+    heap: &mut dyn Heap,
+    held: &mut HeldBack,
+    resources: Resources,
+) -> Result<Matched, IndexError> {
+    let labels = Labels::of(foreign, fresh, definition, heap)?;
+    let mut matching = Matching::new(foreign, &labels)?;
+    let (mut others, mut heap_rows, mut row) = (0, 0.0, Vec::new());
+    let mut batch = Batch::default();
+    let mut runs = Runs::new(heap.blocks());
+    while let Some(run) = runs.next() {
+        pgrx::check_for_interrupts!();
+        let filled = batch.bytes();
+        heap_rows += heap.identify(run.start, run.blocks, &mut |found| {
+            if !prepare(&found, definition, &mut row) {
+                return Ok(());
+            }
+            let id = found.id.filter(|_| found.is_alive && fresh.accepts(&row));
+            match id.and_then(|id| Some((id, labels.position(id)?))) {
+                None => others += 1,
+                Some((id, position)) => {
+                    matching.set(id, position, found.tid, &row)?;
+                    if !held.hides(found.tid, position) {
+                        batch.push(position, &row)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        let run_bytes = batch.bytes() - filled;
+        if runs.is_over() || batch.bytes() >= resources.batch_bytes {
+            interruptible(resources.threads, || held.compare(&batch.positions, &batch.rows))?;
+            batch.clear();
+        }
+        runs.adapt(run_bytes, resources.batch_bytes);
+    }
+    let (tids, compared) = matching.finish()?;
+    Ok(Matched { tids, others, heap_rows, compared })
+}
+
+/// Rows of the file as the table has them, until FAISS takes them.
+#[derive(Default)]
+struct Batch {
+    positions: Vec<u64>,
+    rows: Vec<f32>,
+}
+
+impl Batch {
+    fn push(&mut self, position: u64, row: &[f32]) -> Result<(), IndexError> {
+        self.positions.try_reserve(1)?;
+        self.rows.try_reserve(row.len())?;
+        self.positions.push(position);
+        self.rows.extend_from_slice(row);
+        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(self.rows.as_slice())
+    }
+
+    fn clear(&mut self) {
+        self.positions.clear();
+        self.rows.clear();
+    }
+}
+
+/// What is known so far of where the file's rows are.
+struct Matching<'a> {
+    foreign: &'a mut Foreign,
+    labels: &'a Labels,
+    /// By position.
+    tids: Vec<Tid>,
+    /// One of so many rows.
+    compared: Vec<ComparedRow>,
+    stride: u64,
+    /// How many rows are others than the file's, and ids of some.
+    changed: (usize, Vec<i64>),
+}
+
+impl<'a> Matching<'a> {
+    fn new(foreign: &'a mut Foreign, labels: &'a Labels) -> Result<Self, IndexError> {
+        let rows = foreign.rows();
+        let mut tids = Vec::new();
+        tids.try_reserve_exact(rows as usize)?;
+        tids.resize(rows as usize, NOWHERE);
+        let stride = rows.div_ceil(COMPARED_ROWS as u64);
+        Ok(Matching { foreign, labels, tids, compared: Vec::new(), stride, changed: (0, Vec::new()) })
+    }
+
+    /// The row at this position of the file is that of the table at `tid`.
+    fn set(&mut self, id: i64, position: u64, tid: Tid, row: &[f32]) -> Result<(), IndexError> {
+        let place = &mut self.tids[position as usize];
+        if *place != NOWHERE {
+            return Err(ImportError::Ambiguous(id).into());
+        }
+        *place = tid;
+        if self.foreign.stores_rows() {
+            if !self.foreign.exchange_row(position, row) {
+                let (count, ids) = &mut self.changed;
+                *count += 1;
+                ids.extend((*count <= NAMED_IDS).then_some(id));
+            }
+        } else if position.is_multiple_of(self.stride) {
+            self.compared.push((position, id, row.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// TIDs by position, and the rows to compare; Err where the table lacks rows or has others.
+    fn finish(self) -> Result<(Vec<Tid>, Vec<ComparedRow>), IndexError> {
+        let rows = self.foreign.rows();
+        let missing = self.tids.iter().filter(|&&tid| tid == NOWHERE).count();
+        if missing > 0 {
+            let ids = self.labels.0.iter().filter(|(_, position)| self.tids[*position as usize] == NOWHERE);
+            let ids: Vec<i64> = ids.map(|(id, _)| *id).take(NAMED_IDS).collect();
+            return Err(ImportError::Missing { count: missing, rows, ids: Ids::of(&ids, missing) }.into());
+        }
+        let (count, ids) = self.changed;
+        if count > 0 {
+            return Err(ImportError::Changed { count, rows, ids: Ids::of(&ids, count) }.into());
+        }
+        Ok((self.tids, self.compared))
+    }
+}
+
+/// Makes `row` what is indexed of a row; false: nothing is.
+fn prepare(found: &Identified, definition: &Definition, row: &mut Vec<f32>) -> bool {
+    row.clear();
+    row.extend_from_slice(found.vector);
+    definition.metric.prepare(row)
+}
+
+/// Positions of the file by id, in ascending order of ids.
+struct Labels(Vec<(i64, u64)>);
+
+impl Labels {
+    /// Those that the file has; else it has all rows of the table, in the order of their ids.
+    fn of(
+        foreign: &Foreign,
+        fresh: &Builder,
+        definition: &Definition,
+        heap: &mut dyn Heap,
+    ) -> Result<Self, IndexError> {
+        let mut labels = Vec::new();
+        if let Some(of_file) = foreign.labels() {
+            labels.try_reserve_exact(of_file.len())?;
+            labels.extend(of_file.iter().copied().zip(0u64..));
+            labels.sort_unstable();
+            return Ok(Labels(labels));
+        }
+        let mut row = Vec::new();
+        heap.identify(0, heap.blocks(), &mut |found| {
+            if found.is_alive && prepare(&found, definition, &mut row) && fresh.accepts(&row) {
+                labels.try_reserve(1)?;
+                labels.push((found.id.ok_or(IndexError::NoId)?, 0));
+            }
+            Ok(())
+        })?;
+        if labels.len() as u64 != foreign.rows() {
+            return Err(ImportError::Count { file: foreign.rows(), table: labels.len() as u64 }.into());
+        }
+        labels.sort_unstable();
+        labels.iter_mut().zip(0..).for_each(|(label, position)| label.1 = position);
+        match labels.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            Some(pair) => Err(ImportError::Ambiguous(pair[0].0).into()),
+            None => Ok(Labels(labels)),
+        }
+    }
+
+    fn position(&self, id: i64) -> Option<u64> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id).ok().map(|at| self.0[at].1)
+    }
+}
+
+/// Err where the codes of the file do not stand for the rows of the table.
+fn compare_codes(
+    foreign: &Foreign,
+    builder: &Builder,
+    matched: &Matched,
+    resources: Resources,
+) -> Result<(), IndexError> {
+    let (mut positions, mut rows) = (Vec::new(), Vec::new());
+    for (position, _, row) in &matched.compared {
+        positions.push(*position);
+        rows.extend_from_slice(row);
+    }
+    if positions.is_empty() {
+        return Ok(());
+    }
+    let strangers = interruptible(resources.threads, || foreign.strangers(builder, &positions, &rows))?;
+    let (count, compared) = (strangers.len(), positions.len());
+    if count as f64 <= MAX_STRANGER_SHARE * compared as f64 {
+        return Ok(());
+    }
+    let is_stranger = |position: &u64| strangers.contains(position);
+    let ids = matched.compared.iter().filter(|(position, ..)| is_stranger(position));
+    let ids: Vec<i64> = ids.map(|(_, id, _)| *id).take(NAMED_IDS).collect();
+    Err(ImportError::Strangers { count, compared, ids: Ids::of(&ids, count) }.into())
+}

@@ -1,0 +1,88 @@
+//! The index beside its table.
+
+use super::{Check, MAX_FINDINGS, checksum, row_name};
+use crate::index::build::VisitRow;
+use crate::index::error::IndexError;
+use crate::index::format::{Tid, tid_block};
+
+/// The table as the check wants it.
+pub trait Table {
+    /// `scan` shows what is visible now, from here on.
+    fn take_snapshot(&mut self);
+
+    /// Shows `visit` each visible row that the index should have: TID, the root's where PostgreSQL chained versions in a
+    /// page, and vector. NULLs and rows outside the predicate are left out.
+    fn scan(&mut self, visit: &mut VisitRow) -> Result<(), IndexError>;
+
+    /// The line pointers of a block of the table: true where one may belong to a row. None if there is no such block;
+    /// every TID is fine if the table is not a heap.
+    fn line_pointers(&mut self, block: u32) -> Option<LinePointers>;
+}
+
+/// Which line pointers of a heap page are taken.
+pub enum LinePointers {
+    Unknown,
+    /// By offset, the first offset being 1.
+    Taken(Vec<bool>),
+}
+
+impl Check {
+    /// Each visible row has an entry, with its own vector; each entry points to a line pointer that is taken.
+    pub(super) fn compare_with(&mut self, table: &mut dyn Table) -> Result<(), IndexError> {
+        let Some(metric) = crate::engine::Metric::from_code(crate::index::read_meta(self.rel)?.metric) else {
+            return Ok(());
+        };
+        let mut wrong: Vec<(Tid, &str)> = Vec::new();
+        let mut prepared = Vec::new();
+        let entries = &self.entries;
+        table.scan(&mut |tid, vector| {
+            prepared.clear();
+            prepared.extend_from_slice(vector);
+            if wrong.len() == MAX_FINDINGS || !metric.prepare(&mut prepared) {
+                return Ok(());
+            }
+            match entries.binary_search_by_key(&tid, |entry| entry.tid) {
+                Err(_) => wrong.push((tid, "the row is not in the index")),
+                Ok(at) if entries[at].row_crc32c.is_some_and(|crc| crc != checksum(&prepared)) => {
+                    wrong.push((tid, "the row in the index is not that of the table"));
+                }
+                Ok(_) => {}
+            }
+            Ok(())
+        })?;
+        for (tid, problem) in wrong {
+            self.error(row_name(tid), problem);
+        }
+        self.check_line_pointers(table);
+        Ok(())
+    }
+
+    /// VACUUM frees a line pointer only after the index forgot it (invariant 2): one that is free and in the index would
+    /// lead to whatever row comes there next.
+    fn check_line_pointers(&mut self, table: &mut dyn Table) {
+        let mut wrong: Vec<(Tid, &str)> = Vec::new();
+        let mut page: Option<(u32, Option<LinePointers>)> = None;
+        for entry in &self.entries {
+            let block = tid_block(entry.tid);
+            if page.as_ref().is_none_or(|(known, _)| *known != block) {
+                page = Some((block, table.line_pointers(block)));
+            }
+            let problem = match &page {
+                Some((_, None)) => Some("the table has no such page"),
+                Some((_, Some(LinePointers::Taken(taken)))) => {
+                    let is_taken =
+                        (entry.tid as u16).checked_sub(1).and_then(|at| taken.get(usize::from(at)));
+                    (is_taken != Some(&true)).then_some("the line pointer is free and still in the index")
+                }
+                _ => None,
+            };
+            wrong.extend(problem.map(|problem| (entry.tid, problem)));
+            if wrong.len() == MAX_FINDINGS {
+                break;
+            }
+        }
+        for (tid, problem) in wrong {
+            self.error(row_name(tid), problem);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The rows of a merge: read from its sources and handed to FAISS.
+
+use crate::engine::{Builder, Metric};
+use crate::failpoint;
+use crate::index::build::Resources;
+use crate::index::compact::source_rows::{Host, Outcome, read};
+use crate::index::error::IndexError;
+use crate::index::format::{PointRef, Tid};
+use crate::index::interruptible::stoppable;
+use crate::index::segment::OpenedSegment;
+use crate::index::train::HeldBack;
+
+/// Rows that are read from a segment in one go.
+const READ_ROWS: usize = 1024;
+
+pub(super) struct Merge<'a> {
+    metric: Metric,
+    resources: Resources,
+    pub host: &'a mut dyn Host,
+    pub builder: Builder,
+    held: HeldBack,
+    /// By position; those of `batch` are in.
+    pub tids: Vec<Tid>,
+    batch: Vec<f32>,
+    /// Rows that the builder cannot take, as its sums would overflow.
+    pub strays: (Vec<Tid>, Vec<f32>),
+    pub outcome: Outcome,
+}
+
+impl<'a> Merge<'a> {
+    pub fn new(
+        metric: Metric,
+        resources: Resources,
+        host: &'a mut dyn Host,
+        builder: Builder,
+        held: HeldBack,
+    ) -> Self {
+        Merge {
+            metric,
+            resources,
+            host,
+            builder,
+            held,
+            tids: Vec::new(),
+            batch: Vec::new(),
+            strays: (Vec::new(), Vec::new()),
+            outcome: Outcome::Done,
+        }
+    }
+
+    /// Adds the live rows of a source, or says in `outcome` why not.
+    pub fn add_segment(&mut self, source: &OpenedSegment) -> Result<(), IndexError> {
+        if source.segment.index.stores_rows() {
+            return self.add_stored(source);
+        }
+        let live: Vec<u64> = source.live_positions().collect();
+        for positions in live.chunks(READ_ROWS) {
+            let mut rows: Vec<(u64, Vec<f32>)> = Vec::with_capacity(positions.len());
+            self.outcome = read(self.metric, source, positions, self.host, &mut |position, row| {
+                rows.push((position, row.to_vec()));
+            })?;
+            if self.outcome != Outcome::Done {
+                return Ok(());
+            }
+            for (position, row) in rows {
+                self.push(source.segment.tid(position), &row);
+            }
+            if !self.flush_if_full()? {
+                self.outcome = Outcome::Yielded;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn add_stored(&mut self, source: &OpenedSegment) -> Result<(), IndexError> {
+        let dims = source.segment.index.dims();
+        let mut stopped = Ok(true);
+        source.segment.index.all_rows(READ_ROWS, &mut |positions, rows| {
+            for (&position, row) in positions.iter().zip(rows.chunks_exact(dims)) {
+                if !source.is_dead(position) {
+                    self.push(source.segment.tid(position), row);
+                }
+            }
+            stopped = self.flush_if_full();
+            matches!(stopped, Ok(true))
+        })?;
+        if !stopped? {
+            self.outcome = Outcome::Yielded;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, tid: Tid, row: &[f32]) {
+        if self.builder.accepts(row) {
+            if self.held.takes(tid, row) {
+                return;
+            }
+            self.tids.push(tid);
+            self.batch.extend_from_slice(row);
+        } else {
+            self.strays.0.push(tid);
+            self.strays.1.extend_from_slice(row);
+        }
+    }
+
+    fn flush_if_full(&mut self) -> Result<bool, IndexError> {
+        if size_of_val(self.batch.as_slice()) < self.resources.batch_bytes { Ok(true) } else { self.flush() }
+    }
+
+    /// Hands the batch to FAISS. False: others wait.
+    pub fn flush(&mut self) -> Result<bool, IndexError> {
+        if !self.host.goes_on()? {
+            return Ok(false);
+        }
+        let Merge { host, builder, held, batch, .. } = self;
+        let added = stoppable(self.resources.threads, &mut || !host.must_yield(), || {
+            let first = builder.rows();
+            builder.add(batch)?;
+            let positions: Vec<u64> = (first..builder.rows()).collect();
+            held.compare(&positions, batch)
+        })?;
+        if added.is_none() {
+            return Ok(false);
+        }
+        self.batch.clear();
+        failpoint::reach("merge.batch_added");
+        Ok(true)
+    }
+
+    /// Compares the base's rows with those held back, where it has them. False: others wait.
+    pub fn compare_base(&mut self, base: &OpenedSegment) -> Result<bool, IndexError> {
+        if !base.segment.index.stores_rows() {
+            return Ok(true);
+        }
+        let (dims, threads) = (base.segment.index.dims(), self.resources.threads);
+        let Merge { host, held, .. } = self;
+        let mut outcome = Ok(true);
+        base.segment.index.all_rows(READ_ROWS * 4, &mut |positions, rows| {
+            let (mut live, mut values) =
+                (Vec::with_capacity(positions.len()), Vec::with_capacity(rows.len()));
+            for (&position, row) in positions.iter().zip(rows.chunks_exact(dims)) {
+                if !base.is_dead(position) {
+                    live.push(position);
+                    values.extend_from_slice(row);
+                }
+            }
+            let compared = stoppable(threads, &mut || !host.must_yield(), || held.compare(&live, &values));
+            outcome = compared.map(|done| done.is_some());
+            matches!(outcome, Ok(true))
+        })?;
+        outcome
+    }
+
+    /// Measures the result, and adds what was held back. None: others wait.
+    pub fn calibrate(&mut self, base: Option<&OpenedSegment>) -> Result<Option<Vec<PointRef>>, IndexError> {
+        let (metric, dims, threads) = (self.metric, self.builder.dims(), self.resources.threads);
+        let dead = base.and_then(|base| base.dead.as_deref());
+        let Merge { host, builder, held, .. } = self;
+        let measured =
+            stoppable(threads, &mut || !host.must_yield(), || held.calibrate(builder, dead, threads))?;
+        let Some(mut points) = measured else {
+            return Ok(None);
+        };
+        for (tid, row) in std::mem::replace(held, HeldBack::none(metric, dims)).release() {
+            self.push(tid, &row);
+        }
+        if points.is_empty()
+            && let Some(base) = base
+        {
+            points.clone_from(&base.reference.points);
+        }
+        Ok(self.flush()?.then_some(points))
+    }
+}

@@ -1,0 +1,182 @@
+//! The end of a merge: tombstones that came meanwhile, and the result in the sources' place.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::cache::{Claim, SyncAt};
+use crate::engine::Builder;
+use crate::failpoint;
+use crate::index::build::UNTRAINED_FACTORY;
+use crate::index::compact::plan::Plan;
+use crate::index::error::IndexError;
+use crate::index::format::{BlobRef, Manifest, PointRef, SegmentRef, Tid};
+use crate::index::segment::{self, Models, OpenedSegment, Staged};
+use crate::index::storage::blob::{self, Logging};
+use crate::index::storage::{free_pages, recycle};
+use crate::index::{Snapshot, publish, read_manifest, read_meta};
+use crate::pg::invalidation;
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+use crate::pg::snapshot::ActiveSnapshot;
+
+/// What came of the sources.
+pub(super) struct Merged {
+    /// None: there were no live rows.
+    pub staged: Option<Staged>,
+    pub models: Models,
+    pub points: Vec<PointRef>,
+    /// By position.
+    pub tids: Vec<Tid>,
+    /// Rows that the result cannot hold.
+    pub strays: (Vec<Tid>, Vec<f32>),
+    /// The source whose positions the result keeps.
+    pub base: Option<Arc<OpenedSegment>>,
+}
+
+/// Stores the result and publishes it.
+pub(super) fn finish(
+    rel: Rel,
+    snapshot: &Snapshot,
+    plan: &Plan,
+    sources: &[Arc<OpenedSegment>],
+    Merged { staged, models, points, tids, strays, base }: Merged,
+) -> Result<(), IndexError> {
+    // Copying a large segment to pages takes its time, in which others may seal: so without the maintenance lock, and
+    // the horizon keeps the pages. (In a VACUUM it does not; but then this process alone looks for garbage.)
+    let horizon = ActiveSnapshot::latest();
+    let (mut merged, mut claims) = (Vec::new(), Vec::new());
+    if let Some(staged) = staged {
+        let (segment, claim) = staged.store(rel, models, points, Logging::Now)?;
+        merged.push(segment);
+        claims.push(claim);
+    }
+    for result in merged.iter_mut().filter(|result| result.factory == plan.factory) {
+        result.reason.clone_from(&plan.reason);
+    }
+    failpoint::reach("merge.copied");
+    let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+    let mut manifest = read_manifest(rel, &read_meta(rel)?)?;
+    let died = died_meanwhile(rel, &manifest, sources)?;
+    if let Some(result) = merged.first_mut() {
+        let dead = base.as_ref().map(|base| dead_now(rel, &manifest, base)).transpose()?.flatten();
+        set_dead(rel, result, &tids, base.as_ref().map_or(0, |base| base.segment.rows()), dead, &died)?;
+    }
+    if let Some((segment, claim)) = store_strays(rel, snapshot, strays, &died)? {
+        merged.push(segment);
+        claims.push(claim);
+    }
+    replace(rel, &mut manifest, sources, merged, snapshot.meta.index_id)?;
+    drop((claims, lock, horizon));
+    Ok(())
+}
+
+/// A source in the manifest as it is now.
+fn find<'a>(manifest: &'a Manifest, source: &OpenedSegment) -> Result<&'a SegmentRef, IndexError> {
+    let id = source.reference.payload.id;
+    manifest
+        .segments
+        .iter()
+        .find(|segment| segment.payload.id == id)
+        .ok_or_else(|| IndexError::Damaged(format!("segment {id:032x} vanished while it was merged")))
+}
+
+/// The source's bitmap as VACUUM left it last.
+fn dead_now(rel: Rel, manifest: &Manifest, source: &OpenedSegment) -> Result<Option<Vec<u8>>, IndexError> {
+    let tombstones = find(manifest, source)?.tombstones.as_ref();
+    tombstones.map(|tombstones| blob::read_to_vec(rel, tombstones)).transpose()
+}
+
+/// TIDs that got a tombstone since the snapshot.
+fn died_meanwhile(
+    rel: Rel,
+    manifest: &Manifest,
+    sources: &[Arc<OpenedSegment>],
+) -> Result<HashSet<Tid>, IndexError> {
+    let mut died = HashSet::new();
+    for source in sources {
+        if find(manifest, source)?.tombstones == source.reference.tombstones {
+            continue;
+        }
+        let Some(bits) = dead_now(rel, manifest, source)? else { continue };
+        let is_dead = |position: &u64| bits[(position / 8) as usize] >> (position % 8) & 1 == 1;
+        died.extend(source.live_positions().filter(is_dead).map(|position| source.segment.tid(position)));
+    }
+    Ok(died)
+}
+
+/// Gives the result its tombstones: those of the base, whose positions it keeps, and behind them those of rows that
+/// died meanwhile.
+fn set_dead(
+    rel: Rel,
+    result: &mut SegmentRef,
+    tids: &[Tid],
+    base_rows: u64,
+    base_dead: Option<Vec<u8>>,
+    died: &HashSet<Tid>,
+) -> Result<(), IndexError> {
+    let mut bits = base_dead.unwrap_or_default();
+    bits.resize(tids.len().div_ceil(8), 0);
+    for position in (base_rows as usize..tids.len()).filter(|&position| died.contains(&tids[position])) {
+        bits[position / 8] |= 1 << (position % 8);
+    }
+    result.dead_rows = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    if result.dead_rows > 0 {
+        result.tombstones = Some(blob::write(rel, blob::random_id()?, &bits, Logging::Now)?);
+    }
+    Ok(())
+}
+
+/// Rows that the result cannot hold stay in a Flat segment of their own.
+fn store_strays(
+    rel: Rel,
+    snapshot: &Snapshot,
+    (tids, rows): (Vec<Tid>, Vec<f32>),
+    died: &HashSet<Tid>,
+) -> Result<Option<(SegmentRef, Option<Claim>)>, IndexError> {
+    let (mut live_tids, mut live_rows) = (Vec::new(), Vec::new());
+    for (tid, row) in tids.iter().zip(rows.chunks_exact(snapshot.dims())) {
+        if !died.contains(tid) {
+            live_tids.push(*tid);
+            live_rows.extend_from_slice(row);
+        }
+    }
+    if live_tids.is_empty() {
+        return Ok(None);
+    }
+    let mut builder = Builder::new(UNTRAINED_FACTORY, snapshot.dims(), snapshot.metric)?;
+    builder.reserve(live_tids.len() as u64)?;
+    builder.add(&live_rows)?;
+    let (cache, key) = (segment::cache(), segment::file_key(rel, blob::random_id()?));
+    let (metric, factory) = (snapshot.metric, UNTRAINED_FACTORY);
+    let staged = segment::stage(&cache, key, &builder, metric, factory, &live_tids, SyncAt::Writing)?;
+    staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
+}
+
+/// Publishes the manifest with the result in the sources' place, and gives their pages and files back. Sessions that
+/// have the files mapped are told, so that none keeps their space for long.
+fn replace(
+    rel: Rel,
+    manifest: &mut Manifest,
+    sources: &[Arc<OpenedSegment>],
+    merged: Vec<SegmentRef>,
+    index_id: u128,
+) -> Result<(), IndexError> {
+    let is_source =
+        |segment: &SegmentRef| sources.iter().any(|source| source.reference.payload.id == segment.payload.id);
+    let (replaced, kept): (Vec<_>, Vec<_>) = manifest.segments.drain(..).partition(is_source);
+    manifest.segments = merged.into_iter().chain(kept).collect();
+    failpoint::reach("merge.stored");
+    publish(rel, manifest, None)?;
+    failpoint::reach("merge.published");
+    let old = Manifest { segments: replaced };
+    let blocks: Vec<u32> = old.blobs().flat_map(BlobRef::blocks).collect();
+    free_pages::retire(rel, blocks.iter().copied());
+    recycle::remember(index_id, blocks);
+    failpoint::reach("merge.retired");
+    let cache = segment::cache();
+    for segment in &old.segments {
+        cache.remove(&segment::file_key(rel, segment.payload.id));
+    }
+    invalidation::announce(rel);
+    Ok(())
+}

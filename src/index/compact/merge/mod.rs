@@ -1,0 +1,93 @@
+//! Merging segments into one: what compaction does, one merge at a time.
+//!
+//! The sources are immutable and only the holder of the compaction lock removes segments, so the work needs no other
+//! lock. VACUUM goes on meanwhile and may set tombstones in the sources; under the maintenance lock, just before the
+//! result is published, those are carried over by TID.
+
+mod add;
+mod finish;
+mod start;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::plan::Plan;
+use super::source_rows::{Host, Outcome};
+use crate::cache::SyncAt;
+use crate::failpoint;
+use crate::index::Snapshot;
+use crate::index::build::Resources;
+use crate::index::error::IndexError;
+use crate::index::interruptible::stoppable;
+use crate::index::segment::{self, OpenedSegment};
+use crate::index::storage::blob;
+use crate::pg::relation::Rel;
+use add::Merge;
+use finish::Merged;
+
+/// Merges the plan's sources. The caller holds the compaction lock since before it took the snapshot.
+pub fn merge(
+    rel: Rel,
+    snapshot: &Snapshot,
+    plan: &Plan,
+    resources: Resources,
+    host: &mut dyn Host,
+) -> Result<Outcome, IndexError> {
+    let sources: Vec<Arc<OpenedSegment>> =
+        plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();
+    let factory = start::factory_for(plan, &sources, host);
+    let base = plan.base.filter(|_| factory == plan.factory).map(|at| snapshot.segments[at].clone());
+    failpoint::reach("merge.planned");
+    let begun = Instant::now();
+    let started = start::start(snapshot, plan, factory, base.as_deref(), &sources, resources, host)?;
+    let (mut builder, factory, models) = match started {
+        Ok(started) => started,
+        Err(outcome) => return Ok(outcome),
+    };
+    builder.reserve(plan.rows)?;
+    let is_base = |source: &Arc<OpenedSegment>| base.as_ref().is_some_and(|base| Arc::ptr_eq(source, base));
+    let added: Vec<Arc<OpenedSegment>> = sources.iter().filter(|source| !is_base(source)).cloned().collect();
+    let held = match start::hold_back(snapshot, &builder, base.as_deref(), &added, begun, host)? {
+        Ok(held) => held,
+        Err(outcome) => return Ok(outcome),
+    };
+    let mut merge = Merge::new(snapshot.metric, resources, host, builder, held);
+    if let Some(base) = &base {
+        merge.tids.extend((0..base.segment.rows()).map(|position| base.segment.tid(position)));
+        if !merge.compare_base(base)? {
+            return Ok(Outcome::Yielded);
+        }
+    }
+    for source in &added {
+        merge.add_segment(source)?;
+        if merge.outcome != Outcome::Done {
+            return Ok(merge.outcome);
+        }
+    }
+    if !merge.flush()? {
+        return Ok(Outcome::Yielded);
+    }
+    let Some(points) = merge.calibrate(base.as_deref())? else {
+        return Ok(Outcome::Yielded);
+    };
+    let Merge { host, builder, tids, strays, .. } = merge;
+    let staged = if tids.is_empty() {
+        None
+    } else {
+        let cache = segment::cache();
+        let key = segment::file_key(rel, blob::random_id()?);
+        let staged = stoppable(resources.threads, &mut || !host.must_yield(), || {
+            segment::stage(&cache, key, &builder, snapshot.metric, &factory, &tids, SyncAt::Writing)
+        })?;
+        if staged.is_none() {
+            return Ok(Outcome::Yielded);
+        }
+        staged
+    };
+    drop(builder);
+
+    failpoint::reach("merge.staged");
+    let merged = Merged { staged, models, points, tids, strays, base };
+    finish::finish(rel, snapshot, plan, &sources, merged)?;
+    Ok(Outcome::Done)
+}

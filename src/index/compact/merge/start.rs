@@ -1,0 +1,123 @@
+//! What a merge begins with: the index to add to, and the rows that will calibrate it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::Builder;
+use crate::failpoint;
+use crate::index::Snapshot;
+use crate::index::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
+use crate::index::compact::plan::Plan;
+use crate::index::compact::source_rows::{Host, Outcome, read, sample};
+use crate::index::error::IndexError;
+use crate::index::interruptible::{interruptible, stoppable};
+use crate::index::segment::{Models, OpenedSegment};
+use crate::index::train::{HeldBack, wanted_queries};
+
+/// The index to add to, its factory string, and where its models come from.
+pub(super) type Started = (Builder, String, Models);
+
+/// What the merge begins with; Err in the result: why it does not.
+pub(super) fn start(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    factory: &str,
+    base: Option<&OpenedSegment>,
+    sources: &[Arc<OpenedSegment>],
+    resources: Resources,
+    host: &mut dyn Host,
+) -> Result<Result<Started, Outcome>, IndexError> {
+    let (dims, metric) = (snapshot.dims(), snapshot.metric);
+    let fresh = Builder::new(factory, dims, metric)?;
+    let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
+    let untrained = TrainingSample { rows: 0, table_rows: 0 };
+    build::check_memory(&fresh, factory, untrained, plan.rows, resources)?;
+    let quantiser = match base {
+        Some(base) => Some((base, true)),
+        None if plan.retrain || !fresh.needs_training() => None,
+        None => newest_trained(snapshot, factory).map(|donor| (donor, false)),
+    };
+    if let Some((donor, keep_rows)) = quantiser {
+        let serial = donor.segment.serial();
+        let builder = interruptible(1, || Builder::resume(factory, dims, metric, serial, keep_rows))?;
+        return Ok(Ok((builder, factory.to_string(), Models::of(&donor.reference))));
+    }
+    if !fresh.needs_training() {
+        return Ok(Ok((fresh, factory.to_string(), Models::None)));
+    }
+    let wanted = fresh.training_rows();
+    let sample = match sample(metric, sources, &fresh, wanted.wanted as u64, host)? {
+        Ok(sample) => sample,
+        Err(outcome) => return Ok(Err(outcome)),
+    };
+    if sample.len() / dims < wanted.min {
+        let flat = Builder::new(UNTRAINED_FACTORY, dims, metric)?;
+        return Ok(Ok((flat, UNTRAINED_FACTORY.to_string(), Models::None)));
+    }
+    let mut builder = fresh;
+    let taken = TrainingSample { rows: sample.len() / dims, table_rows: sample.len() / dims };
+    build::check_memory(&builder, factory, taken, plan.rows, resources)?;
+    let trained = stoppable(resources.threads, &mut || !host.must_yield(), || builder.train(&sample))?;
+    if trained.is_none() {
+        return Ok(Err(Outcome::Yielded));
+    }
+    failpoint::reach("merge.trained");
+    Ok(Ok((builder, factory.to_string(), Models::Own { live_rows })))
+}
+
+/// The plan's factory string; or that of the codes, where there is no more to be had than they have kept: what ranks by
+/// the rows that it stores would rank by other rows than the table's, and other codes would lose as much again.
+pub(super) fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &dyn Host) -> &'a str {
+    let coded = sources.iter().filter(|source| !source.segment.index.stores_rows());
+    match coded.max_by_key(|source| source.live_rows()) {
+        Some(coded) if !host.knows_table() => &coded.reference.factory,
+        _ => &plan.factory,
+    }
+}
+
+/// The segment whose quantiser has seen the most rows.
+fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a OpenedSegment> {
+    let trained = snapshot
+        .segments
+        .iter()
+        .filter(|segment| segment.reference.trained_rows > 0 && segment.reference.factory == factory);
+    trained.max_by_key(|segment| segment.reference.trained_rows).map(Arc::as_ref)
+}
+
+/// The rows that calibrate the result, of those that are added to it; Err in the result: others wait. A base whose rows
+/// are not stored cannot be compared with them, and its own points go on holding.
+pub(super) fn hold_back(
+    snapshot: &Snapshot,
+    builder: &Builder,
+    base: Option<&OpenedSegment>,
+    added: &[Arc<OpenedSegment>],
+    started: Instant,
+    host: &mut dyn Host,
+) -> Result<Result<HeldBack, Outcome>, IndexError> {
+    let (metric, dims) = (snapshot.metric, snapshot.dims());
+    let none = || Ok(Ok(HeldBack::none(metric, dims)));
+    if !builder.is_approximate() || base.is_some_and(|base| !base.segment.index.stores_rows()) {
+        return none();
+    }
+    let live_rows: u64 = added.iter().map(|source| source.live_rows()).sum();
+    let wanted = wanted_queries(live_rows, dims);
+    if wanted == 0 {
+        return none();
+    }
+    let step = (live_rows as usize / wanted).max(1);
+    let mut chosen = Vec::with_capacity(wanted);
+    for source in added {
+        let positions: Vec<u64> = source.live_positions().step_by(step).collect();
+        let outcome = read(metric, source, &positions, host, &mut |position, row| {
+            if builder.accepts(row) {
+                chosen.push((source.segment.tid(position), row.to_vec()));
+            }
+        })?;
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Yielded => return Ok(Err(outcome)),
+            Outcome::RowsMissing => return none(),
+        }
+    }
+    Ok(Ok(HeldBack::new(metric, dims, chosen, started)))
+}

@@ -1,0 +1,100 @@
+//! Sealing: the oldest part of the delta becomes a Flat segment where it lies, exact as the delta was.
+//!
+//! What is sealed lies before the delta's last page, in pages that are full or closed, so nobody appends to it, and the
+//! maintenance lock keeps VACUUM from taking rows out of it. One WAL record adds the segment to the manifest and moves
+//! the delta's start behind what went into it (invariant 4): a search finds each row in the one or the other.
+
+use crate::cache::SyncAt;
+use crate::failpoint;
+use crate::index::error::IndexError;
+use crate::index::format::Meta;
+use crate::index::segment::in_place;
+use crate::index::storage::{free_pages, recycle};
+use crate::index::{delta, publish, read_manifest, read_meta};
+use crate::pg::free_space;
+use crate::pg::lock::{IndexLock, Purpose};
+use crate::pg::relation::Rel;
+
+/// The most bytes of rows that one segment takes: their cache file is written under the maintenance lock, and an insert
+/// that seals waits so long.
+const MAX_SEALED_BYTES: usize = 16 << 20;
+
+/// Whether the delta has grown beyond `limit_bytes` of pages.
+pub fn is_due(meta: &Meta, limit_bytes: u64) -> bool {
+    // The last page is never sealed.
+    meta.delta_links() > 1 && meta.delta_bytes() > limit_bytes
+}
+
+/// Seals until the delta is within `limit_bytes`, or what was in it at the start is sealed: inserts may be faster.
+pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
+    let mut meta = read_meta(rel)?;
+    let end = meta.delta_next_chunk;
+    while is_due(&meta, limit_bytes) && meta.delta_head_chunk < end {
+        let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        seal(rel, SyncAt::Writing, &lock)?;
+        meta = read_meta(rel)?;
+    }
+    Ok(())
+}
+
+/// One small segment, if the delta has grown beyond `limit_bytes` and nobody else is at it.
+pub fn try_down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
+    if is_due(&read_meta(rel)?, limit_bytes)
+        && let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance)
+    {
+        seal(rel, SyncAt::Writing, &lock)?;
+    }
+    Ok(())
+}
+
+/// Seals every row that is in the delta now.
+pub fn all(rel: Rel) -> Result<(), IndexError> {
+    {
+        // The new page must not be taken for garbage before it is linked.
+        let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        delta::roll(rel)?;
+    }
+    let end = read_meta(rel)?.delta_next_chunk - 1;
+    while read_meta(rel)?.delta_head_chunk < end {
+        let lock = IndexLock::acquire(rel, Purpose::Maintenance);
+        seal(rel, SyncAt::Writing, &lock)?;
+    }
+    Ok(())
+}
+
+/// One small segment if nobody else is at it: what an insert can do by itself. It does not wait for the disk.
+pub fn try_one(rel: Rel) -> Result<(), IndexError> {
+    if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
+        seal(rel, SyncAt::FirstUse, &lock)?;
+    }
+    Ok(())
+}
+
+/// Makes one segment of the oldest rows, under the maintenance lock.
+fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
+    let meta = read_meta(rel)?;
+    let frozen = delta::freeze(rel, &meta, MAX_SEALED_BYTES)?;
+    if frozen.blocks.is_empty() {
+        return Ok(());
+    }
+    failpoint::reach("seal.frozen");
+    if let Some(&last) = frozen.blocks.iter().max() {
+        free_space::prepare(rel, last);
+    }
+    let (rest, mut manifest) = (frozen.rest, read_manifest(rel, &meta)?);
+    // Pages that VACUUM has emptied.
+    let (empty, claim) = if frozen.tids.is_empty() {
+        (frozen.blocks, None)
+    } else {
+        let (segment, claim) = in_place::segment(rel, &meta, frozen, sync)?;
+        manifest.segments.push(segment);
+        (Vec::new(), Some(claim))
+    };
+    failpoint::reach("seal.stored");
+    publish(rel, &manifest, Some(rest))?;
+    drop(claim);
+    failpoint::reach("seal.published");
+    free_pages::retire(rel, empty.into_iter());
+    recycle::offer(rel, meta.index_id);
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! The rows of segments that are merged: from the segment, from the table, or as FAISS decodes them.
+
+use std::sync::Arc;
+
+use crate::engine::{Builder, Metric};
+use crate::index::error::IndexError;
+use crate::index::format::Tid;
+use crate::index::segment::OpenedSegment;
+
+/// Rows that are read for a sample in one go. They lie scattered: to find them, inverted lists are gone through once
+/// for each go.
+const SAMPLE_READ_ROWS: usize = 1 << 16;
+
+/// What a merge needs from outside.
+pub trait Host {
+    /// Whether the table is there to be asked, now or later. Where it is not, rows are taken as FAISS decodes them.
+    fn knows_table(&self) -> bool;
+    /// Whether it can be asked now; opens it.
+    fn has_table(&mut self) -> bool;
+    /// Appends the row at `tid` as the table has it; false if no version of it is visible.
+    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
+    /// Whether somebody waits for this process, or it cannot go on. To be asked often, also while FAISS runs, but without
+    /// the maintenance lock: it seals, and lets go of the table now and then.
+    fn must_yield(&mut self) -> bool;
+    /// Called between batches, without a lock on a buffer; lets go of the table. False: give the merge up, others wait.
+    fn goes_on(&mut self) -> Result<bool, IndexError>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// Given up for others who wait; nothing was changed.
+    Yielded,
+    /// There are rows that neither the segment nor the table could give; nothing was changed. Either FAISS cannot
+    /// decode rows that the table no longer shows, which VACUUM will remove, or the table could not be asked.
+    RowsMissing,
+}
+
+/// Shows `visit` the rows at `positions`: from the segment where it stores them, else from the table, else as FAISS
+/// decodes them.
+pub fn read(
+    metric: Metric,
+    source: &OpenedSegment,
+    positions: &[u64],
+    host: &mut dyn Host,
+    visit: &mut dyn FnMut(u64, &[f32]),
+) -> Result<Outcome, IndexError> {
+    let index = &source.segment.index;
+    let (mut hidden, mut row) = (Vec::new(), Vec::new());
+    if index.stores_rows() || !host.knows_table() {
+        hidden.extend_from_slice(positions);
+    } else {
+        for &position in positions {
+            // The table's rows can take long: functions in index expressions are the user's.
+            if host.must_yield() {
+                return Ok(Outcome::Yielded);
+            }
+            if !host.has_table() {
+                return Ok(Outcome::RowsMissing);
+            }
+            row.clear();
+            let is_visible = host.exact_row(source.segment.tid(position), &mut row);
+            if is_visible && row.len() == index.dims() && metric.prepare(&mut row) {
+                visit(position, &row);
+            } else {
+                hidden.push(position);
+            }
+        }
+    }
+    if hidden.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    if !index.can_decode() {
+        return Ok(Outcome::RowsMissing);
+    }
+    let mut rows = Vec::new();
+    index.rows_at(&hidden, &mut rows)?;
+    for (&position, row) in hidden.iter().zip(rows.chunks_exact(index.dims())) {
+        visit(position, row);
+    }
+    Ok(Outcome::Done)
+}
+
+/// About `wanted` live rows that `builder` takes, evenly from all sources; Err in the result: why there are none.
+pub fn sample(
+    metric: Metric,
+    sources: &[Arc<OpenedSegment>],
+    builder: &Builder,
+    wanted: u64,
+    host: &mut dyn Host,
+) -> Result<Result<Vec<f32>, Outcome>, IndexError> {
+    let live_rows: u64 = sources.iter().map(|source| source.live_rows()).sum();
+    let step = (live_rows / wanted.max(1)).max(1) as usize;
+    let mut sample = Vec::new();
+    for source in sources {
+        let live: Vec<u64> = source.live_positions().step_by(step).collect();
+        for positions in live.chunks(SAMPLE_READ_ROWS) {
+            let outcome = read(metric, source, positions, host, &mut |_, row| {
+                if builder.accepts(row) {
+                    sample.extend_from_slice(row);
+                }
+            })?;
+            if outcome != Outcome::Done {
+                return Ok(Err(outcome));
+            }
+        }
+    }
+    Ok(Ok(sample))
+}

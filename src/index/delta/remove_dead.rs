@@ -1,0 +1,91 @@
+//! VACUUM of the delta: dead entries go, and so do pages that are empty then.
+
+use super::{Chain, Walker};
+use crate::failpoint;
+use crate::index::error::IndexError;
+use crate::index::format::{DeltaHead, DeltaLayout, Meta, NO_BLOCK, PageKind, PageTag, Tid, tid_from_bytes};
+use crate::pg::buffer::PageLock;
+use crate::pg::relation::Rel;
+use crate::pg::wal::WalRecord;
+use crate::pg::xid;
+
+/// What VACUUM found in the delta.
+#[derive(Default)]
+pub struct DeltaVacuum {
+    pub rows: u64,
+    pub removed_rows: u64,
+}
+
+/// Shows `is_dead` every entry once and removes those that it names. The caller holds the maintenance lock, so nobody
+/// else removes; entries that are appended meanwhile are live.
+pub fn vacuum(
+    rel: Rel,
+    meta: &Meta,
+    is_dead: &mut dyn FnMut(Tid) -> bool,
+) -> Result<DeltaVacuum, IndexError> {
+    let layout = DeltaLayout::new(meta.dims as usize);
+    let mut found = DeltaVacuum::default();
+    let (mut last_kept, mut walker) = (None, Walker::new(rel, Chain::of_delta(meta)));
+    while let Some(page) = walker.next_page()? {
+        crate::pg::vacuum_delay_point();
+        let dead: Vec<Tid> = page.tids(layout).filter(|&tid| is_dead(tid)).collect();
+        let kept_rows = page.tids(layout).count() - dead.len();
+        found.rows += kept_rows as u64;
+        found.removed_rows += dead.len() as u64;
+        if !dead.is_empty() {
+            remove_entries(rel, page.block, layout, &dead)?;
+            failpoint::reach("vacuum.entries_removed");
+        }
+        let unlinked = match last_kept {
+            Some(previous) if kept_rows == 0 => unlink_if_empty(rel, previous, page.block)?,
+            _ => false,
+        };
+        if !unlinked {
+            last_kept = Some(page.block);
+        }
+    }
+    Ok(found)
+}
+
+fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) -> Result<(), IndexError> {
+    let lock = PageLock::exclusive(rel, block);
+    let view = lock.view();
+    let (mut head, entries) = DeltaHead::split(view.body(), layout)?;
+    let kept: Vec<&[u8]> = entries
+        .chunks_exact(layout.entry_bytes())
+        .filter(|entry| !dead.contains(&tid_from_bytes(entry)))
+        .collect();
+    head.entries = kept.len() as u16;
+    let kept = kept.concat();
+    let mut record = WalRecord::start(rel);
+    record.edit(&lock, |page| page.set_body(&[&head.to_bytes(), &kept]));
+    record.commit();
+    Ok(())
+}
+
+/// Takes an empty page between two others out of the chain, in one record. Its own link stays for those who stand
+/// on it.
+fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> Result<bool, IndexError> {
+    let before = PageLock::exclusive(rel, previous);
+    let lock = PageLock::exclusive(rel, block);
+    let head = DeltaHead::from_body(lock.view().body())?;
+    let Some(tag) = lock.view().tag() else {
+        return Ok(false);
+    };
+    if head.entries > 0 || head.next_block == NO_BLOCK {
+        return Ok(false);
+    }
+    let link = DeltaHead {
+        next_block: head.next_block,
+        next_chunk: head.next_chunk,
+        ..DeltaHead::from_body(before.view().body())?
+    };
+    let mut record = WalRecord::start(rel);
+    record.edit(&before, |page| page.patch_body(0, &link.to_bytes()));
+    let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
+    record.edit(&lock, |page| page.set_tag(retired));
+    failpoint::reach("vacuum.before_unlink");
+    record.commit();
+    failpoint::reach("vacuum.page_unlinked");
+    Ok(true)
+}

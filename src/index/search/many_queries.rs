@@ -1,0 +1,207 @@
+//! The first rounds of many searches, made at once: FAISS answers all queries on several threads, and the delta is read
+//! once.
+//!
+//! What comes of it is one picture of the index, like that of a cursor: segments and delta as one root named them. A
+//! cursor that goes on from here finds what a snapshot sees that was taken before (invariant 1); for a later one, rows
+//! could be missing. The caller sees to that.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::request::{self, Request};
+use crate::engine::{Hit, Metric, SearchParams};
+use crate::index::error::IndexError;
+use crate::index::format::{Meta, Tid};
+use crate::index::interruptible::interruptible;
+use crate::index::segment::OpenedSegment;
+use crate::index::{Snapshot, delta, retry};
+use crate::pg::relation::Rel;
+
+/// Values of the delta's rows that are compared with all queries in one go.
+const DELTA_PIECE_VALUES: usize = 4 << 20;
+
+/// What each query found in a segment; None, or nothing at all, where the cursor has to search by itself.
+type Hits = Vec<Option<Vec<Hit>>>;
+
+/// The first round of each of some queries.
+pub struct FirstRounds {
+    request: Request,
+    metric: Metric,
+    queries: Queries,
+    delta_tids: Vec<Tid>,
+    /// For each query its distances to the delta's rows.
+    delta_distances: Vec<Vec<f32>>,
+    segments: Vec<(Arc<OpenedSegment>, Hits)>,
+    /// The query that will probably be asked for next.
+    next: Cell<usize>,
+}
+
+/// Queries of an index's dimensions, one after the other.
+struct Queries {
+    dims: usize,
+    /// As they were asked.
+    given: Vec<f32>,
+    /// In the form that is indexed; as given where there is none.
+    prepared: Vec<f32>,
+    has_form: Vec<bool>,
+}
+
+impl Queries {
+    fn new(dims: usize, given: &[f32], metric: Metric) -> Result<Self, IndexError> {
+        let mut prepared = Vec::new();
+        prepared.try_reserve_exact(given.len())?;
+        prepared.extend_from_slice(given);
+        let has_form = prepared.chunks_exact_mut(dims).map(|query| metric.prepare(query)).collect();
+        Ok(Queries { dims, given: given.to_vec(), prepared, has_form })
+    }
+
+    fn given(&self, at: usize) -> &[f32] {
+        &self.given[at * self.dims..(at + 1) * self.dims]
+    }
+
+    fn prepared(&self, at: usize) -> Option<&[f32]> {
+        self.has_form[at].then(|| &self.prepared[at * self.dims..(at + 1) * self.dims])
+    }
+}
+
+impl FirstRounds {
+    /// Bytes that the first round of one query takes in memory, about.
+    pub fn bytes_per_query(rel: Rel, request: &Request) -> Result<usize, IndexError> {
+        let snapshot = Snapshot::open(rel)?;
+        let hits: usize = (snapshot.segments.iter())
+            .filter_map(|opened| {
+                let params = params_of(opened, request);
+                request::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
+            })
+            .sum();
+        // What FAISS finds lies there three times for a moment: as it found it, as arrays, and as hits.
+        let bytes = hits * 3 * size_of::<Hit>() + 2 * snapshot.dims() * size_of::<f32>();
+        Ok(bytes + most_delta_rows(&snapshot.meta) * size_of::<f32>())
+    }
+
+    /// The first rounds of searches for `queries`, each of `dims` values, on so many threads.
+    pub fn search(
+        rel: Rel,
+        dims: usize,
+        queries: &[f32],
+        request: Request,
+        threads: usize,
+    ) -> Result<Self, IndexError> {
+        let (snapshot, queries, delta_tids, delta_distances) = retry(|| {
+            let snapshot = Snapshot::try_open(rel)?;
+            if snapshot.dims() != dims {
+                return Err(IndexError::Dimensions { expected: snapshot.dims(), found: dims });
+            }
+            let queries = Queries::new(dims, queries, snapshot.metric)?;
+            let (tids, distances) = compare_delta(rel, &snapshot, &queries, threads)?;
+            Ok((snapshot, queries, tids, distances))
+        })?;
+        let metric = snapshot.metric;
+        let mut segments = Vec::with_capacity(snapshot.segments.len());
+        for opened in snapshot.segments {
+            pgrx::check_for_interrupts!();
+            let hits = search_segment(&opened, &queries, &request, threads)?;
+            segments.push((opened, hits));
+        }
+        let next = Cell::new(0);
+        Ok(FirstRounds { request, metric, queries, delta_tids, delta_distances, segments, next })
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// Which of the queries this one is.
+    pub fn find(&self, query: &[f32]) -> Option<usize> {
+        let (start, end) = (self.next.get(), self.queries.has_form.len());
+        let at = (start..end).chain(0..start).find(|&at| self.queries.given(at) == query)?;
+        self.next.set(at + 1);
+        Some(at)
+    }
+
+    /// Query `at` in the form that is indexed, if it has one.
+    pub fn prepared(&self, at: usize) -> Option<&[f32]> {
+        self.queries.prepared(at)
+    }
+
+    pub fn delta_rows(&self) -> usize {
+        self.delta_tids.len()
+    }
+
+    /// The delta's rows with their distances from query `at`.
+    pub fn delta(&self, at: usize) -> impl Iterator<Item = (f32, Tid)> + '_ {
+        self.delta_distances[at].iter().copied().zip(self.delta_tids.iter().copied())
+    }
+
+    /// The segments with what query `at` found in them, if that was looked for.
+    pub fn segments(&self, at: usize) -> impl Iterator<Item = (&Arc<OpenedSegment>, Option<Vec<Hit>>)> {
+        self.segments.iter().map(move |(opened, hits)| (opened, hits.get(at).cloned().flatten()))
+    }
+}
+
+/// No more rows than this are in the delta.
+fn most_delta_rows(meta: &Meta) -> usize {
+    meta.delta_bytes() as usize / (meta.dims as usize * size_of::<f32>())
+}
+
+/// The delta's rows and, for each query, their distances.
+fn compare_delta(
+    rel: Rel,
+    snapshot: &Snapshot,
+    queries: &Queries,
+    threads: usize,
+) -> Result<(Vec<Tid>, Vec<Vec<f32>>), IndexError> {
+    let mut all_tids = Vec::new();
+    let mut distances: Vec<Vec<f32>> = vec![Vec::new(); queries.has_form.len()];
+    let mut compare = |rows: &mut Vec<f32>| -> Result<(), IndexError> {
+        let count = rows.len() / queries.dims;
+        if count > 0 {
+            let piece = interruptible(threads, || {
+                snapshot.metric.distances_each(queries.dims, &queries.prepared, rows)
+            })?;
+            for ((known, found), &has_form) in
+                distances.iter_mut().zip(piece.chunks_exact(count)).zip(&queries.has_form)
+            {
+                known.try_reserve(count)?;
+                if has_form { known.extend_from_slice(found) } else { known.resize(known.len() + count, 0.0) }
+            }
+        }
+        rows.clear();
+        Ok(())
+    };
+    let mut piece: Vec<f32> = Vec::new();
+    delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
+        all_tids.try_reserve(tids.len())?;
+        all_tids.extend_from_slice(tids);
+        piece.try_reserve(rows.len())?;
+        piece.extend_from_slice(rows);
+        if piece.len() >= DELTA_PIECE_VALUES { compare(&mut piece) } else { Ok(()) }
+    })?;
+    compare(&mut piece)?;
+    Ok((all_tids, distances))
+}
+
+/// What a search of this segment goes by.
+fn params_of(opened: &OpenedSegment, request: &Request) -> SearchParams {
+    request::segment_params(&opened.reference.points, &request.params, request.k)
+}
+
+/// The hits of each query.
+fn search_segment(
+    opened: &OpenedSegment,
+    queries: &Queries,
+    request: &Request,
+    threads: usize,
+) -> Result<Hits, IndexError> {
+    let params = params_of(opened, request);
+    let Some(candidates) = request::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
+    else {
+        return Ok(Vec::new());
+    };
+    let (index, dead) = (&opened.segment.index, opened.dead.as_deref());
+    Ok(interruptible(threads, || index.search_each(&queries.prepared, candidates, &params, dead))?)
+}

@@ -1,0 +1,165 @@
+//! How far a search has come: in each segment, and in the delta.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::candidates::Among;
+use super::passes::{Positions, Source};
+use super::request::{Request, segment_params};
+use crate::engine::{Hit, SearchParams};
+use crate::index::error::IndexError;
+use crate::index::format::Tid;
+use crate::index::segment::OpenedSegment;
+use crate::index::{Snapshot, delta};
+use crate::pg::relation::Rel;
+
+/// A distance that sorts NaN last, as PostgreSQL does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distance(pub f32);
+
+impl Eq for Distance {}
+
+impl PartialOrd for Distance {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Distance {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.partial_cmp(&other.0).unwrap_or_else(|| self.0.is_nan().cmp(&other.0.is_nan()))
+    }
+}
+
+/// How far the search of one segment has come.
+pub struct SegmentScan {
+    pub opened: Arc<OpenedSegment>,
+    /// The rows that may be found; None: all that live.
+    pub among: Option<Among>,
+    pub params: SearchParams,
+    /// Rows that the next round asks for.
+    pub round_rows: usize,
+    /// No row that is still to come is nearer, as far as the last round could see.
+    pub frontier: Distance,
+    pub exhausted: bool,
+    /// Where a search without order goes on.
+    pub next_position: u64,
+    /// What the first round finds, where that was searched for already.
+    pub first_hits: Option<Vec<Hit>>,
+    /// Rows that rounds have found, or that the search cannot see.
+    pub seen: Positions,
+    /// Rows that it may hold, once the first round is over.
+    pub room_rows: usize,
+    /// Whether the first round is over.
+    pub is_begun: bool,
+    /// Whose rows the passes rank by; None: rounds still do.
+    pub passes: Option<Source>,
+    /// The last row of the pass before.
+    pub last_ranked: Option<(Distance, u64)>,
+}
+
+/// The delta's rows with their distances, of which the nearest become candidates first.
+pub struct DeltaScan {
+    pub rows: Vec<(Distance, Tid)>,
+    /// So many have become candidates, none of them farther than the others.
+    taken: usize,
+    round_rows: usize,
+}
+
+impl DeltaScan {
+    pub fn new(rows: Vec<(Distance, Tid)>, request: &Request) -> Self {
+        DeltaScan { rows, taken: 0, round_rows: request.wanted_rows.max(1) }
+    }
+
+    /// As of a segment; None: exhausted.
+    pub fn frontier(&self) -> Option<Distance> {
+        let last = self.taken.checked_sub(1).map_or(Distance(f32::NEG_INFINITY), |last| self.rows[last].0);
+        (self.taken < self.rows.len()).then_some(last)
+    }
+
+    /// Where in `rows` the next nearest are, the farthest of them last.
+    pub fn next_round(&mut self) -> Range<usize> {
+        let rest = &mut self.rows[self.taken..];
+        let count = self.round_rows.min(rest.len());
+        if count > 0 {
+            rest.select_nth_unstable(count - 1);
+        }
+        let round = self.taken..self.taken + count;
+        self.taken += count;
+        self.round_rows = self.round_rows.saturating_mul(2);
+        round
+    }
+}
+
+impl SegmentScan {
+    pub fn open(opened: Arc<OpenedSegment>, request: &Request) -> Result<Self, IndexError> {
+        let among = request.candidates.as_ref().map(|candidates| candidates.among(&opened)).transpose()?;
+        let exhausted = among.as_ref().is_some_and(|among| among.positions.is_empty());
+        let mut params = segment_params(&opened.reference.points, &request.params, request.k);
+        if among.is_some() {
+            // The nearest of a few rows can be anywhere. To look at each of them costs less than to look for the list.
+            params.nprobe = Some(opened.segment.index.lists().max(1));
+            params.max_codes = None;
+        }
+        Ok(SegmentScan {
+            opened,
+            among,
+            params,
+            round_rows: request.wanted_rows.max(1),
+            frontier: Distance(f32::NEG_INFINITY),
+            exhausted,
+            next_position: 0,
+            first_hits: None,
+            seen: Positions::default(),
+            room_rows: usize::MAX,
+            is_begun: false,
+            passes: None,
+            last_ranked: None,
+        })
+    }
+
+    /// Rows that can be found.
+    pub fn rows(&self) -> u64 {
+        self.among.as_ref().map_or(self.opened.live_rows(), |among| among.positions.len() as u64)
+    }
+
+    /// Bitmap by position of the rows that must not be found.
+    pub fn excluded(&mut self) -> Result<Option<&[u8]>, IndexError> {
+        match &mut self.among {
+            Some(among) => among.others(self.opened.segment.rows()).map(Some),
+            None => Ok(self.opened.dead.as_deref()),
+        }
+    }
+}
+
+/// Every row of the delta with its distance.
+pub fn rank_delta(
+    rel: Rel,
+    snapshot: &Snapshot,
+    query: Option<&[f32]>,
+) -> Result<Vec<(Distance, Tid)>, IndexError> {
+    let (mut found, mut distances) = (Vec::new(), Vec::new());
+    delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
+        distances.clear();
+        match query {
+            Some(query) => snapshot.metric.distances(query, rows, &mut distances),
+            None => distances.resize(tids.len(), 0.0),
+        }
+        found.try_reserve(tids.len())?;
+        found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Distance;
+
+    #[test]
+    fn nan_sorts_behind_every_distance() {
+        let mut distances = [Distance(f32::NAN), Distance(1.0), Distance(f32::INFINITY), Distance(-1.0)];
+        distances.sort_unstable();
+        assert_eq!(distances.map(|distance| distance.0)[..3], [-1.0, 1.0, f32::INFINITY]);
+    }
+}

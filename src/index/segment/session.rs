@@ -1,0 +1,206 @@
+//! Segments that this backend has opened, kept from one search to the next.
+//!
+//! An entry is right as long as the root names the same manifest, whose random id changes with every publish; and a segment
+//! is opened once, as long as manifests name it. PostgreSQL tells of every VACUUM and ANALYZE of a table, which change no
+//! segment. So what it tells is only an occasion to look whether the files are still there: whoever replaces a segment or
+//! finds an index gone removes them, and no map is to keep an old file's space. What is kept owns memory, maps and FAISS
+//! handles only (invariant 9), so it may outlive transactions and errors.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cache_file::{self, Segment};
+use crate::cache::FileKey;
+use crate::index::error::IndexError;
+use crate::index::format::{Meta, SegmentRef};
+use crate::index::storage::blob;
+use crate::index::{metric_of, read_manifest};
+use crate::pg::invalidation::{self, Change};
+use crate::pg::relation::Rel;
+use crate::pg::transaction::{self, Moment};
+
+/// Indexes that one backend keeps open; beyond that the one that was searched longest ago is closed.
+const MAX_OPEN_INDEXES: usize = 64;
+/// How often a backend notes that it uses an index's cache files.
+const NOTE_PAUSE: Duration = Duration::from_secs(60);
+
+/// A segment together with its tombstones as of one manifest.
+pub struct OpenedSegment {
+    pub segment: Arc<Segment>,
+    /// Bitmap by position, least significant bit first, 1 = dead.
+    pub dead: Option<Vec<u8>>,
+    pub reference: SegmentRef,
+}
+
+impl OpenedSegment {
+    pub fn live_rows(&self) -> u64 {
+        self.reference.live_rows()
+    }
+
+    pub fn live_positions(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.reference.rows).filter(|&position| !self.is_dead(position))
+    }
+
+    pub fn is_dead(&self, position: u64) -> bool {
+        self.dead.as_ref().is_some_and(|bits| bits[(position / 8) as usize] >> (position % 8) & 1 == 1)
+    }
+}
+
+struct OpenedIndex {
+    index_id: u128,
+    /// None: not all of its segments are here.
+    manifest_id: Option<u128>,
+    /// Names the cache files, each with its segment.
+    key: FileKey,
+    segments: Vec<Arc<OpenedSegment>>,
+    last_used: u64,
+    /// When the use of its files was noted last.
+    noted: Instant,
+}
+
+#[derive(Default)]
+struct OpenedIndexes {
+    by_relation: HashMap<u32, OpenedIndex>,
+    clock: u64,
+}
+
+thread_local! {
+    static OPENED: RefCell<OpenedIndexes> = RefCell::default();
+    /// Whether relations have changed since the files were looked at.
+    static HAS_CHANGED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The segments that the root names, opened.
+pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexError> {
+    let Some(manifest) = &meta.manifest else {
+        return Ok(Vec::new());
+    };
+    invalidation::listen(note_change);
+    transaction::at(Moment::End, drop_replaced);
+    let relation = rel.oid().to_u32();
+    let known = OPENED.with_borrow_mut(|opened| opened.find(relation));
+    let known = match known {
+        Some((index_id, manifest_id, segments)) if index_id == meta.index_id => {
+            if manifest_id == Some(manifest.id) {
+                note_use(rel, &segments);
+                return Ok(segments);
+            }
+            segments
+        }
+        _ => Vec::new(),
+    };
+    let metric = metric_of(meta)?;
+    let segments = read_manifest(rel, meta)?
+        .segments
+        .into_iter()
+        .map(|reference| {
+            let same = known.iter().find(|one| one.reference.payload.id == reference.payload.id);
+            if let Some(same) = same.filter(|one| one.reference == reference) {
+                return Ok(same.clone());
+            }
+            let segment = match same {
+                Some(one) => one.segment.clone(),
+                None => Arc::new(cache_file::open(rel, &reference, metric)?),
+            };
+            let dead = reference.tombstones.as_ref().map(|blob| blob::read_to_vec(rel, blob)).transpose()?;
+            if dead.as_ref().is_some_and(|bits| bits.len() as u64 != reference.rows.div_ceil(8)) {
+                return Err(IndexError::Damaged("a tombstone bitmap is not as long as its segment".into()));
+            }
+            Ok(Arc::new(OpenedSegment { segment, dead, reference }))
+        })
+        .collect::<Result<Vec<_>, IndexError>>()?;
+    let index = OpenedIndex {
+        index_id: meta.index_id,
+        manifest_id: Some(manifest.id),
+        key: cache_file::file_key(rel, 0),
+        segments: segments.clone(),
+        last_used: 0,
+        noted: Instant::now(),
+    };
+    OPENED.with_borrow_mut(|opened| opened.remember(relation, index));
+    Ok(segments)
+}
+
+/// What the manifest that the root names says of its largest segment: from memory where the segments are open, else from
+/// the pages. Opens nothing.
+pub fn largest(rel: Rel, meta: &Meta) -> Result<Option<SegmentRef>, IndexError> {
+    let known = OPENED.with_borrow(|opened| {
+        let index = opened.by_relation.get(&rel.oid().to_u32())?;
+        let manifest = meta.manifest.as_ref().filter(|_| index.index_id == meta.index_id)?;
+        let references = index.segments.iter().map(|opened| &opened.reference);
+        (Some(manifest.id) == index.manifest_id)
+            .then(|| references.max_by_key(|one| one.live_rows()).cloned())
+    });
+    match known {
+        Some(largest) => Ok(largest),
+        None => Ok(read_manifest(rel, meta)?.segments.into_iter().max_by_key(SegmentRef::live_rows)),
+    }
+}
+
+/// Notes now and then that the files are in use, where the cache has a limit.
+fn note_use(rel: Rel, segments: &[Arc<OpenedSegment>]) {
+    let is_due = OPENED.with_borrow_mut(|opened| {
+        let index = opened.by_relation.get_mut(&rel.oid().to_u32());
+        index.is_some_and(|index| {
+            let is_due = index.noted.elapsed() >= NOTE_PAUSE;
+            if is_due {
+                index.noted = Instant::now();
+            }
+            is_due
+        })
+    });
+    if is_due {
+        let cache = cache_file::cache();
+        for opened in segments {
+            cache.note_use(&cache_file::file_key(rel, opened.reference.payload.id));
+        }
+    }
+}
+
+fn note_change(change: Change) {
+    if matches!(change, Change::Relation(_) | Change::AnyRelation) {
+        HAS_CHANGED.set(true);
+    }
+}
+
+/// Drops the segments whose files were removed or replaced, if relations have changed. A look at a file takes a microsecond.
+fn drop_replaced() {
+    if !HAS_CHANGED.take() {
+        return;
+    }
+    let cache = cache_file::cache();
+    OPENED.with_borrow_mut(|opened| {
+        opened.by_relation.retain(|_, OpenedIndex { manifest_id, key, segments, .. }| {
+            let known = segments.len();
+            segments.retain(|opened| {
+                let key = FileKey { segment: opened.reference.payload.id, ..*key };
+                cache.is_current(&key, opened.segment.mapping())
+            });
+            if segments.len() < known {
+                *manifest_id = None;
+            }
+            known == 0 || !segments.is_empty()
+        });
+    });
+}
+
+impl OpenedIndexes {
+    /// Index id, manifest id and segments as they were last remembered.
+    fn find(&mut self, relation: u32) -> Option<(u128, Option<u128>, Vec<Arc<OpenedSegment>>)> {
+        self.clock += 1;
+        let index = self.by_relation.get_mut(&relation)?;
+        index.last_used = self.clock;
+        Some((index.index_id, index.manifest_id, index.segments.clone()))
+    }
+
+    fn remember(&mut self, relation: u32, index: OpenedIndex) {
+        self.by_relation.insert(relation, OpenedIndex { last_used: self.clock, ..index });
+        if self.by_relation.len() > MAX_OPEN_INDEXES {
+            let oldest = self.by_relation.iter().min_by_key(|(_, index)| index.last_used);
+            let oldest = oldest.map(|(relation, _)| *relation);
+            oldest.and_then(|relation| self.by_relation.remove(&relation));
+        }
+    }
+}

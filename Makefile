@@ -83,7 +83,7 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 
 test-integration: $(VENV)/installed ## pytest on a server of its own: crashes, standbys, concurrency, recall
 	@scripts/failpoint_server.sh >/dev/null
-	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS) $(PYTEST_ARGS)
+	@scripts/integration_tests.sh $(WORKERS) $(TESTS) $(PYTEST_ARGS)
 
 test-assertions: $(VENV)/installed ## SQL tests and a core of the integration tests on a PostgreSQL with assertions (ASSERTIONS_MAJOR=18)
 	@pg_config=$$(scripts/postgres_with_assertions.sh $(ASSERTIONS_MAJOR)) || { status=$$?; \

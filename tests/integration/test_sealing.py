@@ -162,6 +162,7 @@ def test_worker_goes_when_there_is_nothing_left_to_do(db):
     assert stats(db, "delta_rows") <= LIMIT_ROWS
 
 
+@pytest.mark.serial
 def test_merges_wait_until_rows_come_more_slowly(db):
     dimensions, rows = 2_000, 600
     make(db, dimensions=dimensions)

@@ -85,6 +85,7 @@ def tasks(account):
     return found
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("spare", (0, 1, 2, 3, 4, 6))
 def test_a_build_makes_do_with_the_threads_that_the_system_gives(library, spare):
     """OpenMP's runtime ends a process that it cannot give a thread of a team."""

@@ -7,8 +7,8 @@ Before it was looked at, such a length was allocated, and that ends the process 
 import psycopg
 import pytest
 
+from damage import HEADER_BYTES, META_AT, OVERFLOW, PAGE_BYTES, SETTINGS, Pages, crc32c, integer, kind, lower, put
 from data import clustered, copy_vectors
-from test_check_damage import (HEADER_BYTES, META_AT, OVERFLOW, PAGE_BYTES, Pages, crc32c, integer, kind, lower, put)
 
 DIMENSIONS = 3
 NO_BLOCK = 0xFFFF_FFFF
@@ -42,7 +42,7 @@ DAMAGE = {
 @pytest.fixture(scope="module")
 def library(new_module_cluster):
     """A server with a table of three rows for each kind of damage, whose index has it, and one of long rows."""
-    cluster = new_module_cluster({"ignore_checksum_failure": "on", "restart_after_crash": "off", "autovacuum": "off"})
+    cluster = new_module_cluster({**SETTINGS, "autovacuum": "off"})
     paths = {}
     with cluster.connect() as conn:
         conn.execute("CREATE EXTENSION vekter")

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
+from damage import HEADER_BYTES, PAGE_BYTES, RETIRED, SETTINGS, TAG_AT, Pages, Sound, assert_found, chunk, integer, put
 from data import clustered, copy_vectors
 from oracle import assert_same_answer, settings
-from test_check_damage import HEADER_BYTES, PAGE_BYTES, RETIRED, TAG_AT, Pages, assert_found, chunk, integer, put
 from upkeep import stats, vacuum_dead_rows
 
 ROWS, DIMENSIONS = 2_000, 16
@@ -15,8 +15,7 @@ VECTORS = clustered(ROWS + 5, DIMENSIONS, seed=311)
 
 @pytest.fixture(scope="module")
 def cluster(new_module_cluster):
-    return new_module_cluster({"vekter.delta_limit": "64kB", "vekter.background_compaction": "off",
-                               "ignore_checksum_failure": "on", "restart_after_crash": "off"})
+    return new_module_cluster({**SETTINGS, "vekter.delta_limit": "64kB", "vekter.background_compaction": "off"})
 
 
 def make_sealed(conn, dimensions=DIMENSIONS, vectors=VECTORS[:ROWS]):
@@ -99,33 +98,16 @@ class SealedPages(Pages):
 
 
 @pytest.fixture(scope="module")
-def library(new_module_cluster):
-    cluster = new_module_cluster({"vekter.delta_limit": "64kB", "vekter.background_compaction": "off",
-                                  "ignore_checksum_failure": "on", "restart_after_crash": "off"}, name="damaged")
-    with cluster.connect() as conn:
-        conn.execute("CREATE EXTENSION vekter")
-        make_sealed(conn)
-        [[path]] = conn.execute("SELECT pg_relation_filepath('built')").fetchall()
-    cluster.stop()
-    return cluster, cluster.data / path
+def sound(cluster):
+    return Sound(cluster, make_sealed)
 
 
-def check(library, damage):
-    cluster, path = library
-    sound = path.read_bytes()
-    pages = SealedPages(sound)
+def check(sound, damage):
+    pages = SealedPages(sound.content)
     assert len(pages.run) > 5
     damage(pages)
-    path.write_bytes(b"".join(pages))
-    shutil.rmtree(cluster.data / "pgsql_tmp_vekter", ignore_errors=True)
-    cluster.start()
-    try:
-        with cluster.connect() as conn:
-            return conn.execute("SELECT * FROM vekter_check('built', true)").fetchall()
-    finally:
-        cluster.stop("immediate")
-        assert cluster.crashes() == []
-        path.write_bytes(sound)
+    with sound.damaged(b"".join(pages)) as conn:
+        return conn.execute("SELECT * FROM vekter_check('built', true)").fetchall()
 
 
 def flip_row(pages):
@@ -163,9 +145,9 @@ def skip_one(pages):
                                              (end_early, "its pages end at block"),
                                              (link_back, "its pages end at block"),
                                              (skip_one, "its pages are not those that the manifest lists")])
-def test_each_kind_of_damage_is_found(library, damage, problem):
-    assert_found(check(library, damage), "segment", problem)
+def test_each_kind_of_damage_is_found(sound, damage, problem):
+    assert_found(check(sound, damage), "segment", problem)
 
 
-def test_sound_pages_are_clean(library):
-    assert check(library, lambda pages: None) == []
+def test_sound_pages_are_clean(sound):
+    assert check(sound, lambda pages: None) == []

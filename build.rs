@@ -4,25 +4,12 @@
 use std::env;
 use std::path::PathBuf;
 
+/// The folder of the shim. Cargo runs this script again when a file in it changes.
+const SHIM: &str = "src/engine/shim";
+
 fn main() {
-    const SOURCES: [&str; 13] = [
-        "shim.cc",
-        "additive.cc",
-        "batch.cc",
-        "building.cc",
-        "calibrating.cc",
-        "clustering.cc",
-        "exporting.cc",
-        "graph_search.cc",
-        "proportions.cc",
-        "reading.cc",
-        "resuming.cc",
-        "rows.cc",
-        "searching.cc",
-    ];
-    for file in SOURCES.iter().chain(&["shim.h", "internal.h"]) {
-        println!("cargo:rerun-if-changed=src/engine/{file}");
-    }
+    println!("cargo:rerun-if-changed={SHIM}");
+    let sources = sources_of_shim();
     // Cargo hands on what the build script of a direct dependency with `links = "faiss_c"` printed as `root`.
     let Some(faiss_root) = env::var_os("DEP_FAISS_C_ROOT").map(PathBuf::from) else {
         panic!("faiss-sys did not say where it installed FAISS's headers; is its feature `static` on?");
@@ -31,7 +18,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .opt_level(3)
-        .files(SOURCES.map(|file| format!("src/engine/{file}")))
+        .files(sources)
         .flag("-fopenmp")
         // As system headers, so that warnings in FAISS do not become our errors.
         .flag("-isystem")
@@ -45,6 +32,16 @@ fn main() {
     for function in ["CopyErrorData", "errfinish"] {
         println!("cargo:rustc-cdylib-link-arg=-Wl,--wrap={function}");
     }
+}
+
+/// The C++ files in the shim's folder, in the same order on every machine.
+fn sources_of_shim() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(SHIM).unwrap_or_else(|error| panic!("could not list {SHIM}: {error}"));
+    let mut sources: Vec<PathBuf> =
+        entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    sources.retain(|path| path.extension().is_some_and(|extension| extension == "cc"));
+    sources.sort();
+    sources
 }
 
 /// Links OpenBLAS's OpenMP flavour where Debian keeps it, and has the loader look there first.

@@ -1,6 +1,6 @@
 //! What can go wrong in the engine, in words that a user can act on.
 
-use super::ffi;
+use super::shim::ffi;
 use std::ffi::CStr;
 
 /// Reasons are clauses in the style of Postgres's error details: lower case, no full stop.

@@ -2,7 +2,7 @@
 //!
 //! FAISS's L2 is squared and its inner product is a similarity; this file is the only place that knows it.
 
-use super::ffi;
+use super::shim::ffi;
 
 /// A distance operator. The numbers are on disk: never renumber.
 #[repr(u8)]
@@ -61,9 +61,9 @@ impl Metric {
     /// double precision), the others leave it. Returns false where there is no such form (a zero vector under
     /// cosine, or a value that is not finite); such a row must not be indexed.
     ///
-    /// Of a vector so long that the operator's sum of its squares overflows, cosine makes a zero vector: to the operator it
-    /// has a right angle to whatever it has an angle to at all. So who searches finds it at distance 1 and asks the
-    /// operator ([`Metric::settles`]).
+    /// Of a vector so long that the operator's sum of its squares overflows, cosine makes a zero vector: to the
+    /// operator it has a right angle to whatever it has an angle to at all. So who searches finds it at distance 1 and
+    /// asks the operator ([`Metric::settles`]).
     pub fn prepare(self, row: &mut [f32]) -> bool {
         // The root of the largest float.
         const MAX_COSINE_NORM: f64 = 1.844_674_3e19;

@@ -1,0 +1,23 @@
+//! What FAISS writes of a Flat index, for those who have its rows elsewhere.
+
+use super::Builder;
+use crate::engine::{EngineError, Metric};
+
+/// Offset of `ntotal` behind the type and the dimension (`write_index_header`, faiss/impl/index_write.cpp).
+const ROWS_AT: usize = 8;
+/// The length of the array of rows, in floats, stands before them (`WRITEXBVECTOR`, faiss/impl/io_macros.h).
+const LENGTH_BYTES: usize = 8;
+
+/// What [`Builder::write`] writes before the rows of a Flat index that has so many; they follow one after the other, as
+/// little-endian floats, and nothing follows them.
+pub fn flat_head(dims: usize, metric: Metric, rows: u64) -> Result<Vec<u8>, EngineError> {
+    let mut head = Vec::new();
+    Builder::new("Flat", dims, metric)?.write(&mut head)?;
+    let length_at = head.len().saturating_sub(LENGTH_BYTES);
+    for (at, number) in [(ROWS_AT, rows), (length_at, rows * dims as u64)] {
+        let place = head.get_mut(at..at + size_of::<u64>());
+        let place = place.ok_or_else(|| EngineError::Failed { reason: "a Flat index has no head".into() })?;
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    Ok(head)
+}

@@ -1,0 +1,17 @@
+//! Measuring which search parameters reach which recall at which cost ([`calibrate`]).
+//!
+//! `exact_neighbours` finds the true answers of sampled queries, `holdout` keeps rows that serve as queries out of
+//! reach, `parameter_grid` counts what each combination of parameters found, and `operating_points` keeps the best of
+//! them.
+
+mod calibration;
+mod exact_neighbours;
+mod holdout;
+mod operating_points;
+mod parameter_grid;
+
+pub use calibration::calibrate;
+pub use exact_neighbours::Sample;
+pub(super) use exact_neighbours::nearest_rows;
+pub use holdout::Hidden;
+pub use operating_points::{DEFAULT_RECALL, MAX_POINTS, OperatingPoint, choose};

@@ -1,0 +1,13 @@
+//! Indexes that other programs wrote with FAISS ([`Foreign`]): their bytes are checked before FAISS reads them.
+//!
+//! `index_reader` walks through a file and calls the readers of its parts; `external_index` is what comes out of it.
+
+mod code_reader;
+mod external_index;
+mod graph_reader;
+mod index_reader;
+mod list_reader;
+mod serial_bytes;
+mod transform_reader;
+
+pub use external_index::{Foreign, ForeignError};

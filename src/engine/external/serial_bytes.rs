@@ -1,0 +1,179 @@
+//! Numbers and arrays of FAISS's format, each read only where it is: the processor's own order, and nothing aligned.
+
+use std::ops::Range;
+
+use super::external_index::ForeignError;
+use crate::engine::is_interrupted;
+
+/// Values up to this have squares whose sums stay floats: as `largest_value` in building.cc.
+const MAX_VALUE: f32 = 1e16;
+/// Bytes that are looked through between two looks at the interrupt flag.
+const CHUNK_BYTES: usize = 16 << 20;
+
+pub type Read<T> = Result<T, ForeignError>;
+
+pub fn damaged<T>(reason: impl Into<String>) -> Read<T> {
+    Err(ForeignError::Damaged(reason.into()))
+}
+
+pub fn unsupported<T>(reason: impl Into<String>) -> Read<T> {
+    Err(ForeignError::Unsupported(reason.into()))
+}
+
+/// Err(Damaged) with this reason unless `condition` holds.
+pub fn require(condition: bool, reason: &str) -> Read<()> {
+    if condition { Ok(()) } else { damaged(reason) }
+}
+
+pub fn check_interrupts() -> Read<()> {
+    if is_interrupted() { Err(ForeignError::Interrupted) } else { Ok(()) }
+}
+
+/// Where reading is.
+pub struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Cursor { bytes, at: 0 }
+    }
+
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    fn rest(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// The next `length` bytes.
+    pub fn take(&mut self, length: usize) -> Read<Range<usize>> {
+        require(length <= self.rest(), "it ends too early")?;
+        let range = self.at..self.at + length;
+        self.at = range.end;
+        Ok(range)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Read<[u8; N]> {
+        let range = self.take(N)?;
+        let mut value = [0; N];
+        value.copy_from_slice(&self.bytes[range]);
+        Ok(value)
+    }
+
+    pub fn fourcc(&mut self) -> Read<[u8; 4]> {
+        self.fixed()
+    }
+
+    pub fn i32(&mut self) -> Read<i32> {
+        Ok(i32::from_le_bytes(self.fixed()?))
+    }
+
+    pub fn f32(&mut self) -> Read<f32> {
+        Ok(f32::from_le_bytes(self.fixed()?))
+    }
+
+    pub fn u64(&mut self) -> Read<u64> {
+        Ok(u64::from_le_bytes(self.fixed()?))
+    }
+
+    pub fn byte(&mut self) -> Read<u8> {
+        let [byte] = self.fixed()?;
+        Ok(byte)
+    }
+
+    pub fn bool(&mut self) -> Read<bool> {
+        let byte = self.byte()?;
+        require(byte <= 1, "it has a flag that is neither yes nor no")?;
+        Ok(byte == 1)
+    }
+
+    /// An array after its length, of elements of this size: its place, and the number of elements.
+    pub fn vector(&mut self, element_bytes: usize) -> Read<(Range<usize>, usize)> {
+        let count = self.u64()?;
+        let count = usize::try_from(count).ok().filter(|&count| count <= self.rest() / element_bytes);
+        let Some(count) = count else { return damaged("it has an array that reaches beyond its end") };
+        Ok((self.take(count * element_bytes)?, count))
+    }
+
+    /// The same, of so many elements.
+    pub fn vector_of(&mut self, element_bytes: usize, count: usize, what: &str) -> Read<Range<usize>> {
+        let (range, found) = self.vector(element_bytes)?;
+        if found != count {
+            return damaged(format!("it has {found} {what} where {count} belong"));
+        }
+        Ok(range)
+    }
+
+    /// Floats after their number, finite and not too large.
+    pub fn floats(&mut self) -> Read<usize> {
+        let (range, count) = self.vector(4)?;
+        self.check_floats(range)?;
+        Ok(count)
+    }
+
+    pub fn floats_of(&mut self, count: usize, what: &str) -> Read<()> {
+        let range = self.vector_of(4, count, what)?;
+        self.check_floats(range)
+    }
+
+    pub fn check_floats(&self, range: Range<usize>) -> Read<()> {
+        self.check_values(range, |value: [u8; 4]| f32::from_le_bytes(value))
+    }
+
+    /// IEEE's 16-bit floats: finite, which is all that they can be too large for.
+    pub fn check_halves(&self, range: Range<usize>) -> Read<()> {
+        self.check_values(
+            range,
+            |value: [u8; 2]| {
+                if u16::from_le_bytes(value) & 0x7c00 == 0x7c00 { f32::NAN } else { 0.0 }
+            },
+        )
+    }
+
+    /// The upper halves of 32-bit floats.
+    pub fn check_brain_floats(&self, range: Range<usize>) -> Read<()> {
+        self.check_values(range, |value: [u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(value)) << 16))
+    }
+
+    fn check_values<const N: usize>(&self, range: Range<usize>, decode: fn([u8; N]) -> f32) -> Read<()> {
+        for chunk in self.bytes[range].chunks(CHUNK_BYTES) {
+            check_interrupts()?;
+            let mut is_bounded = true;
+            for bytes in chunk.chunks_exact(N) {
+                let mut value = [0; N];
+                value.copy_from_slice(bytes);
+                // Not a number is not below anything.
+                is_bounded &= decode(value).abs() <= MAX_VALUE;
+            }
+            require(is_bounded, "it has values that are not finite, or larger than 1e16")?;
+        }
+        Ok(())
+    }
+
+    /// 32-bit integers at a place.
+    pub fn i32s(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = i32> + 'a {
+        let bytes: &'a [u8] = &self.bytes[range];
+        bytes.chunks_exact(4).map(|value| i32::from_le_bytes([value[0], value[1], value[2], value[3]]))
+    }
+
+    /// The `index`-th 32-bit integer of an array.
+    pub fn i32_at(&self, array: &Range<usize>, index: usize) -> i32 {
+        let mut value = [0; 4];
+        value.copy_from_slice(&self.bytes[array.start + 4 * index..][..4]);
+        i32::from_le_bytes(value)
+    }
+
+    /// The `index`-th 64-bit integer of an array.
+    pub fn u64_at(&self, array: &Range<usize>, index: usize) -> u64 {
+        let mut value = [0; 8];
+        value.copy_from_slice(&self.bytes[array.start + 8 * index..][..8]);
+        u64::from_le_bytes(value)
+    }
+}

@@ -1,0 +1,327 @@
+//! Additive quantisers: which of their factory strings reach FAISS, and what they cost.
+//!
+//! ```text
+//! additive = RQ(mxb{_mxb})[norm] | LSQmxb[norm] | (PRQ | PLSQ)pxmxb[norm] | packed
+//! packed   = ((RQ | LSQ)m | (PRQ | PLSQ)pxm)x4fs[r][_32][norm]
+//! norm     = _N(none | float | qint8 | qint4 | lsq2x4 | rq2x4)
+//! ```
+//!
+//! `m` codebooks of 2^b centroids each (for each of `p` equal parts of the dimensions), and with the code the norm of
+//! what it stands for: without one FAISS decodes each row that a search under Euclidean distance looks at.
+
+use super::grammar::Scan;
+use super::recipe::TrainingRows;
+use crate::engine::EngineError;
+
+/// Centroids of all codebooks of one residual quantiser. Each process that searches holds a copy: of 384 dimensions,
+/// 12 MiB.
+const MAX_RESIDUAL_CENTROIDS: usize = 1 << 13;
+/// The same for local search: training inverts a matrix of as many rows and columns 25 times, and each inversion cannot
+/// be interrupted.
+const MAX_SEARCHED_CENTROIDS: usize = 1 << 11;
+const MAX_CODEBOOKS: usize = 256;
+const MAX_ALL_CODEBOOKS: usize = 2_048;
+const MAX_BITS: usize = 12;
+/// FAISS's `ResidualQuantizer::max_beam_size`.
+const BEAM: usize = 5;
+/// As in additive_quantizer.cc.
+const BEAM_BYTES: usize = 16 << 20;
+const PRODUCT_BYTES: u64 = 32 << 20;
+const ROWS_PER_CENTROID: usize = 256;
+const ENCODED_ROWS: usize = 256;
+/// Rows in one call of FAISS's `add` to a residual quantiser, which has no look at the interrupt flag within.
+const RESIDUAL_BATCH_ROWS: usize = 2_048;
+
+/// What is stored with a code about the norm of what it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Norm {
+    /// Nothing.
+    Absent,
+    Bits(usize),
+    /// One of 16 + one of 16 values, which fast scan can look up as it does centroids.
+    Pair,
+}
+
+/// An additive quantiser, understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct Additive {
+    /// `LSQ`, else `RQ`.
+    searches_locally: bool,
+    /// Equal parts of the dimensions, each with a quantiser of its own.
+    parts: usize,
+    /// Of each part.
+    codebooks: usize,
+    /// Bits of a row's code of each part.
+    bits: usize,
+    /// Of the largest codebook.
+    most_bits: usize,
+    /// In all codebooks of a part.
+    centroids: usize,
+    norm: Norm,
+    pub(super) is_packed: bool,
+}
+
+impl Additive {
+    /// The Euclidean norm up to which rows can be indexed where norms are learnt: their squares are clustered, by sums
+    /// of squares of those. The same number is in additive_quantizer.cc.
+    pub(super) const MAX_LEARNT_NORM: f64 = 1e7;
+
+    pub(super) fn learns_norms(self) -> bool {
+        self.norm == Norm::Pair
+    }
+
+    /// Understands what comes after transforms and lists; None: it is something else.
+    pub(in crate::engine) fn parse(
+        text: &str,
+        dims: usize,
+        in_lists: bool,
+    ) -> Result<Option<Self>, EngineError> {
+        let mut scan = Scan(text);
+        let is_product = scan.eat("P");
+        let searches_locally = scan.eat("L");
+        let begins = if searches_locally { scan.eat("SQ") } else { scan.eat("RQ") };
+        if !begins {
+            return Ok(None);
+        }
+        let unknown = || {
+            refused(
+                text,
+                "its numbers cannot be read; RQ8x8 is 8 codebooks of 8 bits, PRQ4x8x8 as many for each of 4 parts",
+            )
+        };
+        let parts = if is_product { scan.number().filter(|_| scan.eat("x")) } else { Some(1) };
+        let (Some(parts), Some(codebooks), true) = (parts, scan.number(), scan.eat("x")) else {
+            return unknown();
+        };
+        let Some(bits) = scan.number() else { return unknown() };
+        let is_packed = bits == 4 && scan.eat("fs");
+        let mut groups = vec![(codebooks, bits)];
+        if is_packed {
+            let _ = in_lists && scan.eat("r");
+            let _ = scan.eat("_32");
+        } else if !is_product && !searches_locally {
+            while scan.0.starts_with("_") && !scan.0.starts_with("_N") && scan.eat("_") {
+                let (Some(more), true, Some(bits)) = (scan.number(), scan.eat("x"), scan.number()) else {
+                    return unknown();
+                };
+                groups.push((more, bits));
+            }
+        }
+        if scan.0.starts_with("_Ncqint") {
+            return refused(text, "FAISS cannot learn norms this way where norms are equal; use _Nqint8");
+        }
+        let Some(norm) = parse_norm(scan.0) else { return unknown() };
+        check_numbers(text, dims, parts, &groups)?;
+        let additive = Self {
+            searches_locally,
+            parts,
+            codebooks: groups.iter().map(|(count, _)| count).sum(),
+            bits: groups.iter().map(|(count, bits)| count * bits).sum(),
+            most_bits: groups.iter().map(|&(_, bits)| bits).max().unwrap_or(0),
+            centroids: groups.iter().map(|(count, bits)| count << bits).sum(),
+            norm,
+            is_packed,
+        };
+        additive.check_limits(text, dims)?;
+        Ok(Some(additive))
+    }
+
+    fn check_limits(self, text: &str, dims: usize) -> Result<(), EngineError> {
+        let refuse = |why: String| refused(text, why).map(|_| ());
+        let (most, why) = if self.searches_locally {
+            (
+                MAX_SEARCHED_CENTROIDS,
+                "its training inverts matrices of that size, which cannot be interrupted",
+            )
+        } else {
+            (MAX_RESIDUAL_CENTROIDS, "each process that searches holds a copy of them")
+        };
+        if self.centroids > most {
+            let kind = if self.searches_locally { "PLSQ" } else { "PRQ" };
+            return refuse(format!(
+                "it has {} centroids, and the limit is {most}, since {why}; use {kind}, which divides the dimensions",
+                self.centroids
+            ));
+        }
+        if self.codebooks > MAX_CODEBOOKS || self.codebooks * self.parts > MAX_ALL_CODEBOOKS {
+            return refuse(format!(
+                "it has {} x {} codebooks; the limit is {MAX_CODEBOOKS} for each part and {MAX_ALL_CODEBOOKS} in all",
+                self.parts, self.codebooks
+            ));
+        }
+        if self.parts * self.bits > 32 * dims {
+            return refuse("its codes are longer than the rows themselves; use Flat".into());
+        }
+        if self.is_packed && !matches!(self.norm, Norm::Absent | Norm::Pair) {
+            return refuse(
+                "fast scan takes norms as _Nlsq2x4 or _Nrq2x4 (or _Nnone, for inner product)".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Fast scan knows norms that are stored in two halves, for Euclidean distance, and none, for inner product.
+    pub(in crate::engine) fn l2_only(self) -> bool {
+        self.is_packed && self.norm == Norm::Pair
+    }
+
+    pub(in crate::engine) fn inner_product_only(self) -> bool {
+        self.is_packed && self.norm == Norm::Absent
+    }
+
+    pub(in crate::engine) fn code_bytes(self) -> u64 {
+        let norm = match self.norm {
+            Norm::Absent => 0,
+            Norm::Bits(bits) => bits,
+            Norm::Pair => 8,
+        };
+        (self.parts * self.bits + norm).div_ceil(8) as u64
+    }
+
+    /// Bytes of the codebooks, of those of k-means at work, and of what encoding computes from them.
+    pub(super) fn model_bytes(self, dims: usize) -> u64 {
+        // Those of parts are stored once more, together.
+        let copies = if self.parts > 1 { 2 } else { 1 };
+        let codebooks = (4 * copies * self.centroids * dims) as u64;
+        let kmeans = ((3 * 4 * dims / self.parts) << self.most_bits) as u64;
+        codebooks + kmeans + self.product_bytes()
+    }
+
+    /// Inner products between centroids.
+    fn product_bytes(self) -> u64 {
+        let square = (self.centroids * self.centroids) as u64;
+        if self.searches_locally {
+            // Of the part at hand.
+            return 4 * square;
+        }
+        let bytes = self.parts as u64 * 2 * square;
+        if bytes <= PRODUCT_BYTES { bytes } else { 0 }
+    }
+
+    /// Bytes while `rows` rows are encoded by one call.
+    pub(super) fn encoding_bytes(self, dims: usize, rows: usize) -> u64 {
+        (self.bytes_around(dims, rows) + self.bytes_within(dims, rows)) as u64
+    }
+
+    /// Residuals and centroids of lists, or one part of the rows, and what their codes stand for; unpacked codes.
+    fn bytes_around(self, dims: usize, rows: usize) -> usize {
+        rows * (3 * 4 * dims + 8 * self.codebooks * self.parts)
+    }
+
+    /// What encodes some rows at a time.
+    fn bytes_within(self, dims: usize, rows: usize) -> usize {
+        let width = dims / self.parts;
+        if self.searches_locally {
+            return ENCODED_ROWS * (8 * self.centroids + 8 * width);
+        }
+        let beams = (BEAM_BYTES / (8 * BEAM * width + 12 * BEAM * BEAM)).clamp(1, rows.max(1));
+        let widest = 1 << self.most_bits;
+        beams * (4 * BEAM * (3 * width + widest + 3 * self.codebooks) + 4 * self.centroids)
+    }
+
+    /// Bytes while it trains on `rows` rows, beside the caller's copy of them and the models.
+    pub(in crate::engine) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
+        let sample = rows.min(self.training_rows().wanted);
+        let width = dims / self.parts;
+        let learning = if self.searches_locally {
+            // The matrix, LAPACK's copy of it, and sums for the codebooks, in double precision.
+            2 * 8 * self.centroids * (self.centroids + width) + 4 * self.codebooks * sample
+        } else {
+            // Beams, those of the next codebook or what k-means looks at, and their codes.
+            let clustered = (BEAM * sample).min(ROWS_PER_CENTROID << self.most_bits);
+            4 * width * (BEAM * sample + clustered.max(BEAM * sample))
+                + 8 * BEAM * sample * (self.codebooks + 2)
+        };
+        let tables = if self.is_packed { sample * 2 * 64 * (self.codebooks * self.parts + 2) } else { 0 };
+        (self.bytes_around(dims, sample) + learning.max(tables) + self.bytes_within(dims, sample)) as u64
+    }
+
+    pub(in crate::engine) fn training_rows(self) -> TrainingRows {
+        TrainingRows {
+            min: 1 << self.most_bits.max(4),
+            wanted: (64 << self.most_bits).clamp(1 << 13, 1 << 15),
+        }
+    }
+
+    /// Rows in one call of FAISS's `add`, at most.
+    pub(in crate::engine) fn batch_rows(self) -> usize {
+        if self.searches_locally { usize::MAX } else { RESIDUAL_BATCH_ROWS }
+    }
+}
+
+fn parse_norm(text: &str) -> Option<Norm> {
+    Some(match text {
+        "" | "_Nnone" => Norm::Absent,
+        "_Nfloat" => Norm::Bits(32),
+        "_Nqint8" => Norm::Bits(8),
+        "_Nqint4" => Norm::Bits(4),
+        "_Nlsq2x4" | "_Nrq2x4" => Norm::Pair,
+        _ => return None,
+    })
+}
+
+fn check_numbers(
+    text: &str,
+    dims: usize,
+    parts: usize,
+    groups: &[(usize, usize)],
+) -> Result<(), EngineError> {
+    if parts == 0 || !dims.is_multiple_of(parts) {
+        let why = format!("{dims} dimensions cannot be divided into {parts} equal parts");
+        return refused(text, why).map(|_| ());
+    }
+    if groups
+        .iter()
+        .any(|&(count, bits)| !(1..=MAX_CODEBOOKS).contains(&count) || !(1..=MAX_BITS).contains(&bits))
+    {
+        let why = format!("codebooks are 1 to {MAX_CODEBOOKS}, of 1 to {MAX_BITS} bits each");
+        return refused(text, why).map(|_| ());
+    }
+    Ok(())
+}
+
+fn refused(text: &str, why: impl std::fmt::Display) -> Result<Option<Additive>, EngineError> {
+    Err(EngineError::refused(format!("could not use \"{text}\" as an additive quantiser: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_string_is_understood_with_its_parts_groups_and_norm() {
+        let parse = |text| Additive::parse(text, 384, true).unwrap().unwrap();
+        let residual = parse("RQ4x8_2x6_Nfloat");
+        assert_eq!((residual.codebooks, residual.bits, residual.centroids), (6, 44, 4 * 256 + 2 * 64));
+        assert_eq!(residual.code_bytes(), (44 + 32u64).div_ceil(8));
+        let product = parse("PLSQ4x2x8_Nqint8");
+        assert_eq!((product.parts, product.codebooks, product.centroids), (4, 2, 512));
+        assert_eq!(product.code_bytes(), 9);
+        let packed = parse("RQ31x4fsr_32_Nrq2x4");
+        assert!(packed.is_packed && packed.l2_only() && !packed.inner_product_only());
+        assert_eq!(packed.code_bytes(), (31 + 2u64).div_ceil(2));
+        assert!(parse("PRQ4x4x4fs").inner_product_only());
+        for other in ["PQ16", "LSH", "RaBitQ", "Flat", "SQ8", "RCQ2x8", "LSCQ2x8", ""] {
+            assert_eq!(Additive::parse(other, 384, false).unwrap(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_way_out() {
+        let reason = |text| Additive::parse(text, 384, false).unwrap_err().to_string();
+        assert!(reason("RQ64x8").contains("use PRQ"));
+        assert!(reason("LSQ16x8").contains("use PLSQ"));
+        assert!(reason("PRQ5x2x8").contains("5 equal parts"));
+        assert!(reason("RQ8x13").contains("12 bits"));
+        assert!(reason("RQ0x8").contains("1 to 256"));
+        assert!(reason("RQ8x4fs_Nfloat").contains("_Nrq2x4"));
+        assert!(reason("RQ8x8_Ncqint8").contains("_Nqint8"));
+        assert!(reason("PRQ384x256x4fs_Nrq2x4").contains("2048 in all"));
+        for odd in
+            ["RQ", "RQ8", "RQ8x", "RQ8x8x8", "PRQ8x8", "LSQ4x8_4x8", "RQ8x8fs", "RQ8x4fsr", "RQ8x4_Nfoo"]
+        {
+            assert!(reason(odd).contains("cannot be read"), "{odd}: {}", reason(odd));
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a build takes of memory, known before it begins: FAISS ends the process where memory runs out in one of its
+//! threads.
+
+use super::recipe::{BATCH_ROWS, Codec, ROWS_PER_CENTROID, Recipe, Structure};
+
+/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h), and of holes
+/// between such lists as they grow, which are of no use unless they make a page.
+const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
+/// Bytes that threads and libraries take once they work at all: stacks, arenas, OpenBLAS's panels.
+const LIBRARY_BYTES: u64 = 8 << 20;
+/// Sides of a block of distances between rows and centroids: see vekter_initialise in shim.cc.
+const DISTANCE_BLOCK_ROWS: u64 = 1024;
+/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
+/// look at the interrupt flag within.
+const BATCH_VALUES: usize = 4 << 20;
+/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS looks
+/// at the flag every few thousand; but a share of those that it has, since it sets up state for all of them every time.
+const GRAPH_BATCH_ROWS: usize = 1_024;
+const GRAPH_BATCH_SHARE: u64 = 512;
+/// Bytes that the caller keeps of each row beside the index: where it lies in the table.
+const POINTER_BYTES: u64 = 8;
+
+/// What a build takes, in bytes of private memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildBytes {
+    /// Beside the index itself, and a third more for the caller's two batches of rows.
+    pub work: u64,
+    /// In all, at its highest.
+    pub total: u64,
+}
+
+/// What a build is going to see.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildSize {
+    pub rows: u64,
+    /// On how many rows it trains, and would at least if it may; 0: it needs not.
+    pub sample_rows: usize,
+    pub least_rows: usize,
+    /// Of the rows that the caller hands over in one go.
+    pub batch_bytes: u64,
+}
+
+impl Recipe {
+    /// Rows for the next call of FAISS's `add` to an index that has `rows`.
+    pub(in crate::engine) fn next_batch_rows(&self, rows: u64) -> usize {
+        let most = self.batch_rows();
+        match self.structure {
+            Structure::Graph { .. } => {
+                let share = usize::try_from(rows / GRAPH_BATCH_SHARE).unwrap_or(BATCH_ROWS);
+                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS).min(most)
+            }
+            _ => most,
+        }
+    }
+
+    /// Rows in one such call, at most.
+    fn batch_rows(&self) -> usize {
+        let most = match self.codec {
+            Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
+            _ => BATCH_ROWS,
+        };
+        (BATCH_VALUES / self.dims).clamp(1, most)
+    }
+
+    /// Bytes of each row in the serialised index.
+    pub(in crate::engine) fn serial_bytes_per_row(&self) -> u64 {
+        let code = self.codec.bytes(self.inner_dims());
+        let indexed = match self.structure {
+            Structure::Scan => code,
+            // Links (row r reaches level l with probability links^-l), level, offset.
+            Structure::Graph { links } => code + 8 * links as u64 + 5 + 12,
+            Structure::Lists { .. } => code + 8,
+        };
+        indexed + self.refine.map_or(0, |codec| codec.bytes(self.dims))
+    }
+
+    /// Bytes that each row occupies while the index is built.
+    pub(in crate::engine) fn bytes_per_row(&self) -> u64 {
+        let code = self.codec.bytes(self.inner_dims());
+        let is_packed = self.codec.is_packed();
+        let growing = match self.structure {
+            // FAISS has no way to reserve these: they double.
+            Structure::Scan if is_packed => code,
+            Structure::Scan => 0,
+            // A lock, a visited mark in each thread, and batches that grow with the rows.
+            Structure::Graph { .. } => 4 + 8 + self.batch_bytes_per_row().div_ceil(GRAPH_BATCH_SHARE),
+            Structure::Lists { .. } if is_packed => code + 8,
+            // A sixteenth, of which half is used on average: see `grow_lists` in building.cc.
+            Structure::Lists { .. } => (code + 8).div_ceil(32),
+        };
+        self.serial_bytes_per_row() + growing
+    }
+
+    /// Bytes beside rows and training sample while `rows` rows are added: models, and what a call of FAISS's `add`
+    /// needs.
+    pub(in crate::engine) fn fixed_bytes(&self, rows: u64) -> u64 {
+        let batch = (self.next_batch_rows(0) as u64).min(rows);
+        self.model_bytes() + self.encoding_bytes() + batch * self.batch_bytes_per_row()
+    }
+
+    /// Bytes of each row of a batch while FAISS adds it.
+    fn batch_bytes_per_row(&self) -> u64 {
+        let inner = self.inner_dims() as u64;
+        let images = if self.transforms.is_empty() { 0 } else { 4 * (self.dims as u64 + inner) };
+        // Floats go where they stay, but lists that grow leave what they outgrew. Of codes, lists want residuals, and
+        // the codes before they lie in their list.
+        let copies = match self.structure {
+            Structure::Lists { .. } if self.codec == Codec::Flat => 4 * inner,
+            Structure::Lists { .. } => 4 * inner + self.codec.bytes(self.inner_dims()) + 8,
+            _ if self.codec.is_packed() => 2 * self.codec.bytes(self.inner_dims()),
+            _ => 0,
+        };
+        copies + images + 32
+    }
+
+    /// What a build takes that stays within its estimates.
+    pub(in crate::engine) fn build_bytes(&self, size: BuildSize) -> BuildBytes {
+        let row_bytes = 4 * self.dims as u64;
+        let training = |rows: usize| match size.sample_rows {
+            0 => 0,
+            _ => self.training_bytes(rows) + row_bytes * rows as u64,
+        };
+        let index = (self.serial_bytes_per_row() + POINTER_BYTES) * size.rows;
+        let growing = (self.bytes_per_row() - self.serial_bytes_per_row()) * size.rows;
+        let adding = self.fixed_bytes(size.rows) + growing;
+        // The caller's two batches are a quarter of what it may use, or all rows.
+        let with_batches = (adding / 3 * 4).min(adding + 2 * row_bytes * size.rows);
+        let work = training(size.least_rows.max(size.sample_rows)).max(with_batches);
+        let batches = 2 * size.batch_bytes.min(row_bytes * size.rows);
+        BuildBytes { work, total: training(size.sample_rows).max(adding + index + batches) }
+    }
+
+    /// Bytes that are there while it trains as well as later.
+    fn model_bytes(&self) -> u64 {
+        let inner = self.inner_dims();
+        let mut bytes = LIBRARY_BYTES + self.codec.model_bytes(inner);
+        match (self.structure, self.codec) {
+            (Structure::Lists { lists, coarse_links }, _) => {
+                let links = coarse_links.map_or(0, |links| 8 * links as u64 + 64);
+                let block = DISTANCE_BLOCK_ROWS * DISTANCE_BLOCK_ROWS.min(lists as u64);
+                bytes += lists as u64 * (4 * inner as u64 + LIST_OVERHEAD_BYTES + links) + 4 * block;
+            }
+            // Distances between any two centroids.
+            (Structure::Graph { .. }, Codec::Product { parts, bits }) => {
+                bytes += (4 * parts as u64) << (2 * bits);
+            }
+            _ => {}
+        }
+        bytes += self.transforms.iter().map(|transform| transform.model_bytes()).sum::<u64>();
+        bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims))
+    }
+
+    /// Bytes of what codes are computed with.
+    fn encoding_bytes(&self) -> u64 {
+        let refining = self.refine.map_or(0, |codec| codec.table_bytes(self.dims));
+        self.codec.table_bytes(self.inner_dims()).max(refining)
+    }
+
+    /// Bytes while it trains on `rows` rows, models included, beside the caller's copy of them.
+    pub(in crate::engine) fn training_bytes(&self, rows: usize) -> u64 {
+        // One step after the other, each on what the last one made of the rows.
+        let (mut images, mut most) = (0, 0);
+        for transform in &self.transforms {
+            let next = (4 * rows * transform.d_out) as u64;
+            most = most.max(images + transform.training_bytes(rows)).max(images + next);
+            images = next;
+        }
+        most = most.max(images + self.clustering_bytes(rows));
+        most = most.max(images + self.codec.training_bytes(self.inner_dims(), rows));
+        most = most.max(self.refine.map_or(0, |codec| codec.training_bytes(self.dims, rows)));
+        self.model_bytes() + 32 * rows as u64 + most
+    }
+
+    /// Of k-means for the lists: its centroids, the sums of its next round, and a copy of the rows if it looks at
+    /// fewer.
+    fn clustering_bytes(&self, rows: usize) -> u64 {
+        let Structure::Lists { lists, .. } = self.structure else {
+            return 0;
+        };
+        let looked_at = lists.saturating_mul(ROWS_PER_CENTROID);
+        let copied = if rows > looked_at { looked_at } else { 0 };
+        4 * (self.inner_dims() * (2 * lists + copied)) as u64
+    }
+
+    /// The most rows, up to those wanted, on which it trains within `bytes`, the caller's copy included.
+    pub(in crate::engine) fn trainable_rows(&self, bytes: u64) -> usize {
+        let fits = |rows: usize| self.training_bytes(rows) + (4 * self.dims * rows) as u64 <= bytes;
+        let (mut most, mut too_many) = (0, self.training_rows().wanted + 1);
+        while most + 1 < too_many {
+            let rows = most.midpoint(too_many);
+            if fits(rows) {
+                most = rows;
+            } else {
+                too_many = rows;
+            }
+        }
+        most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::grammar::parse;
+    use super::*;
+
+    /// The default of maintenance_work_mem, in MB, and what the README asks for where it names additive codes.
+    const DEFAULT_MB: u64 = 64;
+    const FOR_ADDITIVE_CODES_MB: u64 = 256;
+
+    #[test]
+    fn what_the_readme_names_is_built_within_the_setting_that_it_names() {
+        for (rows, dims) in [(5_000, 768), (20_000, 384)] {
+            for (factory, setting_mb) in [
+                ("Flat", DEFAULT_MB),
+                ("HNSW32", DEFAULT_MB),
+                ("HNSW32,SQbf16", DEFAULT_MB),
+                ("HNSW32,SQ8", DEFAULT_MB),
+                ("IVF1024,Flat", DEFAULT_MB),
+                ("IVF1024,SQ8", DEFAULT_MB),
+                ("IVF1024,PQ32x4fs", DEFAULT_MB),
+                ("IVF1024,PQ48x4fs,RFlat", DEFAULT_MB),
+                ("PCA128,IVF128,SQ8", DEFAULT_MB),
+                ("IVF1024,PRQ8x4x8_Nqint8", FOR_ADDITIVE_CODES_MB),
+            ] {
+                let setting = setting_mb << 20;
+                let recipe = parse(factory, dims).unwrap();
+                let training = recipe.training_rows();
+                let size = BuildSize {
+                    rows: rows as u64,
+                    sample_rows: training.wanted.min(recipe.trainable_rows(setting)).min(rows),
+                    least_rows: training.least(rows),
+                    // As am/build.rs has it.
+                    batch_bytes: setting / 8,
+                };
+                let work = recipe.build_bytes(size).work;
+                assert!(work <= setting, "{factory} of {rows} x {dims}: {} MB", work >> 20);
+            }
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Factory strings: which ones reach FAISS.
+//!
+//! `faiss::index_factory` matches regular expressions, converts whatever digits it finds, recurses as deep as the
+//! string nests, and allocates what the numbers say; some strings abort the process. So the engine reads a string by
+//! its own grammar first and passes on only what it understood and found within limits:
+//!
+//! ```text
+//! factory   = {transform ","} core ["," refine]
+//! transform = PCA[W][R]n | ITQ[n] | OPQm[_n] | RR[n] | L2norm | Padn
+//! core      = code | HNSW[m][("," | "_") (Flat | sq | pq)]
+//!           | IVFn[k|M][_HNSW[m]] "," (Flat | sq | pq | fs | RaBitQ | additive)
+//! code      = Flat | sq | pq | fs[_32|_64] | LSH[n][r][t] | RaBitQ | additive
+//! sq        = SQ4 | SQ6 | SQ8 | SQfp16 | SQbf16 | SQ8_direct | SQ8_direct_signed
+//! pq        = PQm[xn][np]
+//! fs        = PQmx4fs[r][_32]
+//! refine    = RFlat | Refine((Flat | sq | pq))
+//! ```
+//!
+//! `additive_codec.rs` has the rest of the grammar, `additive`.
+
+use super::additive_codec::Additive;
+use super::auto_choice::AUTO;
+use super::recipe::{Codec, Recipe, Structure, Transform, TransformKind};
+use super::refusals::{reason_against, reason_against_code};
+use super::spelling;
+use crate::engine::{EngineError, MAX_DIMS};
+
+const MAX_BYTES: usize = 1_000;
+const MAX_TRANSFORMS: usize = 4;
+/// IVF: FAISS holds about 200 bytes for each list before the first row comes.
+const MAX_LISTS: usize = 1 << 20;
+/// HNSW: links of 512 are 4 KiB a row.
+const MAX_LINKS: usize = 512;
+/// PQ: 2^12 centroids in each subspace; FAISS takes more, at training times of hours.
+const MAX_PRODUCT_BITS: usize = 12;
+/// Transforms by a matrix cost d^2 bytes and, in LAPACK, d^3 steps without a place to stop.
+const MAX_MATRIX_DIMS: usize = 4_096;
+/// LSH's random rotation is made before the first row comes.
+const MAX_ROTATED_SIGN_DIMS: usize = 1_024;
+
+type Parsed<T> = Result<T, EngineError>;
+
+/// Understands a factory string for rows of `dims` dimensions, or says why not, and what may be meant.
+pub(in crate::engine) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
+    understand(factory, dims).map_err(|error| match error {
+        EngineError::Refused { reason, .. } if factory.len() <= MAX_BYTES => {
+            let meant = spelling::meant(factory, |other| other == AUTO || understand(other, dims).is_ok());
+            EngineError::Refused { reason, meant }
+        }
+        error => error,
+    })
+}
+
+fn understand(factory: &str, dims: usize) -> Parsed<Recipe> {
+    if dims == 0 || dims > MAX_DIMS {
+        return refuse(format!("vectors must have between 1 and {MAX_DIMS} dimensions, not {dims}"));
+    }
+    if factory.len() > MAX_BYTES {
+        return refuse(format!("factory string is longer than {MAX_BYTES} bytes"));
+    }
+    let is_known = |c: char| c.is_ascii_alphanumeric() || ",_()+-.".contains(c);
+    if let Some(odd) = factory.find(|c| !is_known(c)) {
+        return refuse(format!("factory string contains \"{}\"", odd_part(&factory[odd..])));
+    }
+    let (body, refine) = split_refine(factory, dims)?;
+    let mut transforms: Vec<Transform> = Vec::new();
+    let mut rest = body;
+    let mut inner = dims;
+    while let Some((head, tail)) = rest.split_once(',') {
+        let Some(transform) = parse_transform(head, inner)? else {
+            break;
+        };
+        if transforms.len() == MAX_TRANSFORMS {
+            return refuse(format!("more than {MAX_TRANSFORMS} transforms before the index"));
+        }
+        inner = transform.d_out;
+        transforms.push(transform);
+        rest = tail;
+    }
+    let (structure, codec) = parse_core(rest, inner)?;
+    Ok(Recipe { dims, transforms, structure, codec, refine })
+}
+
+/// The first character of a text, as a message shows it; all that follow too where they are beyond ASCII, as several
+/// may make up one of the user's.
+fn odd_part(text: &str) -> String {
+    let foreign = text.find(|c: char| c.is_ascii()).unwrap_or(text.len());
+    match text.chars().next() {
+        Some(first) if first.is_ascii() => first.escape_default().to_string(),
+        _ => text[..foreign].to_string(),
+    }
+}
+
+fn refuse<T>(reason: impl Into<String>) -> Parsed<T> {
+    Err(EngineError::refused(reason))
+}
+
+fn split_refine(factory: &str, dims: usize) -> Parsed<(&str, Option<Codec>)> {
+    if let Some(body) = factory.strip_suffix(",RFlat") {
+        return Ok((body, Some(Codec::Flat)));
+    }
+    let Some((body, inner)) = factory.rsplit_once(",Refine(") else {
+        return Ok((factory, None));
+    };
+    let Some(inner) = inner.strip_suffix(')') else {
+        return refuse(
+            "Refine(...) must be the last part of a factory string, with one parenthesis on each side",
+        );
+    };
+    match parse_plain_code(inner, dims)? {
+        Some(codec) => Ok((body, Some(codec))),
+        None => refuse(format!("Refine takes Flat, SQ or PQ codes, not \"{inner}\"")),
+    }
+}
+
+fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
+    let mut scan = Scan(text);
+    let (kind, d_out) = if scan.eat("PCA") {
+        let _ = (scan.eat("W"), scan.eat("R"));
+        let Some(d_out) = scan.number() else {
+            return Ok(None);
+        };
+        (TransformKind::Pca, d_out)
+    } else if scan.eat("ITQ") {
+        (TransformKind::Itq, scan.number().unwrap_or(d_in))
+    } else if scan.eat("OPQ") {
+        let Some(parts) = scan.number() else {
+            return Ok(None);
+        };
+        let d_out = if scan.eat("_") { scan.number() } else { Some(d_in) };
+        let Some(d_out) = d_out else { return Ok(None) };
+        check_parts(text, parts, d_out)?;
+        (TransformKind::Opq { parts }, d_out)
+    } else if scan.eat("RR") {
+        (TransformKind::RandomRotation, scan.number().unwrap_or(d_in))
+    } else if scan.eat("L2norm") || scan.eat("L2Norm") {
+        (TransformKind::Normalise, d_in)
+    } else if scan.eat("Pad") {
+        let Some(d_out) = scan.number() else {
+            return Ok(None);
+        };
+        (TransformKind::Pad, d_out.max(d_in))
+    } else {
+        return Ok(None);
+    };
+    if !scan.is_done() {
+        return Ok(None);
+    }
+    let transform = Transform { kind, d_in, d_out };
+    if transform.is_matrix() && d_in.max(d_out) > MAX_MATRIX_DIMS {
+        return refuse(format!("\"{text}\" transforms {d_in} dimensions; the limit is {MAX_MATRIX_DIMS}"));
+    }
+    match kind {
+        TransformKind::Pad if d_out > MAX_DIMS => {
+            return refuse(format!("\"{text}\": rows are padded to at most {MAX_DIMS} dimensions"));
+        }
+        TransformKind::Pad => {}
+        _ if d_out == 0 || d_out > d_in => {
+            return refuse(format!("\"{text}\" must leave between 1 and {d_in} of {d_in} dimensions"));
+        }
+        _ => {}
+    }
+    Ok(Some(transform))
+}
+
+fn parse_core(text: &str, dims: usize) -> Parsed<(Structure, Codec)> {
+    let mut scan = Scan(text);
+    if scan.eat("HNSW") {
+        return parse_graph(text, scan, dims);
+    }
+    if scan.eat("IVF") {
+        return parse_lists(text, scan, dims);
+    }
+    if let Some(codec) = parse_plain_code(text, dims)? {
+        return Ok((Structure::Scan, codec));
+    }
+    if let Some(codec) = parse_fast_scan(text, dims, false)? {
+        return Ok((Structure::Scan, codec));
+    }
+    if text == "RaBitQ" {
+        return Ok((Structure::Scan, Codec::RaBitQ));
+    }
+    if let Some(additive) = Additive::parse(text, dims, false)? {
+        return Ok((Structure::Scan, Codec::Additive(additive)));
+    }
+    if scan.eat("LSH") {
+        let bits = scan.number().unwrap_or(dims);
+        let (rotated, thresholds) = (scan.eat("r"), scan.eat("t"));
+        if scan.is_done() {
+            return parse_signs(text, bits, rotated, thresholds, dims);
+        }
+    }
+    refuse(reason_against(text))
+}
+
+fn parse_signs(
+    text: &str,
+    bits: usize,
+    rotated: bool,
+    thresholds: bool,
+    dims: usize,
+) -> Parsed<(Structure, Codec)> {
+    if bits == 0 || bits > dims {
+        return refuse(format!("\"{text}\": LSH takes between 1 and {dims} bits for {dims} dimensions"));
+    }
+    if rotated && dims > MAX_ROTATED_SIGN_DIMS {
+        return refuse(format!(
+            "LSH with a rotation takes at most {MAX_ROTATED_SIGN_DIMS} dimensions, not {dims}"
+        ));
+    }
+    Ok((Structure::Scan, Codec::Signs { bits, rotated, thresholds }))
+}
+
+fn parse_graph(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure, Codec)> {
+    let links = parse_links(text, &mut scan)?;
+    let code = if scan.is_done() {
+        Some(Codec::Flat)
+    } else if scan.eat(",") || scan.eat("_") {
+        parse_plain_code(scan.0, dims)?
+    } else {
+        None
+    };
+    match code {
+        Some(codec) => Ok((Structure::Graph { links }, codec)),
+        None => {
+            refuse(format!("\"{text}\": HNSW takes Flat, SQ or PQ codes, behind a comma, as in HNSW32,SQ8"))
+        }
+    }
+}
+
+fn parse_links(text: &str, scan: &mut Scan<'_>) -> Parsed<usize> {
+    let links = scan.number().unwrap_or(32);
+    if !(2..=MAX_LINKS).contains(&links) {
+        return refuse(format!("\"{text}\": HNSW takes between 2 and {MAX_LINKS} links"));
+    }
+    Ok(links)
+}
+
+fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure, Codec)> {
+    let Some(count) = scan.number() else {
+        return refuse(reason_against(text));
+    };
+    let unit = if scan.eat("k") {
+        1 << 10
+    } else if scan.eat("M") {
+        1 << 20
+    } else {
+        1
+    };
+    let lists = count.saturating_mul(unit);
+    if lists == 0 || lists > MAX_LISTS {
+        return refuse(format!("\"{text}\": IVF takes between 1 and {MAX_LISTS} lists"));
+    }
+    let coarse_links = if scan.eat("_HNSW") { Some(parse_links(text, &mut scan)?) } else { None };
+    if !scan.eat(",") {
+        return refuse(reason_against(text));
+    }
+    let code = scan.0;
+    let codec = match parse_plain_code(code, dims)? {
+        Some(codec) => Some(codec),
+        None if code == "RaBitQ" => Some(Codec::RaBitQ),
+        None => match parse_fast_scan(code, dims, true)? {
+            Some(codec) => Some(codec),
+            None => Additive::parse(code, dims, true)?.map(Codec::Additive),
+        },
+    };
+    match codec {
+        Some(codec) => Ok((Structure::Lists { lists, coarse_links }, codec)),
+        None => refuse(reason_against_code(code)),
+    }
+}
+
+/// `Flat`, `sq` or `pq` of the grammar.
+fn parse_plain_code(text: &str, dims: usize) -> Parsed<Option<Codec>> {
+    let codec = match text {
+        "Flat" => Codec::Flat,
+        "SQ4" => Codec::Scalar { bits: 4, learns: true },
+        "SQ6" => Codec::Scalar { bits: 6, learns: true },
+        "SQ8" => Codec::Scalar { bits: 8, learns: true },
+        "SQfp16" => Codec::Half,
+        "SQbf16" => Codec::Scalar { bits: 16, learns: false },
+        "SQ8_direct" | "SQ8_direct_signed" => Codec::Scalar { bits: 8, learns: false },
+        _ => return parse_product(text, dims),
+    };
+    Ok(Some(codec))
+}
+
+fn parse_product(text: &str, dims: usize) -> Parsed<Option<Codec>> {
+    let mut scan = Scan(text);
+    if !scan.eat("PQ") {
+        return Ok(None);
+    }
+    let Some(parts) = scan.number() else {
+        return Ok(None);
+    };
+    let bits = if scan.eat("x") { scan.number() } else { Some(8) };
+    let (Some(bits), _, true) = (bits, scan.eat("np"), scan.is_done()) else {
+        return Ok(None);
+    };
+    check_parts(text, parts, dims)?;
+    if !(1..=MAX_PRODUCT_BITS).contains(&bits) {
+        return refuse(format!("\"{text}\": PQ takes between 1 and {MAX_PRODUCT_BITS} bits for each part"));
+    }
+    Ok(Some(Codec::Product { parts, bits }))
+}
+
+fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Codec>> {
+    let mut scan = Scan(text);
+    if !scan.eat("PQ") {
+        return Ok(None);
+    }
+    let Some(parts) = scan.number() else {
+        return Ok(None);
+    };
+    if !scan.eat("x4fs") {
+        return Ok(None);
+    }
+    if scan.eat("r") && !in_lists {
+        let reason = "\"r\" is for residuals to the centroids of lists";
+        return refuse(format!("\"{text}\": {reason}; use PQ{parts}x4fs, or IVFn,PQ{parts}x4fsr"));
+    }
+    // Blocks of 32 codes are FAISS's default; other sizes go through kernels that are seldom used.
+    let block = scan.eat("_32") || (!in_lists && scan.eat("_64"));
+    if !scan.is_done() {
+        return if block || !scan.0.starts_with('_') {
+            Ok(None)
+        } else {
+            refuse(format!("\"{text}\": fast scan takes blocks of 32 codes, as in PQ{parts}x4fs"))
+        };
+    }
+    check_parts(text, parts, dims)?;
+    Ok(Some(Codec::FastScan { parts }))
+}
+
+/// Whether `parts` divides the dimensions; else which numbers near it do.
+fn check_parts(text: &str, parts: usize, dims: usize) -> Parsed<()> {
+    if parts > 0 && dims.is_multiple_of(parts) {
+        return Ok(());
+    }
+    if parts == 0 {
+        return refuse(format!("\"{text}\": a vector is divided into 1 part at least"));
+    }
+    let divides = |number: &usize| dims.is_multiple_of(*number);
+    let below = (1..=dims.min(parts)).rev().find(divides);
+    let above = (parts..=dims).find(divides);
+    let others = match (below, above) {
+        (Some(below), Some(above)) => format!("{below} and {above} are"),
+        (one, other) => format!("{} is", one.or(other).unwrap_or(dims)),
+    };
+    refuse(format!("\"{text}\": {parts} is not a divisor of {dims} dimensions; {others}"))
+}
+
+/// What is left of a text that is being read.
+pub(in crate::engine) struct Scan<'a>(pub(super) &'a str);
+
+impl Scan<'_> {
+    pub(super) fn eat(&mut self, prefix: &str) -> bool {
+        match self.0.strip_prefix(prefix) {
+            Some(rest) => {
+                self.0 = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Decimal digits; what is too large to count with is as good as the largest number, which no limit lets through.
+    pub(in crate::engine) fn number(&mut self) -> Option<usize> {
+        let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = self.0.split_at(digits);
+        self.0 = rest;
+        match digits {
+            0 => None,
+            _ => Some(number.parse().unwrap_or(usize::MAX).min(usize::MAX >> 32)),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_composite_string_is_understood_part_by_part() {
+        let recipe = parse("OPQ16_64,IVF4k_HNSW,PQ16x4fs,RFlat", 384).unwrap();
+        assert_eq!(recipe.transforms.len(), 1);
+        assert_eq!(recipe.inner_dims(), 64);
+        assert_eq!(recipe.structure, Structure::Lists { lists: 4096, coarse_links: Some(32) });
+        assert_eq!(recipe.codec, Codec::FastScan { parts: 16 });
+        assert_eq!(recipe.refine, Some(Codec::Flat));
+        assert_eq!(recipe.training_rows().min, 4096);
+        assert_eq!(recipe.training_rows().wanted, 1 << 20);
+    }
+}

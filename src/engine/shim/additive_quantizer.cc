@@ -1,0 +1,293 @@
+// Additive quantisers: a row is the sum of one centroid out of each codebook. FAISS's residual quantiser (RQ) chooses
+// them one after the other, its local search quantiser (LSQ) all at once; the product forms (PRQ, PLSQ) do so for each
+// part of the dimensions.
+
+#include "internal.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include <faiss/IndexAdditiveQuantizer.h>
+#include <faiss/IndexAdditiveQuantizerFastScan.h>
+#include <faiss/IndexIVFAdditiveQuantizer.h>
+#include <faiss/IndexIVFAdditiveQuantizerFastScan.h>
+#include <faiss/impl/AdditiveQuantizer.h>
+#include <faiss/impl/LocalSearchQuantizer.h>
+#include <faiss/impl/LookupTableScaler.h>
+#include <faiss/impl/ProductAdditiveQuantizer.h>
+#include <faiss/impl/ResidualQuantizer.h>
+#include <faiss/utils/distances.h>
+
+namespace vekter {
+
+namespace {
+
+using faiss::AdditiveQuantizer;
+using faiss::LocalSearchQuantizer;
+using faiss::ProductAdditiveQuantizer;
+using faiss::ResidualQuantizer;
+
+// Bytes that RQ may take for the beams of the rows that it encodes at once, as it counts them; the pools around them
+// take three times as much. FAISS's own limit is 5 GiB. additive_codec.rs counts on it.
+constexpr size_t BEAM_BYTES = size_t{16} << 20;
+// Bytes of the products between codebooks, up to which RQ encodes by them, five times as fast. They are computed after
+// training or reading, and never written.
+constexpr size_t PRODUCT_BYTES = size_t{32} << 20;
+// Rows for each centroid that one of the k-means of RQ looks at; a row counts once for each of its beams.
+constexpr int ROWS_PER_CENTROID = 256;
+// Rows that LSQ encodes between two looks at the interrupt flag.
+constexpr size_t ENCODED_ROWS = 256;
+// As recipe.rs limits rows.
+constexpr float MAX_LEARNT_NORM = 1e7f;
+// As factory strings are limited: additive_codec.rs.
+constexpr size_t MAX_BITS = 12;
+
+// LSQ's encoder, in steps that can be interrupted.
+struct PatientEncoder : faiss::lsq::IcmEncoder {
+    using IcmEncoder::IcmEncoder;
+
+    void set_binary_term() override {
+        throw_if_interrupted();
+        IcmEncoder::set_binary_term();
+        throw_if_interrupted();
+    }
+    void encode(int32_t* codes, const float* values, std::mt19937& random, size_t rows, size_t rounds) const override {
+        for (size_t start = 0; start < rows; start += ENCODED_ROWS) {
+            throw_if_interrupted();
+            const size_t count = std::min(ENCODED_ROWS, rows - start);
+            IcmEncoder::encode(codes + start * lsq->M, values + start * lsq->d, random, count, rounds);
+        }
+    }
+};
+
+struct PatientEncoders : faiss::lsq::IcmEncoderFactory {
+    faiss::lsq::IcmEncoder* get(const LocalSearchQuantizer* quantizer) override {
+        return new PatientEncoder(quantizer);
+    }
+};
+
+bool stores_pairs_of_norms(const AdditiveQuantizer& quantizer) {
+    return quantizer.search_type == AdditiveQuantizer::ST_norm_lsq2x4 ||
+            quantizer.search_type == AdditiveQuantizer::ST_norm_rq2x4;
+}
+
+bool looks_norms_up(const AdditiveQuantizer& quantizer) {
+    return stores_pairs_of_norms(quantizer) || quantizer.search_type == AdditiveQuantizer::ST_norm_cqint8 ||
+            quantizer.search_type == AdditiveQuantizer::ST_norm_cqint4;
+}
+
+// For `parts` residual quantisers like this one.
+void tune_residual(ResidualQuantizer& quantizer, size_t parts) {
+    const size_t centroids = quantizer.total_codebook_size;
+    const bool has_products = parts * 2 * centroids * centroids <= PRODUCT_BYTES;
+    quantizer.use_beam_LUT = has_products;
+    quantizer.cp.min_points_per_centroid = 1;
+    quantizer.cp.max_points_per_centroid = ROWS_PER_CENTROID;
+    if (quantizer.is_trained) {
+        if (has_products) {
+            quantizer.compute_codebook_tables();
+        }
+    } else {
+        // Plain k-means: clustering in more and more dimensions takes five times as long and decomposes a matrix, which
+        // cannot be interrupted.
+        quantizer.train_type = ResidualQuantizer::Train_default;
+        if (!has_products) {
+            quantizer.train_type |= ResidualQuantizer::Skip_codebook_tables;
+        }
+    }
+}
+
+void tune(AdditiveQuantizer& quantizer, size_t parts) {
+    quantizer.verbose = false;
+    quantizer.max_mem_distances = BEAM_BYTES;
+    if (auto* residual = dynamic_cast<ResidualQuantizer*>(&quantizer)) {
+        tune_residual(*residual, parts);
+    } else if (auto* search = dynamic_cast<LocalSearchQuantizer*>(&quantizer)) {
+        if (!search->icm_encoder_factory) {
+            search->icm_encoder_factory = new PatientEncoders;
+        }
+    } else if (auto* product = dynamic_cast<ProductAdditiveQuantizer*>(&quantizer)) {
+        for (AdditiveQuantizer* part : product->quantizers) {
+            tune(*part, product->quantizers.size());
+        }
+    }
+}
+
+// Squares of norms are clustered where they are stored as pairs, and k-means writes out of bounds where distances
+// overflow. Rows come no longer than that, but a transform may stretch them.
+void check_norms(const AdditiveQuantizer& quantizer, size_t rows, const float* values) {
+    for (size_t i = 0; stores_pairs_of_norms(quantizer) && i < rows; i++) {
+        require(faiss::fvec_norm_L2sqr(values + i * quantizer.d, quantizer.d) <= MAX_LEARNT_NORM * MAX_LEARNT_NORM,
+                "the index's transform overflows");
+    }
+}
+
+// Readers need no products between codebooks.
+void write_without_products(AdditiveQuantizer& quantizer) {
+    if (auto* residual = dynamic_cast<ResidualQuantizer*>(&quantizer)) {
+        residual->train_type |= ResidualQuantizer::Skip_codebook_tables;
+    } else if (auto* product = dynamic_cast<ProductAdditiveQuantizer*>(&quantizer)) {
+        for (AdditiveQuantizer* part : product->quantizers) {
+            write_without_products(*part);
+        }
+    }
+}
+
+// The same rows for the same number of rows, spread over all of them.
+std::vector<float> sample_of(const float* values, size_t rows, size_t wanted, size_t dims) {
+    std::vector<float> sample;
+    sample.reserve(wanted * dims);
+    for (size_t i = 0; i < wanted; i++) {
+        const float* row = values + i * rows / wanted * dims;
+        sample.insert(sample.end(), row, row + dims);
+    }
+    return sample;
+}
+
+// Codebooks fit their bits and dimensions, for a quantiser that is not a product of others.
+void check_codebooks(const AdditiveQuantizer& quantizer, size_t dims) {
+    require(quantizer.d == dims && quantizer.is_trained && quantizer.M > 0 && quantizer.nbits.size() == quantizer.M,
+            "additive quantiser of another dimension");
+    for (size_t bits : quantizer.nbits) {
+        require(bits >= 1 && bits <= MAX_BITS, "additive quantiser with an impossible number of bits");
+    }
+    if (auto* search = dynamic_cast<const LocalSearchQuantizer*>(&quantizer)) {
+        require(search->K == size_t{1} << quantizer.nbits[0] && search->chunk_size > 0 && search->nperts <= search->M &&
+                        search->M * search->K == quantizer.total_codebook_size,
+                "additive quantiser with an impossible number of bits");
+    } else if (auto* residual = dynamic_cast<const ResidualQuantizer*>(&quantizer)) {
+        require(residual->max_beam_size >= 1 && residual->max_beam_size <= 64, "additive quantiser with a strange beam");
+    }
+}
+
+} // namespace
+
+AdditiveQuantizer* additive_quantizer(const Index& index) {
+    if (auto* plain = dynamic_cast<const faiss::IndexAdditiveQuantizer*>(&index)) {
+        return plain->aq;
+    }
+    if (auto* lists = dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(&index)) {
+        return lists->aq;
+    }
+    if (auto* packed = dynamic_cast<const faiss::IndexAdditiveQuantizerFastScan*>(&index)) {
+        return packed->aq;
+    }
+    auto* packed_lists = dynamic_cast<const faiss::IndexIVFAdditiveQuantizerFastScan*>(&index);
+    return packed_lists ? packed_lists->aq : nullptr;
+}
+
+void tune_additive(AdditiveQuantizer& quantizer) {
+    tune(quantizer, 1);
+}
+
+void train_additive(Index* index, idx_t rows, const float* values, idx_t encoder_rows) {
+    const size_t dims = index->d;
+    const idx_t count = std::min(rows, encoder_rows);
+    auto* lists = dynamic_cast<faiss::IndexIVF*>(index);
+    if (lists) {
+        lists->train_q1(rows, values, false, lists->metric_type);
+    }
+    throw_if_interrupted();
+    check_norms(*additive_quantizer(*index), rows, values);
+    std::vector<float> sample;
+    if (count < rows) {
+        sample = sample_of(values, rows, count, dims);
+        values = sample.data();
+    }
+    if (!lists) {
+        index->train(count, values);
+    } else if (lists->by_residual) {
+        std::vector<idx_t> list_of_row(count);
+        lists->quantizer->assign(count, values, list_of_row.data());
+        std::vector<float> residuals(count * dims);
+        lists->quantizer->compute_residual_n(count, values, residuals.data(), list_of_row.data());
+        std::vector<float>().swap(sample);
+        lists->train_encoder(count, residuals.data(), list_of_row.data());
+    } else {
+        lists->train_encoder(count, values, nullptr);
+    }
+    index->is_trained = true;
+    write_without_products(*additive_quantizer(*index));
+    // Of rows that are all equal no scale is learnt.
+    if (auto* packed = dynamic_cast<faiss::IndexAdditiveQuantizerFastScan*>(index)) {
+        packed->norm_scale = std::max(packed->norm_scale, 1);
+    } else if (auto* packed_lists = dynamic_cast<faiss::IndexIVFAdditiveQuantizerFastScan*>(index)) {
+        packed_lists->norm_scale = std::max(packed_lists->norm_scale, 1);
+    }
+}
+
+void check_additive(const AdditiveQuantizer& quantizer, size_t dims) {
+    size_t width = dims;
+    if (auto* product = dynamic_cast<const ProductAdditiveQuantizer*>(&quantizer)) {
+        const size_t parts = product->quantizers.size();
+        require(parts > 0 && product->nsplits == parts && product->d == dims && dims % parts == 0 &&
+                        product->is_trained && product->nbits.size() == product->M,
+                "additive quantiser of another dimension");
+        width = dims / parts;
+        std::vector<size_t> bits;
+        for (const AdditiveQuantizer* part : product->quantizers) {
+            check_codebooks(*part, width);
+            require(part->codebooks.size() == part->total_codebook_size * width, "additive quantiser without its centroids");
+            bits.insert(bits.end(), part->nbits.begin(), part->nbits.end());
+        }
+        require(bits == product->nbits, "additive quantiser with an impossible number of bits");
+    } else {
+        check_codebooks(quantizer, dims);
+    }
+    require(quantizer.codebooks.size() == quantizer.total_codebook_size * width, "additive quantiser without its centroids");
+    require(quantizer.search_type != AdditiveQuantizer::ST_norm_from_LUT &&
+                    quantizer.search_type <= AdditiveQuantizer::ST_norm_rq2x4,
+            "additive codes that are searched in an unknown way");
+    require(!looks_norms_up(quantizer) ||
+                    (static_cast<size_t>(quantizer.qnorm.ntotal) == size_t{1} << quantizer.norm_bits &&
+                     quantizer.qnorm.codes.size() == sizeof(float) << quantizer.norm_bits),
+            "additive quantiser without its norms");
+    require(!stores_pairs_of_norms(quantizer) || quantizer.norm_tabs.size() == 2 * 16, "additive quantiser without its norms");
+}
+
+void check_packed_additive(const AdditiveQuantizer& quantizer, size_t dims, faiss::MetricType metric, size_t parts) {
+    check_additive(quantizer, dims);
+    const bool has_norms = metric == faiss::METRIC_L2;
+    require(std::all_of(quantizer.nbits.begin(), quantizer.nbits.end(), [](size_t bits) { return bits == 4; }) &&
+                    stores_pairs_of_norms(quantizer) == has_norms && parts == quantizer.M + (has_norms ? 2 : 0),
+            "fast-scan codes of an impossible form");
+}
+
+bool are_additive_alike(const AdditiveQuantizer& like, const AdditiveQuantizer& read) {
+    auto* product = dynamic_cast<const ProductAdditiveQuantizer*>(&like);
+    auto* other = dynamic_cast<const ProductAdditiveQuantizer*>(&read);
+    return typeid(like) == typeid(read) && like.nbits == read.nbits && like.search_type == read.search_type &&
+            (!product || product->nsplits == other->nsplits);
+}
+
+void own_norms(AdditiveQuantizer& quantizer) {
+    auto& codes = quantizer.qnorm.codes;
+    if (!codes.is_owned) {
+        codes = faiss::MaybeOwnedVector<uint8_t>(std::vector<uint8_t>(codes.data(), codes.data() + codes.size()));
+    }
+}
+
+void keep_only_decoding(AdditiveQuantizer& quantizer) {
+    if (auto* product = dynamic_cast<ProductAdditiveQuantizer*>(&quantizer)) {
+        for (AdditiveQuantizer* part : product->quantizers) {
+            std::vector<float>().swap(part->codebooks);
+        }
+    }
+}
+
+// IndexIVFAdditiveQuantizerFastScan::search takes no parameters; what it calls does.
+void search_packed_sums(
+        const faiss::IndexIVFAdditiveQuantizerFastScan& index,
+        const float* query,
+        size_t k,
+        float* distances,
+        idx_t* positions,
+        const faiss::IndexIVFFastScan::CoarseQuantized& lists,
+        const faiss::IVFSearchParameters& with) {
+    const faiss::NormTableScaler scaler(index.norm_scale);
+    const bool has_scale = index.rescale_norm && index.norm_scale > 1 && index.metric_type == faiss::METRIC_L2;
+    index.search_dispatch_implem(
+            1, query, static_cast<idx_t>(k), distances, positions, lists, has_scale ? &scaler : nullptr, &with);
+}
+
+} // namespace vekter

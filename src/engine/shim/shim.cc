@@ -1,0 +1,477 @@
+// The C face of FAISS: see shim.h for what each function promises.
+
+#include "internal.h"
+
+#include <malloc.h>
+#include <omp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVFFlat.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/IndexRefine.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/FaissAssert.h>
+#include <faiss/impl/ProductQuantizer.h>
+#include <faiss/impl/io.h>
+#include <faiss/index_factory.h>
+#include <faiss/index_io.h>
+#include <faiss/utils/distances.h>
+
+namespace {
+
+using faiss::Index;
+
+// ---------------------------------------------------------------- errors
+
+thread_local char message[1024];
+
+void remember(const char* text) noexcept {
+    std::snprintf(message, sizeof message, "%s", text);
+}
+
+struct SinkStopped {};
+
+// Runs `work` and turns whatever it throws into a code and a message.
+template <class Work>
+int guarded(Work&& work) noexcept {
+    try {
+        work();
+        return VEKTER_OK;
+    } catch (const SinkStopped&) {
+        return VEKTER_SINK_STOPPED;
+    } catch (const std::bad_alloc&) {
+        return VEKTER_OUT_OF_MEMORY;
+    } catch (const std::exception& error) {
+        remember(error.what());
+        // FAISS wraps messages of inner calls in outer ones, so the text can stand anywhere.
+        return std::strstr(error.what(), vekter::INTERRUPTED) ? VEKTER_INTERRUPTED : VEKTER_FAILED;
+    } catch (...) {
+        remember("unknown exception");
+        return VEKTER_FAILED;
+    }
+}
+
+// ---------------------------------------------------------------- interrupts
+
+std::atomic<bool (*)(void)> interrupted_callback{nullptr};
+
+bool asked_to_stop() {
+    auto callback = interrupted_callback.load(std::memory_order_relaxed);
+    return callback && callback();
+}
+
+struct Interrupts : faiss::InterruptCallback {
+    bool want_interrupt() override {
+        return asked_to_stop();
+    }
+};
+
+// ---------------------------------------------------------------- exit
+
+std::atomic<int> exit_status{0};
+
+// ---------------------------------------------------------------- writing
+
+struct SinkWriter : faiss::IOWriter {
+    int (*sink)(void*, const uint8_t*, size_t);
+    void* context;
+
+    SinkWriter(int (*sink)(void*, const uint8_t*, size_t), void* context) : sink(sink), context(context) {}
+
+    size_t operator()(const void* values, size_t size, size_t count) override {
+        if (size * count > 0 && sink(context, static_cast<const uint8_t*>(values), size * count) != 0) {
+            throw SinkStopped();
+        }
+        return count;
+    }
+};
+
+// ---------------------------------------------------------------- describing
+
+void describe(const Index& index, vekter_description& about) {
+    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
+        describe(*transformed->index, about);
+        about.ranks_exactly = transformed->chain.empty() ? about.ranks_exactly : 0;
+    } else if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
+        describe(*refined->base_index, about);
+        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(refined->refine_index) != nullptr;
+        about.refines = 1;
+    } else if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
+        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(graph->storage) != nullptr;
+        about.searches_graph = 1;
+    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
+        about.lists = static_cast<int64_t>(inverted->nlist);
+        about.ranks_exactly = dynamic_cast<const faiss::IndexIVFFlat*>(&index) != nullptr;
+    } else {
+        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(&index) != nullptr;
+        about.scans_all = 1;
+    }
+}
+
+Index* unwrap(vekter_index* index) {
+    return reinterpret_cast<Index*>(index);
+}
+
+const Index* unwrap(const vekter_index* index) {
+    return reinterpret_cast<const Index*>(index);
+}
+
+vekter_index* wrap(std::unique_ptr<Index> index) {
+    return reinterpret_cast<vekter_index*>(index.release());
+}
+
+// What a search found, as the C face gives it.
+void store(
+        const Index& index,
+        const std::vector<vekter::Candidate>& nearest,
+        float* distances,
+        int64_t* positions,
+        int64_t* found) {
+    const bool similarity = index.metric_type == faiss::METRIC_INNER_PRODUCT;
+    for (size_t i = 0; i < nearest.size(); i++) {
+        distances[i] = similarity ? -nearest[i].key : nearest[i].key;
+        positions[i] = nearest[i].position;
+    }
+    *found = static_cast<int64_t>(nearest.size());
+}
+
+} // namespace
+
+void vekter::throw_if_interrupted() {
+    if (asked_to_stop()) {
+        FAISS_THROW_MSG(INTERRUPTED);
+    }
+}
+
+void vekter::require(bool condition, const char* what) {
+    FAISS_THROW_IF_NOT_FMT(condition, "failed: %s", what);
+}
+
+void vekter::require_bounded(const float* values, size_t count, float limit) {
+    for (size_t i = 0; i < count; i++) {
+        require(std::fabs(values[i]) <= limit, "the index's transform overflows");
+    }
+}
+
+// ---------------------------------------------------------------- the C functions
+
+const char* vekter_message(void) {
+    return message;
+}
+
+int vekter_initialise(bool (*interrupted)(void)) {
+    return guarded([&] {
+        interrupted_callback.store(interrupted, std::memory_order_relaxed);
+        static std::once_flag once;
+        std::call_once(once, [] {
+            faiss::InterruptCallback::instance = std::make_unique<Interrupts>();
+            vekter::register_mapped_lists();
+            // Tables of IVFPQ are private memory of each process: beyond this size they are computed per list.
+            faiss::precomputed_table_max_bytes = size_t{2} << 20;
+            // Blocks of distances that matrix products fill, 4 MiB instead of 16, and tables for 256 rows at once
+            // instead of 262,144, which take gigabytes; recipe.rs and build_memory.rs count on them. No slower.
+            faiss::distance_compute_blas_query_bs = 1024;
+            faiss::product_quantizer_compute_codes_bs = 256;
+        });
+    });
+}
+
+void vekter_set_threads(int threads) {
+    omp_set_num_threads(std::max(1, threads));
+}
+
+void vekter_start_team(int threads) {
+    vekter_set_threads(threads);
+    // libgomp keeps a team's threads for the next region of the same size. An empty one would be left out.
+    std::atomic<int> started{0};
+#pragma omp parallel
+    started.fetch_add(1, std::memory_order_relaxed);
+}
+
+void vekter_give_way() {
+#ifdef __linux__
+    // Here priorities are of threads, and 0 is the calling one; elsewhere they are of processes. If the system refuses,
+    // the work is done all the same.
+    constexpr int BACKGROUND_PRIORITY = 10;
+    setpriority(PRIO_PROCESS, 0, BACKGROUND_PRIORITY);
+#endif
+}
+
+void vekter_skip_destructors(int status) {
+    // exit(3) calls what was registered last before anything else but the thread's own destructors.
+    exit_status.store(status);
+    std::atexit([] { _exit(exit_status.load()); });
+}
+
+int vekter_block_signals(void* previous, size_t previous_bytes) {
+    if (previous_bytes < sizeof(sigset_t)) {
+        return VEKTER_FAILED;
+    }
+    sigset_t all;
+    sigfillset(&all);
+    return pthread_sigmask(SIG_SETMASK, &all, static_cast<sigset_t*>(previous)) == 0 ? VEKTER_OK : VEKTER_FAILED;
+}
+
+int vekter_restore_signals(const void* previous) {
+    return pthread_sigmask(SIG_SETMASK, static_cast<const sigset_t*>(previous), nullptr) == 0 ? VEKTER_OK
+                                                                                            : VEKTER_FAILED;
+}
+
+int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_index** index) {
+    return guarded([&] {
+        const auto type = static_cast<faiss::MetricType>(metric);
+        std::unique_ptr<Index> built(faiss::index_factory(dims, factory, type));
+        vekter::require(built && built->d == dims, "the factory string made an index of another dimension");
+        vekter::require(built->metric_type == type, "this index type has no such metric");
+        vekter::tune_for_building(built.get());
+        *index = wrap(std::move(built));
+    });
+}
+
+int vekter_index_open(const uint8_t* bytes, size_t length, vekter_index** index) {
+    return guarded([&] {
+        *index = wrap(vekter::open_mapped(bytes, length, false));
+    });
+}
+
+int vekter_index_resume(
+        const vekter_index* like,
+        const uint8_t* bytes,
+        size_t length,
+        int keeps_rows,
+        vekter_index** index) {
+    return guarded([&] { *index = wrap(vekter::resume(*unwrap(like), bytes, length, keeps_rows != 0)); });
+}
+
+void vekter_index_free(vekter_index* index) {
+    delete unwrap(index);
+}
+
+void vekter_index_describe(const vekter_index* index, vekter_description* description) {
+    const Index* subject = unwrap(index);
+    *description = {};
+    describe(*subject, *description);
+    description->rows = subject->ntotal;
+    description->dims = subject->d;
+    description->metric = subject->metric_type;
+    description->is_trained = subject->is_trained;
+    description->stores_rows = vekter::stores_rows(*subject);
+}
+
+int vekter_index_reserve(vekter_index* index, int64_t rows) {
+    return guarded([&] { vekter::reserve_rows(unwrap(index), static_cast<size_t>(rows)); });
+}
+
+int vekter_index_train(vekter_index* index, int64_t rows, const float* values, int64_t additive_rows) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::train_quietly(unwrap(index), rows, values, additive_rows);
+        // What training freed stays with the allocator otherwise, beside the rows that come now.
+        malloc_trim(0);
+    });
+}
+
+int vekter_index_add(vekter_index* index, int64_t rows, const float* values) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::add_rows(unwrap(index), rows, values);
+    });
+}
+
+int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context) {
+    return guarded([&] {
+        SinkWriter writer(sink, context);
+        faiss::write_index(unwrap(index), &writer);
+    });
+}
+
+void vekter_index_set_search(vekter_index* index, const vekter_written_params* params) {
+    vekter::set_search(unwrap(index), *params);
+}
+
+int vekter_index_write_labelled(
+        const vekter_index* index,
+        const int64_t* labels,
+        int normalises,
+        int (*sink)(void*, const uint8_t*, size_t),
+        void* context) {
+    return guarded([&] {
+        SinkWriter writer(sink, context);
+        vekter::write_labelled(*unwrap(index), labels, normalises != 0, &writer);
+    });
+}
+
+int vekter_index_search(
+        const vekter_index* index,
+        const float* query,
+        int64_t k,
+        const vekter_search_params* params,
+        float* distances,
+        int64_t* positions,
+        int64_t* found) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        const Index& subject = *unwrap(index);
+        store(subject, vekter::nearest(subject, query, static_cast<size_t>(k), *params), distances, positions, found);
+    });
+}
+
+int vekter_index_search_each(
+        const vekter_index* index,
+        size_t count,
+        const float* queries,
+        int64_t k,
+        const vekter_search_params* params,
+        float* distances,
+        int64_t* positions,
+        int64_t* found) {
+    return guarded([&] {
+        const Index& subject = *unwrap(index);
+        std::vector<std::vector<vekter::Candidate>> nearest(count);
+        vekter::nearest_of_each(subject, count, queries, static_cast<size_t>(k), *params, nearest.data());
+        for (size_t query = 0; query < count; query++) {
+            store(subject, nearest[query], distances + query * k, positions + query * k, found + query);
+        }
+    });
+}
+
+int vekter_index_can_decode(const vekter_index* index, int32_t* can) {
+    return guarded([&] { *can = vekter::can_decode(*unwrap(index)); });
+}
+
+int vekter_index_next_rows(
+        const vekter_index* index,
+        vekter_cursor* cursor,
+        size_t limit,
+        int64_t* positions,
+        float* values,
+        size_t* found) {
+    return guarded([&] { *found = vekter::next_rows(*unwrap(index), *cursor, limit, positions, values); });
+}
+
+int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t* positions, float* values) {
+    return guarded([&] { vekter::rows_at(*unwrap(index), count, positions, values); });
+}
+
+int vekter_index_distances_at(
+        const vekter_index* index,
+        const float* query,
+        size_t count,
+        const int64_t* positions,
+        float* distances,
+        int32_t* can) {
+    return guarded([&] { *can = vekter::distances_at(*unwrap(index), query, count, positions, distances); });
+}
+
+int vekter_index_only_code(const vekter_index* index, uint8_t* code, size_t room, size_t* length) {
+    return guarded([&] {
+        const auto bytes = vekter::only_code(*unwrap(index));
+        std::copy_n(bytes.begin(), std::min(room, bytes.size()), code);
+        *length = bytes.size();
+    });
+}
+
+int vekter_index_imbalance(const vekter_index* index, double* factor) {
+    return guarded([&] { *factor = vekter::imbalance(*unwrap(index)); });
+}
+
+int vekter_index_lists_by_position(const vekter_index* index, int32_t* lists) {
+    return guarded([&] { vekter::lists_by_position(*unwrap(index), lists); });
+}
+
+int vekter_index_nearest_lists(const vekter_index* index, const float* query, int64_t count, int64_t* lists) {
+    return guarded([&] { vekter::nearest_lists(*unwrap(index), query, static_cast<size_t>(count), lists); });
+}
+
+int vekter_index_unlink(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_links** links) {
+    return guarded([&] {
+        auto taken = std::make_unique<std::vector<vekter::Link>>();
+        *taken = vekter::unlink(*unwrap(index), hidden, hidden_bytes);
+        *links = reinterpret_cast<vekter_links*>(taken.release());
+    });
+}
+
+void vekter_index_relink(vekter_index* index, vekter_links* links) {
+    const std::unique_ptr<std::vector<vekter::Link>> taken(reinterpret_cast<std::vector<vekter::Link>*>(links));
+    vekter::relink(*unwrap(index), *taken);
+}
+
+int vekter_nearest_rows(
+        const float* queries,
+        int64_t query_count,
+        const float* rows,
+        int64_t row_count,
+        int32_t dims,
+        int32_t metric,
+        int64_t k,
+        float* distances,
+        int64_t* positions) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::nearest_rows(
+                queries,
+                static_cast<size_t>(query_count),
+                rows,
+                static_cast<size_t>(row_count),
+                static_cast<size_t>(dims),
+                metric == VEKTER_INNER_PRODUCT,
+                static_cast<size_t>(k),
+                distances,
+                positions);
+    });
+}
+
+int vekter_cluster(
+        const float* values,
+        int64_t rows,
+        int32_t dims,
+        int32_t clusters,
+        int spherical,
+        int32_t iterations,
+        int32_t seed,
+        float* centroids) {
+    return guarded([&] {
+        vekter::throw_if_interrupted();
+        vekter::cluster(values, rows, dims, clusters, spherical != 0, iterations, seed, centroids);
+    });
+}
+
+void vekter_squared_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    faiss::fvec_L2sqr_ny(out, query, values, dims, rows);
+}
+
+void vekter_taxicab_distances(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    vekter::taxicab_distances(out, query, values, dims, rows);
+}
+
+void vekter_inner_products(float* out, const float* query, const float* values, size_t dims, size_t rows) {
+    faiss::fvec_inner_products_ny(out, query, values, dims, rows);
+}
+
+int vekter_distances_each(
+        float* out,
+        int32_t metric,
+        size_t count,
+        const float* queries,
+        const float* values,
+        size_t dims,
+        size_t rows) {
+    return guarded([&] {
+        vekter::distances_of_each(static_cast<vekter_metric>(metric), count, queries, rows, values, dims, out);
+    });
+}

@@ -1,0 +1,8 @@
+//! The threads that FAISS works on: one worker beside the caller's thread, its OpenMP threads, and how they are
+//! interrupted.
+
+mod openmp_threads;
+mod worker;
+
+pub(super) use worker::SignalsBlocked;
+pub use worker::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker, work_in_background};

@@ -14,10 +14,10 @@ mod clustering;
 mod data;
 #[path = "engine/exit.rs"]
 mod exit;
+#[path = "engine/external.rs"]
+mod external;
 #[path = "engine/families.rs"]
 mod families;
-#[path = "engine/foreign.rs"]
-mod foreign;
 #[path = "engine/graphs.rs"]
 mod graphs;
 #[path = "engine/hostile.rs"]

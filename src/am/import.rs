@@ -6,12 +6,12 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys::Oid;
 
-use crate::engine::Foreign;
+use crate::engine::ExternalIndex;
 
 struct Source {
     table: Oid,
     index: String,
-    foreign: Foreign,
+    foreign: ExternalIndex,
 }
 
 thread_local! {
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// Runs `statement`, which creates an index of this name over the table, from `foreign`. Returns whether it did.
-pub fn with(table: Oid, index: String, foreign: Foreign, statement: impl FnOnce()) -> bool {
+pub fn with(table: Oid, index: String, foreign: ExternalIndex, statement: impl FnOnce()) -> bool {
     /// Takes the source back, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
@@ -34,7 +34,7 @@ pub fn with(table: Oid, index: String, foreign: Foreign, statement: impl FnOnce(
 }
 
 /// What an index that is being built is to begin with: given once.
-pub fn take(table: Oid, index: &str) -> Option<Foreign> {
+pub fn take(table: Oid, index: &str) -> Option<ExternalIndex> {
     SOURCE.with_borrow_mut(|source| {
         let is_meant = source.as_ref().is_some_and(|source| source.table == table && source.index == index);
         source.take_if(|_| is_meant).map(|source| source.foreign)

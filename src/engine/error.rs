@@ -1,25 +1,25 @@
-//! What can go wrong in the engine, in words that a user can act on.
+//! Errors of the engine, worded for users.
 
 use super::shim::ffi;
 use std::ffi::CStr;
 
-/// Reasons are clauses in the style of Postgres's error details: lower case, no full stop.
+/// Reasons are clauses in the style of PostgreSQL's error details: lower case, no full stop.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A factory string that FAISS or the engine does not build, or that does not fit dimension or metric.
     #[error("{reason}")]
     Refused {
         reason: String,
-        /// The string that was probably meant.
+        /// A valid string that is close to it.
         meant: Option<String>,
     },
     /// The training sample cannot train the index, for example because it has too few rows.
     #[error("{reason}")]
     UntrainableSample { reason: String },
-    /// Bytes that are not an index as this engine writes it.
+    /// Bytes that are not an index of this engine.
     #[error("{reason}")]
     Corrupt { reason: String },
-    /// The system had no memory for it; what was begun is given up.
+    /// Memory ran out; partial results were freed.
     #[error("out of memory")]
     OutOfMemory,
     /// The interrupt callback asked to stop.
@@ -28,10 +28,10 @@ pub enum EngineError {
     /// Rows, a query or search parameters that do not fit the index.
     #[error("{reason}")]
     BadParameter { reason: String },
-    /// The sink that an index was written to failed.
+    /// The sink of a written index failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// FAISS failed otherwise; `reason` is its own.
+    /// Any other failure of FAISS, with its own reason.
     #[error("{reason}")]
     Failed { reason: String },
 }
@@ -45,7 +45,7 @@ impl EngineError {
         Self::BadParameter { reason: reason.into() }
     }
 
-    /// The error behind a code of the shim; `classify` names what a plain failure means at that place.
+    /// Turns a code of the shim into an error; `classify` makes the error of VEKTER_FAILED.
     pub(super) fn from_code(code: i32, classify: impl FnOnce(String) -> Self) -> Result<(), Self> {
         match code {
             ffi::OK => Ok(()),
@@ -76,7 +76,7 @@ fn reason_of(message: &str) -> String {
     };
     let reason = reason.trim().trim_end_matches('.');
     match reason {
-        // A bare condition says more than nothing.
+        // Without a reason, the condition has to do.
         "" => message.rsplit_once("Error: ").map_or(message, |(_, condition)| condition).to_owned(),
         _ => reason.to_owned(),
     }

@@ -1,6 +1,6 @@
-//! The four metrics: what their operators return, and how FAISS's values become that.
+//! The four metrics: their operators, and the conversion of FAISS's values into the operators' distances.
 //!
-//! FAISS's L2 is squared and its inner product is a similarity; this file is the only place that knows it.
+//! FAISS's L2 is squared and its inner product is a similarity; no other file has to know.
 
 use super::shim::ffi;
 
@@ -57,12 +57,12 @@ impl Metric {
         }
     }
 
-    /// Turns one row or query into the form that is indexed: cosine divides by the Euclidean norm (computed in
-    /// double precision), the others leave it. Returns false where there is no such form (a zero vector under
-    /// cosine, or a value that is not finite); such a row must not be indexed.
+    /// Turns a row or query into the form that is indexed: cosine divides by the Euclidean norm (in double precision),
+    /// the other metrics change nothing. Returns false where that form does not exist (a zero vector under cosine, or a
+    /// value that is not finite); such a row must not be indexed.
     ///
-    /// Of a vector so long that the operator's sum of its squares overflows, cosine makes a zero vector: to the
-    /// operator it has a right angle to whatever it has an angle to at all. So who searches finds it at distance 1 and
+    /// Cosine makes a zero vector of a vector so long that the operator's sum of squares overflows: the operator's
+    /// result for it is 1 (a right angle) whatever the other vector. A search finds it at distance 1, and the caller
     /// asks the operator ([`Metric::settles`]).
     pub fn prepare(self, row: &mut [f32]) -> bool {
         // The root of the largest float.
@@ -70,13 +70,13 @@ impl Metric {
         self.scale(row, |row, norm| if norm > MAX_COSINE_NORM { row.fill(0.0) } else { divide(row, norm) })
     }
 
-    /// The same, but a long vector gets length 1 as any other.
+    /// The same, but a long vector gets length 1 like any other.
     pub fn normalise(self, row: &mut [f32]) -> bool {
         self.scale(row, divide)
     }
 
     fn scale(self, row: &mut [f32], by: impl FnOnce(&mut [f32], f64)) -> bool {
-        // Without an early end the processor looks at eight values at a time.
+        // No early exit, so that the loop compiles to SIMD.
         if !row.iter().fold(true, |is_finite, value| is_finite & value.is_finite()) {
             return false;
         }
@@ -91,8 +91,8 @@ impl Metric {
         true
     }
 
-    /// Whether an exact index's distance is the operator's, up to rounding. It is not for sure where sums come near to
-    /// overflowing, as the operator adds in another order, nor where a vector may be one that cosine made zero.
+    /// Whether an exact index's distance equals the operator's up to rounding. It may not where sums come close to
+    /// overflow, as the operator adds in another order, nor where cosine may have made a zero vector.
     pub fn settles(self, distance: f32) -> bool {
         const NEAR_OVERFLOW: f32 = 1e37;
         distance.abs() < NEAR_OVERFLOW && !(self == Self::Cosine && distance == 1.0)

@@ -1,27 +1,28 @@
-//! FAISS, and nothing of Postgres: factory strings, training, adding, writing, opening over mapped bytes, searching.
+//! FAISS without PostgreSQL: factory strings, training, building, writing, opening mapped bytes, searching,
+//! calibration.
 //!
-//! # How it is used
-//! [`initialise`] once per process; then a [`Builder`] takes rows and writes FAISS's serialised bytes, or an
-//! [`OpenIndex`] searches such bytes where they lie and gives its rows back, and [`Builder::resume`] takes them up to
-//! add more. Builds run through [`on_worker`], because FAISS's threads must
-//! never run Postgres's signal handlers and because the calling thread has to go on listening to its user.
+//! # Use
+//! [`initialise`] runs once per process. A [`Builder`] takes rows and writes FAISS's serialised bytes;
+//! [`Builder::resume`] reads them back to add rows. An [`OpenIndex`] searches such bytes where they lie. Builds run
+//! through [`on_worker`]: FAISS's threads must never run PostgreSQL's signal handlers, and the calling thread must keep
+//! handling interrupts.
 //!
-//! # What holds
-//! * E1. A row's label in FAISS is its position, 0 to rows - 1, in the order of adding. Nothing else is ever stored.
-//! * E2. No factory string reaches FAISS that [`factory`] has not understood: FAISS aborts, hangs or allocates
-//!   without bound on some. What it understands is also what it can estimate the memory of.
-//! * E3. No C++ exception crosses into Rust, no Rust panic into C++ (`shim.cc`, and the callback in `builder.rs`).
+//! # Invariants
+//! * E1. FAISS's label of a row is its position, 0 to rows - 1, in the order of adding.
+//! * E2. Only factory strings that [`factory`] can parse reach FAISS, which aborts, hangs or allocates without bound on
+//!   some others. The memory of every string that parses can be estimated.
+//! * E3. No C++ exception crosses into Rust (`shim.cc`), and no Rust panic into C++ (the callback in `builder.rs`).
 //! * E4. Rows and queries reach FAISS finite, of the right width, and prepared by [`Metric::prepare`].
-//! * E5. What FAISS answers is checked: positions exist, come once, in ascending distance, dead ones never.
-//! * E6. A search uses the calling thread and no other; a batch of them uses its OpenMP threads.
+//! * E5. FAISS's answers are checked: positions exist, occur once, ascend in distance, and are not dead.
+//! * E6. A search uses the calling thread alone; a batch of searches uses its OpenMP threads.
 //! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means and graph
-//!   building, and the engine does between batches and within each search (`searching.cc`, `graph_search.cc`). Not
-//!   within LAPACK's decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048 centroids) nor
-//!   within one scan of LSH's or fast scan's codes without lists, of which FAISS compares a thousand million in a
+//!   building, the engine polls it between batches and within each search (`searching.cc`, `graph_search.cc`).
+//!   Exceptions: LAPACK's decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048
+//!   centroids), and one scan of LSH or fast-scan codes without lists, which compares a thousand million codes in a
 //!   second.
-//! * E8. The bytes that are opened were checked by their owner (checksum). The engine checks that the parts of an
-//!   index fit each other, so that bytes of another index are an error; it does not check each link of a graph.
-//!   Bytes without such an owner go through [`Foreign`], which does.
+//! * E8. The owner of opened bytes has verified their checksum. The engine checks the sizes of an index's parts against
+//!   each other, so that bytes of another index are an error; it does not check each link of a graph. Bytes without
+//!   such an owner go through [`ExternalIndex`], which checks links too.
 
 mod build;
 mod calibrate;
@@ -33,10 +34,10 @@ mod search;
 mod shim;
 mod threads;
 
-pub use build::{Builder, Clustering, ClusteringPlan, Kept, SerialLayout, check_keeps_values, flat_head};
-pub use calibrate::{DEFAULT_RECALL, Hidden, MAX_POINTS, OperatingPoint, Sample, calibrate, choose};
+pub use build::{Builder, Clustering, ClusteringPlan, EncodedRow, SerialLayout, check_decodable, flat_head};
+pub use calibrate::{DEFAULT_RECALL, Holdout, HoldoutQueries, MAX_POINTS, OperatingPoint, calibrate, choose};
 pub use error::EngineError;
-pub use external::{Foreign, ForeignError};
+pub use external::{ExternalIndex, ExternalIndexError};
 pub use factory::{
     AUTO, BuildBytes, Choice, Memory, Reach, Situation, TrainingRows, canonical, grouped, scan_reason,
     scanned_rows,
@@ -45,5 +46,5 @@ pub use metric::Metric;
 pub use search::{Hit, KnownParams, MappedBytes, OpenIndex, ParamsError, SearchParams};
 pub use threads::{initialise, is_interrupted, on_worker, on_worker_while, stop_worker, work_in_background};
 
-/// The most dimensions that a vector has (one heap tuple's worth of bytes in 64 kB).
+/// The most dimensions of a vector: 64 kB of float values.
 pub const MAX_DIMS: usize = 16_000;

@@ -6,7 +6,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 use super::access;
 use super::target::{self, Target};
 use crate::am::stored;
-use crate::engine::{Builder, EngineError, Kept, check_keeps_values};
+use crate::engine::{Builder, EncodedRow, EngineError, check_decodable};
 use crate::index::error::IndexError;
 use crate::index::interruptible::interruptible;
 use crate::index::search::by_tid::Place;
@@ -38,7 +38,7 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
 
 // ---------------------------------------------------------------- quantize
 
-fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlError> {
+fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(EncodedRow, f64), SqlError> {
     let open = target::open_plain_index(relation)?;
     access::require_all_rows(open.index().oid(), "vekter_quantize")?;
     let snapshot = Snapshot::open(open.index())?;
@@ -58,7 +58,7 @@ fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlEr
             .hint("Give it a quantizer with REINDEX."));
     };
     let (factory, serial) = (donor.reference.factory.as_str(), donor.segment.serial());
-    check_keeps_values(factory, row.len())?;
+    check_decodable(factory, row.len())?;
     let kept = interruptible(1, || {
         let empty = Builder::resume(factory, row.len(), snapshot.metric, serial, false)?;
         if !empty.accepts(&row) {
@@ -67,7 +67,7 @@ fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(Kept, f64), SqlEr
                     .into(),
             });
         }
-        empty.kept(&row)
+        empty.encode(&row)
     })?;
     let error = distance(&row, &kept.row)?;
     Ok((kept, error))
@@ -139,7 +139,7 @@ fn kept_at(place: Place) -> Result<Vec<f32>, IndexError> {
         Place::Delta(row) => Ok(row),
         Place::Segment { opened, position } => {
             let index = &opened.segment.index;
-            check_keeps_values(&opened.reference.factory, index.dims())?;
+            check_decodable(&opened.reference.factory, index.dims())?;
             let mut row = Vec::new();
             index.rows_at(&[position], &mut row)?;
             Ok(row)

@@ -9,7 +9,7 @@ use super::create::{Request, required};
 use super::server_file;
 use super::target::relation_name;
 use crate::am;
-use crate::engine::{Foreign, Metric};
+use crate::engine::{ExternalIndex, Metric};
 use crate::index::interruptible::interruptible;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
@@ -111,7 +111,7 @@ impl Import {
 
     fn run(self, bytes: Vec<u8>) -> Result<pg_sys::Oid, SqlError> {
         let (table, metric) = (self.table, self.metric);
-        let foreign = interruptible(1, || Foreign::read(bytes, metric))?;
+        let foreign = interruptible(1, || ExternalIndex::read(bytes, metric))?;
         let request = Request {
             table,
             id_column: self.id_column,

@@ -4,7 +4,7 @@ use pgrx::PgSqlErrorCode as Code;
 
 use super::build::ImportError;
 use super::format::FormatError;
-use crate::engine::{EngineError, ForeignError};
+use crate::engine::{EngineError, ExternalIndexError};
 use crate::pg::error::{SqlError, capitalised};
 
 #[derive(Debug, thiserror::Error)]
@@ -127,26 +127,26 @@ impl From<EngineError> for SqlError {
     }
 }
 
-impl From<ForeignError> for SqlError {
-    fn from(error: ForeignError) -> SqlError {
+impl From<ExternalIndexError> for SqlError {
+    fn from(error: ExternalIndexError) -> SqlError {
         let unsupported = |detail: String| {
             let message = "cannot import this FAISS index";
             SqlError::new(Code::ERRCODE_FEATURE_NOT_SUPPORTED, message).detail(detail)
         };
         let detail = format!("{}.", capitalised(&error.to_string()));
         match error {
-            ForeignError::Damaged(_) => {
+            ExternalIndexError::Damaged(_) => {
                 SqlError::new(Code::ERRCODE_INVALID_BINARY_REPRESENTATION, "not a sound FAISS index")
                     .detail(detail)
                     .hint("Write the index again with faiss.write_index() or faiss.serialize_index().")
             }
-            ForeignError::Unsupported(_) => unsupported(detail).hint(
+            ExternalIndexError::Unsupported(_) => unsupported(detail).hint(
                 "Import an index as faiss.index_factory() makes it, or have CREATE INDEX build one from the table.",
             ),
-            ForeignError::Family(_) => {
+            ExternalIndexError::Family(_) => {
                 unsupported(detail).hint("CREATE INDEX builds an index of this kind from the table.")
             }
-            ForeignError::Interrupted => from_engine(EngineError::Interrupted),
+            ExternalIndexError::Interrupted => from_engine(EngineError::Interrupted),
         }
     }
 }
@@ -160,7 +160,7 @@ impl From<ImportError> for SqlError {
         let detail = format!("{}.", capitalised(&error.to_string()));
         match error {
             ImportError::Foreign(error) => error.into(),
-            ImportError::Disordered(reason) => ForeignError::Unsupported(reason).into(),
+            ImportError::Disordered(reason) => ExternalIndexError::Unsupported(reason).into(),
             ImportError::Count { .. } => misfit(detail)
                 .hint("Wrap the index in an IndexIDMap2, and add its rows with their ids: add_with_ids()."),
             ImportError::Missing { .. } => {

@@ -2,7 +2,7 @@
 
 use super::data::*;
 use vekter::engine::{
-    Builder, Clustering, ClusteringPlan, EngineError, Metric, SearchParams, check_keeps_values,
+    Builder, Clustering, ClusteringPlan, EngineError, Metric, SearchParams, check_decodable,
 };
 
 const DIMS: usize = 16;
@@ -80,15 +80,15 @@ fn a_code_stands_for_the_row_that_the_index_would_give_back() {
         for position in [0usize, 1_234, 2_999] {
             let row = &rows[position * DIMS..][..DIMS];
             let empty = Builder::resume(factory, DIMS, Metric::L2, &serial, false).unwrap();
-            let kept = empty.kept(row).unwrap();
+            let encoded = empty.encode(row).unwrap();
             let mut stored = Vec::new();
             index.rows_at(&[position as u64], &mut stored).unwrap();
-            assert!(std::iter::zip(&kept.row, &stored).all(|(x, y)| (x - y).abs() < 1e-4), "{factory}");
-            assert!(!kept.code.is_empty(), "{factory}");
+            assert!(std::iter::zip(&encoded.row, &stored).all(|(x, y)| (x - y).abs() < 1e-4), "{factory}");
+            assert!(!encoded.code.is_empty(), "{factory}");
         }
     }
-    assert!(check_keeps_values("LSH", DIMS).is_err());
-    assert!(check_keeps_values("LSH,RFlat", DIMS).is_ok());
+    assert!(check_decodable("LSH", DIMS).is_err());
+    assert!(check_decodable("LSH,RFlat", DIMS).is_ok());
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn a_graph_that_is_built_in_batches_reaches_every_cluster() {
     assert!(reached >= 0.98, "recall@10 is {reached}");
 }
 
-/// A row that is in a graph is found with less effort than one that is not, so as a query it promises too much. Hidden, it
+/// A row that is in a graph is found with less effort than one that is not, so as a query it promises too much. Held out, it
 /// promises what queries get, or a little less.
 #[test]
 fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there() {
@@ -50,10 +50,10 @@ fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there()
     const ROWS: usize = 10_000;
     let all = clustered(ROWS + 500, DIMS, 91);
     let (rows, others) = all.split_at(ROWS * DIMS);
-    let hidden: Vec<u64> = (0..500).map(|i| i * 20 + 7).collect();
+    let held_out: Vec<u64> = (0..500).map(|i| i * 20 + 7).collect();
     let mut dead = vec![0u8; ROWS.div_ceil(8)];
-    hidden.iter().for_each(|at| dead[(at / 8) as usize] |= 1 << (at % 8));
-    let own: Vec<&[f32]> = hidden.iter().map(|&at| &rows[at as usize * DIMS..][..DIMS]).collect();
+    held_out.iter().for_each(|at| dead[(at / 8) as usize] |= 1 << (at % 8));
+    let own: Vec<&[f32]> = held_out.iter().map(|&at| &rows[at as usize * DIMS..][..DIMS]).collect();
     let others: Vec<&[f32]> = others.chunks(DIMS).collect();
     let narrow = SearchParams { ef_search: Some(10), ..SearchParams::default() };
 
@@ -72,10 +72,10 @@ fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there()
             })
         };
         let of_others = reached(&builder, &others, None);
-        let of_hidden = reached(&builder.hide(&hidden).unwrap(), &own, Some(&dead));
-        println!("{factory}: {of_others:.4} of rows that are not in it, {of_hidden:.4} of hidden ones");
-        assert!(of_hidden <= of_others + 0.02, "{factory}: {of_hidden} of {of_others}");
-        assert!(of_hidden >= of_others - 0.08, "{factory}: {of_hidden} of {of_others}");
+        let of_held_out = reached(&builder.hold_out(&held_out).unwrap(), &own, Some(&dead));
+        println!("{factory}: {of_others:.4} of rows that are not in it, {of_held_out:.4} of held_out ones");
+        assert!(of_held_out <= of_others + 0.02, "{factory}: {of_held_out} of {of_others}");
+        assert!(of_held_out >= of_others - 0.08, "{factory}: {of_held_out} of {of_others}");
         assert!(serialised(&builder) == before, "{factory} is not what it was");
     }
 }
@@ -90,14 +90,14 @@ fn hidden_rows_of_lists_and_scans_are_not_found() {
         let mut builder = Builder::new(factory, DIMS, Metric::L2).unwrap();
         builder.train(&rows).unwrap();
         builder.add(&rows).unwrap();
-        let hidden = builder.hide(&[5, 2_999]).unwrap();
+        let held_out = builder.hold_out(&[5, 2_999]).unwrap();
         for at in [5, 2_999] {
             let query = &rows[at * DIMS..][..DIMS];
-            let hits = hidden.search_unwritten(query, 10, &narrow(), hidden.dead()).unwrap();
+            let hits = held_out.search_unwritten(query, 10, &narrow(), held_out.dead()).unwrap();
             assert!(!hits.is_empty() && hits.iter().all(|hit| hit.position != 5 && hit.position != 2_999));
         }
-        drop(hidden);
-        assert!(builder.hide(&[]).unwrap().dead().is_none());
+        drop(held_out);
+        assert!(builder.hold_out(&[]).unwrap().dead().is_none());
     }
 }
 

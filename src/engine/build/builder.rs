@@ -12,17 +12,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// HNSW's positions are 32-bit signed (faiss/impl/HNSW.h).
 const MAX_ROWS: u64 = i32::MAX as u64;
 
-/// Where FAISS's serialised bytes are, and would like to be.
+/// Size and preferred alignment of FAISS's serialised bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SerialLayout {
     /// Length of what [`Builder::write`] writes.
     pub bytes: u64,
-    /// Offset of the largest array in it, which is best placed on a multiple of 64 bytes when mapped.
+    /// Offset of the largest array, which is best placed at a multiple of 64 bytes in a map.
     pub aligned_at: u64,
 }
 
-/// Takes rows, in order, and becomes an index. After an error other than `BadParameter` and `Io` it must be dropped:
-/// an interrupted graph has rows without links.
+/// An index under construction: takes rows in order. After an error other than `BadParameter` and `Io` it must be
+/// dropped: an interrupted graph has rows without links.
 #[derive(Debug)]
 pub struct Builder {
     pub(in crate::engine) index: Handle,
@@ -63,13 +63,12 @@ impl Builder {
         }
     }
 
-    /// Takes up what [`Builder::write`] wrote, trained as it was and without training again. `keep_rows`: its rows
-    /// stay at positions 0 to rows - 1, and [`Builder::add`] goes on from there; otherwise only what was learnt
-    /// stays. Everything is copied: `serial` need not outlive the call. Where rows are kept, [`Builder::reserve`]
-    /// holds them twice for a moment.
+    /// Reads what [`Builder::write`] wrote, trained as it is. `keep_rows`: its rows stay at positions 0 to rows - 1,
+    /// and [`Builder::add`] continues from there; otherwise only the trained parts stay. Everything is copied: `serial`
+    /// need not outlive the call. Where rows are kept, [`Builder::reserve`] briefly holds them twice.
     ///
-    /// The caller has checked the bytes' checksum; `Corrupt` means that they are not an index of this factory string,
-    /// dimension and metric. Else errors are those of [`Builder::new`], and `Interrupted`.
+    /// The caller has verified the bytes' checksum; `Corrupt` means that they are not an index of this factory string,
+    /// dimension and metric. Other errors are those of [`Builder::new`], and `Interrupted`.
     pub fn resume(
         factory: &str,
         dims: usize,
@@ -108,33 +107,34 @@ impl Builder {
         self.index.describe().is_trained == 0
     }
 
-    /// How many rows training takes; zeros where none is needed.
+    /// Numbers of training rows; zeros where no training is needed.
     pub fn training_rows(&self) -> TrainingRows {
         if self.needs_training() { self.recipe.training_rows() } else { TrainingRows::default() }
     }
 
-    /// From how many training rows on it is as good as its kind, trained or not.
+    /// The number of training rows from which on the index is as good as its kind, trained or not.
     pub fn enough_training_rows(&self) -> usize {
         self.recipe.training_rows().enough()
     }
 
-    /// Bytes of private memory for each row that is added, if [`Builder::reserve`] was told their number.
+    /// Bytes of private memory for each added row, provided that [`Builder::reserve`] was called with the number of
+    /// rows.
     pub fn bytes_per_row(&self) -> u64 {
         self.recipe.bytes_per_row()
     }
 
-    /// Bytes of these that are the index itself, as [`Builder::write`] writes it.
+    /// The part of these bytes that [`Builder::write`] writes.
     pub fn serial_bytes_per_row(&self) -> u64 {
         self.recipe.serial_bytes_per_row()
     }
 
-    /// Bytes of private memory beside those of each row while `rows` rows are added: models, tables, buffers of a
+    /// Bytes of private memory, without those of each row, while `rows` rows are added: models, tables, buffers of a
     /// batch.
     pub fn fixed_bytes(&self, rows: u64) -> u64 {
         self.recipe.fixed_bytes(rows)
     }
 
-    /// Bytes of private memory while it trains on `rows` rows, beside the caller's copy of them.
+    /// Bytes of private memory while it trains on `rows` rows, without the caller's copy of them.
     pub fn training_bytes(&self, rows: usize) -> u64 {
         self.recipe.training_bytes(rows)
     }
@@ -145,7 +145,7 @@ impl Builder {
         self.recipe.trainable_rows(bytes)
     }
 
-    /// What building it over `rows` rows takes, of a table of `table_rows`, of which `sample_rows` train it.
+    /// The memory of a build over `rows` rows of a table of `table_rows`, of which `sample_rows` train it.
     pub fn build_bytes(
         &self,
         rows: u64,
@@ -158,7 +158,7 @@ impl Builder {
         self.recipe.build_bytes(BuildSize { rows, sample_rows, least_rows, batch_bytes: batch_bytes as u64 })
     }
 
-    /// Makes room for `rows` rows in all, so that arrays need not grow by being copied to twice their size.
+    /// Reserves room for `rows` rows in all, so that arrays do not grow by being copied to twice their size.
     pub fn reserve(&mut self, rows: u64) -> Result<(), EngineError> {
         let rows = i64::try_from(rows.min(MAX_ROWS)).unwrap_or(i64::MAX);
         // SAFETY: the handle is a live index that nothing else uses, by `&mut self`.
@@ -166,7 +166,7 @@ impl Builder {
         EngineError::from_code(code, |reason| EngineError::Failed { reason })
     }
 
-    /// Learns from a sample of prepared rows (row-major). `UntrainableSample` when it is too small for FAISS.
+    /// Trains on a sample of prepared rows (row-major). `UntrainableSample` when it is too small for FAISS.
     pub fn train(&mut self, rows: &[f32]) -> Result<(), EngineError> {
         let count = self.check_rows(rows)?;
         let min = self.training_rows().min;
@@ -190,8 +190,8 @@ impl Builder {
         EngineError::from_code(code, |reason| EngineError::UntrainableSample { reason })
     }
 
-    /// Adds prepared rows (row-major); their positions follow those of the rows before. Looks at the interrupt flag
-    /// at least between batches.
+    /// Adds prepared rows (row-major); positions continue from the rows before. Polls the interrupt flag at least
+    /// between batches.
     pub fn add(&mut self, rows: &[f32]) -> Result<(), EngineError> {
         let count = self.check_rows(rows)?;
         if self.needs_training() {
@@ -233,7 +233,7 @@ impl Builder {
         u64::try_from(self.index.describe().rows).unwrap_or(0)
     }
 
-    /// What [`Builder::write`] is going to write: a dry run, which copies nothing.
+    /// The layout of what [`Builder::write`] will write: a dry run, which copies nothing.
     pub fn layout(&self) -> Result<SerialLayout, EngineError> {
         let mut largest = 0;
         let mut layout = SerialLayout { bytes: 0, aligned_at: 0 };
@@ -248,15 +248,15 @@ impl Builder {
         Ok(layout)
     }
 
-    /// Writes FAISS's own serialised bytes, exactly what `faiss.read_index` reads, array by array from where they
-    /// are. A panic of the sink unwinds from here.
+    /// Writes FAISS's own serialised bytes, exactly as `faiss.read_index` reads them, array by array without a copy. A
+    /// panic of the sink unwinds from here.
     pub fn write(&self, sink: &mut dyn io::Write) -> Result<(), EngineError> {
         self.stream(&mut |piece| sink.write_all(piece))
     }
 
-    /// As [`Builder::write`], but as an index that is to be searched elsewhere: its labels are `labels` (one for each
-    /// row, by position), it searches with `params` (their defaults where they say nothing), and under cosine it
-    /// normalises queries itself. In memory, the labels are there twice.
+    /// As [`Builder::write`], but for searches outside vekter: the labels are `labels` (one for each row, by position),
+    /// the default search parameters are `params` (or vekter's defaults), and under cosine the index normalises queries
+    /// itself. The labels are in memory twice meanwhile.
     pub fn write_labelled(
         &mut self,
         labels: &[i64],
@@ -320,8 +320,8 @@ impl Builder {
         })
     }
 
-    /// Whether a prepared row can be added: its values are finite, and it is not so long that sums of squares overflow
-    /// in this index type.
+    /// Whether a prepared row can be added: its values are finite, and it is short enough for sums of squares in this
+    /// index type.
     pub fn accepts(&self, row: &[f32]) -> bool {
         let norm = norm(row);
         norm.is_finite() && norm <= self.recipe.max_norm()
@@ -345,10 +345,10 @@ impl Builder {
     }
 }
 
-/// The Euclidean norm, which does not overflow: not finite only where a value is not.
+/// The Euclidean norm in double precision: not finite only where a value is not.
 pub(in crate::engine) fn norm(row: &[f32]) -> f64 {
     let square = |value: f32| f64::from(value) * f64::from(value);
-    // Sums that do not wait for each other.
+    // Eight independent sums.
     let (blocks, rest) = row.as_chunks::<8>();
     let mut sums = [0.0; 8];
     for block in blocks {

@@ -1,14 +1,14 @@
-//! What FAISS writes of a Flat index, for those who have its rows elsewhere.
+//! The bytes before the rows of a Flat index, for callers that have the rows in another place.
 
 use super::Builder;
 use crate::engine::{EngineError, Metric};
 
 /// Offset of `ntotal` behind the type and the dimension (`write_index_header`, faiss/impl/index_write.cpp).
 const ROWS_AT: usize = 8;
-/// The length of the array of rows, in floats, stands before them (`WRITEXBVECTOR`, faiss/impl/io_macros.h).
+/// The length of the array of rows, in floats, precedes it (`WRITEXBVECTOR`, faiss/impl/io_macros.h).
 const LENGTH_BYTES: usize = 8;
 
-/// What [`Builder::write`] writes before the rows of a Flat index that has so many; they follow one after the other, as
+/// The bytes that [`Builder::write`] writes before the rows of a Flat index with `rows` rows. The rows follow as
 /// little-endian floats, and nothing follows them.
 pub fn flat_head(dims: usize, metric: Metric, rows: u64) -> Result<Vec<u8>, EngineError> {
     let mut head = Vec::new();

@@ -5,20 +5,19 @@ use crate::engine::calibrate::nearest_rows;
 use crate::engine::shim::ffi;
 use crate::engine::{EngineError, MAX_DIMS, Metric};
 
-/// Rows beyond which sums of squared differences may overflow; FAISS would write out of bounds then (see
-/// `Recipe::max_norm`).
+/// Longer rows may overflow sums of squared differences, and FAISS would write out of bounds (see `Recipe::max_norm`).
 const MAX_NORM: f64 = 1e12;
-/// Rows for each centroid beyond which means hardly change (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
+/// More rows for each centroid hardly change the means (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
 const ROWS_PER_CENTROID: usize = 256;
-/// Rows that are looked at even for few centroids.
+/// The smallest sample, even for few centroids.
 const MIN_SAMPLE_ROWS: usize = 1 << 16;
-/// FAISS numbers centroids by 32-bit integers; at 16,000 dimensions so many take 64 GB.
+/// FAISS numbers centroids by 32-bit integers; this many of 16,000 dimensions take 64 GB.
 const MAX_CLUSTERS: usize = 1 << 20;
 const MAX_ITERATIONS: usize = 1000;
 /// Blocks of distances between rows and centroids, and what libraries take once they work.
 const WORK_BYTES: u64 = 12 << 20;
 
-/// What a clustering is to be, within limits.
+/// The parameters of a clustering, within limits.
 #[derive(Clone, Copy, Debug)]
 pub struct ClusteringPlan {
     clusters: usize,
@@ -58,7 +57,7 @@ impl ClusteringPlan {
         self.seed
     }
 
-    /// More rows than this bring nothing.
+    /// Rows for the sample: more do not improve the centroids.
     pub fn sample_rows(&self) -> usize {
         (self.clusters * ROWS_PER_CENTROID).max(MIN_SAMPLE_ROWS)
     }
@@ -83,7 +82,7 @@ pub struct Clustering {
 }
 
 impl Clustering {
-    /// Whether a prepared row can be clustered: sums over longer ones overflow.
+    /// Whether a prepared row can be clustered: sums over longer rows overflow.
     pub fn accepts(row: &[f32]) -> bool {
         norm(row) <= MAX_NORM
     }

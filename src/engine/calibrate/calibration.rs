@@ -1,16 +1,17 @@
-//! Measuring what search parameters bring, on an index that is almost built, by rows that are still to come as queries.
+//! Measures the recall and the cost of search parameters on an index that is almost built. The queries are rows that
+//! are not in the index yet, or that are held out of it.
 //!
-//! * A graph is searched with longer and longer queues.
-//! * Of lists it is enough to know which of them a search scans first: a neighbour is found if its list is scanned. So
-//!   one search of many lists tells about fewer of them too.
-//! * Of lossy codes one search for many candidates tells about fewer: the candidates are ranked again by exact
-//!   distance, so a neighbour is found if it is among them.
+//! * Graphs: the queries are searched with each queue length of the grid.
+//! * Lists: a neighbour is found if its list is scanned. So the order in which a search scans the lists gives the
+//!   recall of every nprobe at once.
+//! * Lossy codes: candidates are ranked again by exact distance, so a neighbour is found if it is among them. One
+//!   search for many candidates gives the recall of every k_factor at once.
 //!
-//! A neighbour's *rank* is its place among the candidates; k_factor f finds those of rank below 10 f.
+//! The *rank* of a neighbour is its place among the candidates; k_factor f finds the neighbours of rank below 10 f.
 
-use super::exact_neighbours::{NEIGHBOURS, Sample};
-use super::operating_points::{OperatingPoint, front};
-use super::parameter_grid::{Step, Surface, ladder};
+use super::exact_neighbours::{HoldoutQueries, NEIGHBOURS};
+use super::operating_points::{OperatingPoint, pareto_front};
+use super::parameter_grid::{GridRow, ParameterGrid, geometric_values};
 use crate::engine::EngineError;
 use crate::engine::build::Builder;
 use crate::engine::search::{SearchParams, search_raw};
@@ -20,27 +21,27 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Candidates that a search must bring for the largest of them.
+/// Candidates of a search: enough for the largest factor of the grid.
 const MAX_CANDIDATES: usize = 128 * NEIGHBOURS;
-/// Queries that are searched between two looks at the clock; with fewer, recall would be a guess.
+/// Queries between two checks of the time budget. Recall over fewer queries would be a guess.
 const ROUND: usize = 64;
-/// Queries by which a time is measured.
+/// Queries over which the time of a search is averaged.
 const TIMED: usize = 16;
-/// Queue lengths that are tried, at most.
+/// The longest queue in the grid.
 const MAX_EF_SEARCH: usize = 8192;
-/// Lists that are told apart, at most.
+/// The most lists in the grid.
 const MAX_LISTS: usize = 4096;
-/// What ranking one more candidate takes, in microseconds and for each dimension: rows beside the codes, and rows of
-/// the table.
+/// Cost of ranking one more candidate, in microseconds: a constant, and an amount for each dimension. First for rows
+/// stored beside the codes, then for rows of the table.
 const REFINE_US: (f64, f64) = (0.1, 0.0005);
 const FETCH_US: (f64, f64) = (1.5, 0.003);
 
-/// The cheapest parameters for each recall that the index reaches; none where it is exact. It ends soon after `budget`,
-/// with what it knows by then, and uses `threads` threads. `sample` has seen the index's living rows; `dead`: as in
-/// [`crate::engine::OpenIndex::search`].
+/// The cheapest parameters for each level of recall that the index reaches; none for an exact index. Stops soon after
+/// `budget` with the results so far. Uses `threads` threads. `sample` knows the nearest of the index's living rows;
+/// `dead` is as in [`crate::engine::OpenIndex::search`].
 pub fn calibrate(
     builder: &Builder,
-    sample: &Sample,
+    sample: &HoldoutQueries,
     dead: Option<&[u8]>,
     threads: usize,
     budget: Duration,
@@ -50,32 +51,32 @@ pub fn calibrate(
     if sample.is_empty() || about.rows <= 0 || !builder.is_approximate() {
         return Ok(Vec::new());
     }
-    let surface = if about.lists > 0 {
+    let grid = if about.lists > 0 {
         work.lists()?
     } else if about.scans_all != 0 {
         work.scan()?
     } else {
         work.graph()?
     };
-    Ok(front(surface.points(work.ranking_us())))
+    Ok(pareto_front(grid.points(work.ranking_us())))
 }
 
 struct Calibration<'a> {
     index: &'a Handle,
     about: Description,
-    sample: &'a Sample,
+    sample: &'a HoldoutQueries,
     dead: Option<&'a [u8]>,
     threads: usize,
     end: Instant,
 }
 
 impl Calibration<'_> {
-    /// Whether candidates are ranked again.
+    /// Whether candidates are ranked again by exact distance.
     fn is_lossy(&self) -> bool {
         self.about.ranks_exactly == 0 || self.about.refines != 0
     }
 
-    /// Microseconds for one candidate more, where candidates are ranked again.
+    /// Microseconds to rank one more candidate; None where candidates are not ranked again.
     fn ranking_us(&self) -> Option<f64> {
         let (row, value) = if self.about.ranks_exactly != 0 { REFINE_US } else { FETCH_US };
         self.is_lossy().then(|| row + value * f64::from(self.about.dims))
@@ -93,7 +94,7 @@ impl Calibration<'_> {
         Instant::now() >= self.end
     }
 
-    /// The candidates of a query in the order of their codes.
+    /// The candidates of a query, in the order of their codes' distances.
     fn candidates(&self, query: usize, count: usize, params: &SearchParams) -> Result<Vec<u64>, EngineError> {
         if is_interrupted() {
             return Err(EngineError::Interrupted);
@@ -102,7 +103,7 @@ impl Calibration<'_> {
         Ok(hits.into_iter().map(|hit| hit.position).collect())
     }
 
-    /// Microseconds of one search for ten rows, over some queries.
+    /// Microseconds of one search for ten rows, averaged over some queries.
     fn time(&self, params: &SearchParams) -> Result<f64, EngineError> {
         let count = TIMED.min(self.sample.len());
         let start = Instant::now();
@@ -114,11 +115,12 @@ impl Calibration<'_> {
 
     // ------------------------------------------------------------ graphs
 
-    fn graph(&self) -> Result<Surface, EngineError> {
+    fn graph(&self) -> Result<ParameterGrid, EngineError> {
         let rows = self.rows();
-        let mut steps: Vec<Step> = ladder(NEIGHBOURS, rows.clamp(NEIGHBOURS, MAX_EF_SEARCH), 2f64.sqrt())
-            .map(|queue| Step::new(SearchParams { ef_search: Some(queue), ..SearchParams::default() }))
-            .collect();
+        let mut steps: Vec<GridRow> =
+            geometric_values(NEIGHBOURS, rows.clamp(NEIGHBOURS, MAX_EF_SEARCH), 2f64.sqrt())
+                .map(|queue| GridRow::new(SearchParams { ef_search: Some(queue), ..SearchParams::default() }))
+                .collect();
         let (mut queries, mut neighbours) = (0, 0);
         while queries < self.sample.len() {
             let round = queries..(queries + ROUND).min(self.sample.len());
@@ -130,7 +132,8 @@ impl Calibration<'_> {
                 let found = step.most();
                 self.graph_step(step, round.clone())?;
                 measured += 1;
-                // One that found all is the last; where the time is over, there is no better one.
+                // A longer queue cannot beat one that found all neighbours; and without time left there are no more
+                // measurements.
                 if queries == 0 && ((step.most() - found) as usize == round_neighbours || self.is_over()) {
                     break;
                 }
@@ -145,10 +148,10 @@ impl Calibration<'_> {
         for step in &mut steps {
             step.cost_us /= queries.max(1) as f64;
         }
-        Ok(Surface { steps, queries, neighbours })
+        Ok(ParameterGrid { steps, queries, neighbours })
     }
 
-    fn graph_step(&self, step: &mut Step, round: std::ops::Range<usize>) -> Result<(), EngineError> {
+    fn graph_step(&self, step: &mut GridRow, round: std::ops::Range<usize>) -> Result<(), EngineError> {
         let queue = step.params.ef_search.unwrap_or(NEIGHBOURS);
         let count = if self.is_lossy() { queue.min(MAX_CANDIDATES) } else { NEIGHBOURS };
         let start = Instant::now();
@@ -166,8 +169,8 @@ impl Calibration<'_> {
 
     // ------------------------------------------------------------ scans
 
-    fn scan(&self) -> Result<Surface, EngineError> {
-        let mut step = Step::new(SearchParams::default());
+    fn scan(&self) -> Result<ParameterGrid, EngineError> {
+        let mut step = GridRow::new(SearchParams::default());
         step.cost_us = self.time(&step.params)?;
         let (mut queries, mut neighbours) = (0, 0);
         while queries < self.sample.len() && (queries == 0 || !self.is_over()) {
@@ -183,18 +186,18 @@ impl Calibration<'_> {
             }
             queries = round.end;
         }
-        Ok(Surface { steps: vec![step], queries, neighbours })
+        Ok(ParameterGrid { steps: vec![step], queries, neighbours })
     }
 
     // ------------------------------------------------------------ lists
 
-    fn lists(&self) -> Result<Surface, EngineError> {
+    fn lists(&self) -> Result<ParameterGrid, EngineError> {
         let most = self.list_count().min(MAX_LISTS);
         let list_of = self.lists_by_position()?;
         let orders = self.in_rounds(0.5, |query| self.order(query, most))?;
         let mut ranks = ListRanks::new(self.list_count());
-        let mut steps: Vec<Step> = ladder(1, most, 1.1)
-            .map(|lists| Step::new(SearchParams { nprobe: Some(lists), ..SearchParams::default() }))
+        let mut steps: Vec<GridRow> = geometric_values(1, most, 1.1)
+            .map(|lists| GridRow::new(SearchParams { nprobe: Some(lists), ..SearchParams::default() }))
             .collect();
         let (mut queries, mut neighbours) = (orders.len(), 0);
         for (query, order) in orders.iter().enumerate() {
@@ -205,7 +208,7 @@ impl Calibration<'_> {
                 steps.iter_mut().filter(|step| step.lists() > rank).for_each(|step| step.count(0));
             }
         }
-        // More lists than hold all neighbours bring nothing.
+        // Scanning more lists than those that hold all neighbours finds nothing more.
         let enough =
             steps.iter().position(|step| step.most() as usize == neighbours).unwrap_or(steps.len() - 1);
         steps.truncate(enough + 1);
@@ -234,7 +237,7 @@ impl Calibration<'_> {
             let part = (step.lists() - 1) as f64 / span;
             step.cost_us = narrow_us + (wide_us - narrow_us).max(0.0) * part;
         }
-        Ok(Surface { steps, queries, neighbours })
+        Ok(ParameterGrid { steps, queries, neighbours })
     }
 
     fn lists_by_position(&self) -> Result<Vec<i32>, EngineError> {
@@ -267,8 +270,7 @@ impl Calibration<'_> {
 
     // ------------------------------------------------------------ threads
 
-    /// `work` for queries from the first on: all of them, or as many as `part` of the time that is left allows, but one
-    /// round at least.
+    /// Runs `work` for the queries, first to last, until `part` of the remaining budget is used up; at least one round.
     fn in_rounds<T: Send>(
         &self,
         part: f64,
@@ -284,7 +286,7 @@ impl Calibration<'_> {
         Ok(done)
     }
 
-    /// `work` for each query, in order, on some threads.
+    /// Runs `work` for each query on several threads. Results are in the order of the queries.
     fn each<T: Send>(
         &self,
         queries: std::ops::Range<usize>,
@@ -303,13 +305,13 @@ impl Calibration<'_> {
             done
         };
         let mut done = std::thread::scope(|scope| {
-            // As for every thread of the engine: PostgreSQL's handlers are for the main thread.
+            // No thread of the engine may run PostgreSQL's signal handlers: they belong to the main thread.
             let blocked = SignalsBlocked::new();
             let helpers: Vec<_> = (0..threads)
                 .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok())
                 .collect();
             drop(blocked);
-            // Where the system gives no thread, this one does it all.
+            // If the system starts no thread, this one does all the work.
             let mut done = if helpers.is_empty() { run() } else { Vec::new() };
             for helper in helpers {
                 done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -321,7 +323,7 @@ impl Calibration<'_> {
     }
 }
 
-/// How soon a query's search comes to each list.
+/// For each list, its place in the order in which a query's search scans the lists.
 struct ListRanks(Vec<usize>);
 
 impl ListRanks {
@@ -329,7 +331,7 @@ impl ListRanks {
         Self(vec![usize::MAX; lists])
     }
 
-    /// Goes on to a query whose search scans lists in this order.
+    /// Takes the order of another query.
     fn set(&mut self, order: &[u32]) {
         self.0.fill(usize::MAX);
         for (rank, &list) in order.iter().enumerate() {

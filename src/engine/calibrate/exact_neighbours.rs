@@ -1,20 +1,20 @@
-//! Sampled queries with their exact nearest rows, found while the rows of an index pass by.
+//! Queries for calibration with their exact nearest rows, which are collected batch by batch while the index is built.
 //!
-//! The queries are rows that are held back: to a row that is in it, a graph leads much faster than to others (measured,
-//! `HNSW32` and efSearch 10: recall@10 of 0.97 for rows of its own, 0.91 for others).
+//! The queries are held out of the index. A graph finds rows of its own more easily than others (measured, `HNSW32` and
+//! efSearch 10: recall@10 of 0.97 for rows in the graph, 0.91 for others), so recall over them would be too high.
 
 use crate::engine::shim::ffi;
 use crate::engine::{EngineError, Metric};
 
-/// Neighbours that are kept of each query: recall@10 is what calibration goes by.
+/// Neighbours for each query: calibration measures recall@10.
 pub(super) const NEIGHBOURS: usize = 10;
 
-/// A row's distance to a query, smaller is nearer, and its position.
+/// Distance to a query (smaller is nearer) and position of a row.
 type Near = (f32, u64);
 
-/// Rows as queries, and their nearest rows among all that were shown.
+/// Held-out rows as queries, with the nearest of all rows that were added here.
 #[derive(Debug)]
-pub struct Sample {
+pub struct HoldoutQueries {
     metric: Metric,
     dims: usize,
     /// Prepared, row-major.
@@ -23,7 +23,7 @@ pub struct Sample {
     near: Vec<Vec<Near>>,
 }
 
-impl Sample {
+impl HoldoutQueries {
     /// `queries`: prepared rows of `dims` values, row-major.
     pub fn new(metric: Metric, dims: usize, queries: Vec<f32>) -> Self {
         let count = queries.len() / dims.max(1);
@@ -39,14 +39,14 @@ impl Sample {
         self.near.is_empty()
     }
 
-    /// Goes on with the first `count` queries only.
+    /// Drops all but the first `count` queries.
     pub fn truncate(&mut self, count: usize) {
         self.queries.truncate(count * self.dims);
         self.near.truncate(count);
     }
 
-    /// Compares prepared rows with every query, on all threads of OpenMP that the calling thread has. `positions`:
-    /// one for each row.
+    /// Compares prepared rows with every query, on the calling thread's OpenMP threads. `positions` has one element for
+    /// each row.
     pub fn add(&mut self, positions: &[u64], rows: &[f32]) -> Result<(), EngineError> {
         let (queries, k) = (self.len(), NEIGHBOURS);
         if queries == 0 || positions.is_empty() {
@@ -74,7 +74,7 @@ impl Sample {
         Ok(())
     }
 
-    /// FAISS has no exact search of many queries at once under this metric.
+    /// FAISS has no exact search for many queries at once under L1.
     fn add_one_by_one(&mut self, positions: &[u64], rows: &[f32]) {
         let mut distances = Vec::with_capacity(positions.len());
         for (query, near) in self.queries.chunks_exact(self.dims).zip(&mut self.near) {
@@ -90,15 +90,15 @@ impl Sample {
         &self.queries[query * self.dims..(query + 1) * self.dims]
     }
 
-    /// The exact nearest rows, nearest first, at most [`NEIGHBOURS`].
+    /// The positions of the exact nearest rows, nearest first, at most [`NEIGHBOURS`].
     pub(in crate::engine) fn neighbours(&self, query: usize) -> impl Iterator<Item = u64> + '_ {
         self.near[query].iter().map(|near| near.1)
     }
 }
 
-/// For each of `queries` the `k` nearest of `rows`, both prepared, row-major and finite: FAISS's distance values and
-/// their numbers, best first; -1 where there are no more. On all threads of OpenMP that the calling thread has; not
-/// under L1.
+/// For each of `queries` the `k` nearest of `rows`: FAISS's distance values and the row numbers, nearest first, padded
+/// with -1. Queries and rows are prepared, row-major and finite; the metric is not L1. Runs on the calling thread's
+/// OpenMP threads.
 pub(in crate::engine) fn nearest_rows(
     metric: Metric,
     dims: usize,
@@ -108,7 +108,8 @@ pub(in crate::engine) fn nearest_rows(
 ) -> Result<(Vec<f32>, Vec<i64>), EngineError> {
     let count = queries.len() / dims;
     let (mut distances, mut found) = (vec![0f32; count * k], vec![-1i64; count * k]);
-    // SAFETY: queries and rows hold as many rows of `dims` values as is said, and both results k for each query.
+    // SAFETY: `queries` and `rows` hold the stated numbers of rows of `dims` values, and both results hold k values per
+    // query.
     let code = unsafe {
         ffi::vekter_nearest_rows(
             queries.as_ptr(),
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn neighbours_are_the_nearest_of_all_batches() {
         let rows: Vec<f32> = (0..100).flat_map(|i| [i as f32, 0.0]).collect();
-        let mut sample = Sample::new(Metric::L2, 2, vec![50.4, 0.0, 0.2, 0.0]);
+        let mut sample = HoldoutQueries::new(Metric::L2, 2, vec![50.4, 0.0, 0.2, 0.0]);
         let positions: Vec<u64> = (0..100).collect();
         for (positions, rows) in std::iter::zip(positions.chunks(7), rows.chunks(14)) {
             sample.add(positions, rows).unwrap();
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_largest_inner_product_is_nearest() {
-        let mut sample = Sample::new(Metric::InnerProduct, 2, vec![1.0, 0.0]);
+        let mut sample = HoldoutQueries::new(Metric::InnerProduct, 2, vec![1.0, 0.0]);
         sample.add(&[7, 8, 9], &[1.0, 0.0, 3.0, 0.0, 2.0, 0.0]).unwrap();
         assert_eq!(sample.neighbours(0).collect::<Vec<_>>(), [8, 9, 7]);
     }

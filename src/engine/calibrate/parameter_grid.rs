@@ -1,29 +1,30 @@
-//! What was found by which search parameters, and the operating points that come of it.
+//! The parameter grid: how many neighbours each combination of search parameters found, and the operating points that
+//! follow.
 
 use super::exact_neighbours::NEIGHBOURS;
 use super::operating_points::{OperatingPoint, margin};
 use crate::engine::search::SearchParams;
 
-/// Values of k_factor that are looked at: steps of about the square root of two.
+/// The grid's values of k_factor: about a factor of the square root of two apart.
 pub const FACTORS: [f32; 15] =
     [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0];
 
-/// One value of nprobe or efSearch, and what it found.
+/// One row of the grid: a value of nprobe or efSearch with the neighbours found by each of [`FACTORS`].
 #[derive(Clone)]
-pub struct Step {
+pub struct GridRow {
     pub params: SearchParams,
-    /// Of one search, without the ranking of candidates.
+    /// Microseconds of one search, without the ranking of candidates.
     pub cost_us: f64,
     /// Neighbours found by each of [`FACTORS`].
     pub found: [u32; FACTORS.len()],
 }
 
-impl Step {
+impl GridRow {
     pub fn new(params: SearchParams) -> Self {
         Self { params, cost_us: 0.0, found: [0; FACTORS.len()] }
     }
 
-    /// Counts a neighbour of this rank.
+    /// Counts a found neighbour of this rank.
     pub fn count(&mut self, rank: usize) {
         for (found, factor) in self.found.iter_mut().zip(FACTORS) {
             *found += u32::from((rank as f32) < factor * NEIGHBOURS as f32);
@@ -38,8 +39,8 @@ impl Step {
         self.params.nprobe.unwrap_or(0)
     }
 
-    /// Counts the neighbours among a query's candidates, given in order with the rank of their list; of them those
-    /// whose list this step does not scan are not there.
+    /// Counts the neighbours among a query's candidates. `candidates` are in order; each has the rank of its list, and
+    /// whether it is a neighbour. Candidates in lists beyond this row's nprobe are skipped.
     pub fn count_listed(&mut self, candidates: &[(usize, bool)]) {
         let mut rank = 0;
         for &(list_rank, is_neighbour) in candidates {
@@ -54,16 +55,16 @@ impl Step {
     }
 }
 
-pub struct Surface {
-    pub steps: Vec<Step>,
+pub struct ParameterGrid {
+    pub steps: Vec<GridRow>,
     pub queries: usize,
-    /// Neighbours that there were to find.
+    /// Neighbours of all queries together: the maximum of `found`.
     pub neighbours: usize,
 }
 
-impl Surface {
-    /// A point for each step, and where candidates are ranked again (which takes so many microseconds for each) for
-    /// each factor of it.
+impl ParameterGrid {
+    /// The operating points of the grid: one for each row, or, where candidates are ranked again (`ranking_us` is the
+    /// time per candidate), one for each row and factor.
     pub fn points(&self, ranking_us: Option<f64>) -> Vec<OperatingPoint> {
         let (steps, factors) = (self.between(), if ranking_us.is_some() { FACTORS.len() } else { 1 });
         let mut points = Vec::with_capacity(steps.len() * factors);
@@ -84,7 +85,7 @@ impl Surface {
         points
     }
 
-    /// The steps, and between queue lengths of a graph others, by straight lines over the logarithm.
+    /// The rows, and between the queue lengths of a graph further ones, by linear interpolation over the logarithm.
     fn between(&self) -> Vec<(SearchParams, f64, [f64; FACTORS.len()])> {
         const PARTS: usize = 4;
         let mut all = Vec::new();
@@ -106,8 +107,8 @@ impl Surface {
     }
 }
 
-/// Whole numbers from `least` to `most`, each about `factor` times the one before.
-pub fn ladder(least: usize, most: usize, factor: f64) -> impl Iterator<Item = usize> {
+/// Whole numbers from `least` to `most`, each about `factor` times the previous one.
+pub fn geometric_values(least: usize, most: usize, factor: f64) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(least), move |&at| {
         let next = ((at as f64 * factor).round() as usize).max(at + 1);
         (at < most).then_some(next.min(most))
@@ -116,12 +117,12 @@ pub fn ladder(least: usize, most: usize, factor: f64) -> impl Iterator<Item = us
 
 #[cfg(test)]
 mod tests {
-    use super::ladder;
+    use super::geometric_values;
 
     #[test]
     fn a_ladder_ends_where_it_should_and_has_no_rung_twice() {
-        assert_eq!(ladder(1, 10, 1.5).collect::<Vec<_>>(), [1, 2, 3, 5, 8, 10]);
-        assert_eq!(ladder(10, 10, 1.4).collect::<Vec<_>>(), [10]);
-        assert_eq!(ladder(1, 512, 1.1).last(), Some(512));
+        assert_eq!(geometric_values(1, 10, 1.5).collect::<Vec<_>>(), [1, 2, 3, 5, 8, 10]);
+        assert_eq!(geometric_values(10, 10, 1.4).collect::<Vec<_>>(), [10]);
+        assert_eq!(geometric_values(1, 512, 1.1).last(), Some(512));
     }
 }

@@ -1,70 +1,70 @@
-//! FAISS's serialised bytes that came from elsewhere, and may be anything.
+//! An index in FAISS's format from an untrusted source.
 //!
-//! FAISS's reader makes room for whatever length it reads, divides by numbers of the file and follows links that it did
-//! not check. So it sees such bytes only after this walk, which goes along the format of faiss/impl/index_read.cpp for
-//! the types that a factory string of ours makes: each length is that which dimension, row count and the like demand,
-//! links lead to rows that are there, lists hold each row once, and floats are finite and small enough to be squared.
+//! FAISS's reader allocates any length that it reads, divides by numbers of the file and follows unchecked links. So
+//! bytes are checked first, along the format of faiss/impl/index_read.cpp, for the index types of the engine's factory
+//! strings: lengths match dimension and row count, links lead to existing rows, lists hold each row once, and floats
+//! are finite and small enough to be squared.
 
 use std::ops::Range;
 
-use super::index_reader::{Body, Walk};
+use super::index_reader::{IndexReader, ParsedIndex};
 use crate::engine::build::Builder;
 use crate::engine::shim::ffi;
 use crate::engine::{EngineError, Metric};
 
-/// Why bytes are not imported; a clause, as in [`EngineError`].
+/// Why bytes are not imported; clauses, as in [`EngineError`].
 #[derive(Debug, thiserror::Error)]
-pub enum ForeignError {
-    /// Not what FAISS writes, or what it wrote was damaged.
+pub enum ExternalIndexError {
+    /// Not in FAISS's format, or damaged.
     #[error("{0}")]
     Damaged(String),
-    /// An index that FAISS may well read, of a kind that is not taken.
+    /// An index that FAISS can read, of a kind that is not imported.
     #[error("{0}")]
     Unsupported(String),
-    /// A family that is built from rows but not taken from elsewhere: what it has that others do not.
+    /// A family that is built from rows but not imported, described by its codes or transforms.
     #[error("{0} are not imported")]
     Family(&'static str),
     #[error("computation interrupted")]
     Interrupted,
 }
 
-/// An index from elsewhere, found in order.
+/// An index from elsewhere that passed all checks.
 #[derive(Debug)]
-pub struct Foreign {
+pub struct ExternalIndex {
     bytes: Vec<u8>,
-    /// FAISS's bytes without the ids and the normalisation around it.
+    /// The range of the index itself, without ids and normalisation around it.
     body: Range<usize>,
     factory: String,
     dims: usize,
     metric: Metric,
     rows: u64,
     labels: Option<Vec<i64>>,
-    stored: Stored,
+    stored: StoredRows,
 }
 
-/// Where the rows themselves are in the bytes.
+/// Where the rows are stored as floats in the bytes.
 #[derive(Debug)]
-pub enum Stored {
-    /// Nowhere: codes are lossy, or stand behind a transform.
+pub enum StoredRows {
+    /// Nowhere: codes are lossy, or follow a transform.
     No,
-    /// By position, from here on.
+    /// From this offset on, by position.
     At(usize),
-    /// Each by itself, by position.
+    /// The offset of each row, by position.
     Each(Vec<usize>),
 }
 
-impl Foreign {
-    /// Understands `bytes`. `metric`: what the index is to be used for; None: what it was made for, which is cosine
-    /// where it does nothing first but normalise.
-    pub fn read(mut bytes: Vec<u8>, metric: Option<Metric>) -> Result<Self, ForeignError> {
-        let mut walk = Walk::new(&bytes);
-        let file = walk.file(metric)?;
-        let patches = walk.into_patches();
+impl ExternalIndex {
+    /// Checks `bytes`. `metric`: the metric to use the index for; None: the one that it was made for, which is cosine
+    /// where it only normalises first.
+    pub fn read(mut bytes: Vec<u8>, metric: Option<Metric>) -> Result<Self, ExternalIndexError> {
+        let mut reader = IndexReader::new(&bytes);
+        let file = reader.file(metric)?;
+        let patches = reader.into_patches();
         for (at, value) in patches {
             bytes[at..at + value.len()].copy_from_slice(&value);
         }
-        let Body { header, stored, lists, factory } = file.body;
-        let mut foreign = Foreign {
+        let ParsedIndex { header, stored, lists, factory } = file.body;
+        let mut external = ExternalIndex {
             bytes,
             body: file.range,
             factory,
@@ -72,29 +72,29 @@ impl Foreign {
             metric: file.metric,
             rows: header.rows as u64,
             labels: file.labels,
-            stored: Stored::No,
+            stored: StoredRows::No,
         };
         let by_position = match lists {
-            Some(lists) => Some(foreign.number_rows(&lists)?),
+            Some(lists) => Some(external.number_rows(&lists)?),
             None => None,
         };
-        foreign.stored = match (stored, by_position) {
-            (Stored::Each(_), Some(places)) => Stored::Each(places),
+        external.stored = match (stored, by_position) {
+            (StoredRows::Each(_), Some(places)) => StoredRows::Each(places),
             (stored, _) => stored,
         };
-        if let Some(labels) = &foreign.labels {
+        if let Some(labels) = &external.labels {
             let mut sorted = labels.clone();
             sorted.sort_unstable();
             if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-                return Err(ForeignError::Damaged(format!("two of its rows have the id {}", twice[0])));
+                return Err(ExternalIndexError::Damaged(format!("two of its rows have the id {}", twice[0])));
             }
         }
-        Ok(foreign)
+        Ok(external)
     }
 
-    /// Makes positions of what inverted lists call their rows: where those are no positions, they are labels. Returns
-    /// the places of the codes by position.
-    fn number_rows(&mut self, lists: &[List]) -> Result<Vec<usize>, ForeignError> {
+    /// Turns the ids in inverted lists into positions; ids that are no positions become labels. Returns the offsets of
+    /// the codes by position.
+    fn number_rows(&mut self, lists: &[StoredList]) -> Result<Vec<usize>, ExternalIndexError> {
         let rows = self.rows as usize;
         let mut ids = Vec::with_capacity(rows);
         for list in lists {
@@ -108,7 +108,9 @@ impl Foreign {
         });
         if !are_positions {
             if self.labels.is_some() || self.is_refined() {
-                return Err(ForeignError::Damaged("its inverted lists do not hold each row once".into()));
+                return Err(ExternalIndexError::Damaged(
+                    "its inverted lists do not hold each row once".into(),
+                ));
             }
             let places = lists.iter().flat_map(|list| (0..list.rows).map(|row| list.ids_at + 8 * row));
             for (position, at) in places.enumerate() {
@@ -131,7 +133,7 @@ impl Foreign {
         self.factory.ends_with(",RFlat") || self.factory.contains(",Refine(")
     }
 
-    /// The factory string that makes such an index.
+    /// The factory string of such an index.
     pub fn factory(&self) -> &str {
         &self.factory
     }
@@ -148,28 +150,28 @@ impl Foreign {
         self.rows
     }
 
-    /// Bytes that are held in memory.
+    /// Bytes in memory.
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The ids of its rows, by position, all different; None: it has none but the positions.
+    /// The ids of its rows by position, all different; None if they are the positions.
     pub fn labels(&self) -> Option<&[i64]> {
         self.labels.as_deref()
     }
 
-    /// Whether it holds the rows themselves, and [`Foreign::exchange_row`] works.
+    /// Whether it stores the rows as floats, so that [`ExternalIndex::replace_row`] works.
     pub fn stores_rows(&self) -> bool {
-        !matches!(self.stored, Stored::No)
+        !matches!(self.stored, StoredRows::No)
     }
 
-    /// Puts the prepared `row` in place of the one that is stored at a position, if that is the same up to rounding;
-    /// false: it is another, and stays.
-    pub fn exchange_row(&mut self, position: u64, row: &[f32]) -> bool {
+    /// Replaces the stored row at a position by the prepared `row` if both are equal up to rounding. Returns whether
+    /// they are.
+    pub fn replace_row(&mut self, position: u64, row: &[f32]) -> bool {
         let at = match &self.stored {
-            Stored::No => return false,
-            Stored::At(start) => start + position as usize * 4 * self.dims,
-            Stored::Each(places) => places[position as usize],
+            StoredRows::No => return false,
+            StoredRows::At(start) => start + position as usize * 4 * self.dims,
+            StoredRows::Each(places) => places[position as usize],
         };
         let bytes = &mut self.bytes[at..at + 4 * self.dims];
         let (mut error, mut length) = (0f64, 0f64);
@@ -178,7 +180,7 @@ impl Foreign {
             error += (f64::from(stored) - f64::from(value)).powi(2);
             length += f64::from(value).powi(2);
         }
-        // Not a number is no such thing either.
+        // False for NaN too.
         let is_same = error <= EXACT_ERROR * length;
         if is_same {
             for (stored, value) in bytes.chunks_exact_mut(4).zip(row) {
@@ -188,16 +190,17 @@ impl Foreign {
         is_same
     }
 
-    /// An index to add rows to: trained as this one is, with its rows at their positions, or without any.
+    /// A builder that continues this index, trained as it is, with its rows at their positions or without rows.
     pub fn resume(&self, keep_rows: bool) -> Result<Builder, EngineError> {
         Builder::resume(&self.factory, self.dims, self.metric, &self.bytes[self.body.clone()], keep_rows)
     }
 
-    /// Which of these prepared rows are not those at these positions of `builder`, which is this index with its rows:
-    /// what is stored there must be about as near to the row as the row's own code would be. For a worker of FAISS.
+    /// The positions at which `builder`, which is this index with its rows, stores another row than the one in `rows`
+    /// (prepared, one for each position): the decoded row must be about as near to it as the decoding of its own code.
+    /// Runs on a worker.
     ///
     /// `Refused` where codes cannot be decoded.
-    pub fn strangers(
+    pub fn differing_rows(
         &self,
         builder: &Builder,
         positions: &[u64],
@@ -228,17 +231,17 @@ impl Foreign {
     }
 }
 
-/// Squared error that two roundings of a row may show, by its squared length.
+/// Tolerated squared error between two roundings of a row, relative to its squared length.
 const EXACT_ERROR: f64 = 1e-10;
-/// The same of two encodings.
+/// The same between two encodings.
 const ROUNDING_ERROR: f64 = 1e-5;
-/// How much farther from a row than its own code the stored one may be: coarse quantisers that are graphs, or another
-/// processor's rounding, sometimes lead to the second best.
+/// Tolerated squared error of the stored code, relative to that of the row's own code: coarse quantisers that are
+/// graphs, and other processors' rounding, sometimes choose the second best list.
 const CODE_ERROR: f64 = 1.1;
 
-/// An inverted list in the bytes.
+/// Where an inverted list lies in the bytes.
 #[derive(Debug)]
-pub struct List {
+pub struct StoredList {
     pub codes_at: usize,
     pub code_bytes: usize,
     pub ids_at: usize,

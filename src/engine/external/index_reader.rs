@@ -1,14 +1,14 @@
-//! Indexes that contain others: ids, refinement, transforms, lists, graphs.
+//! Reads a whole file: ids, refinement, transforms, and the index inside them.
 
 use std::ops::Range;
 
-use super::code_reader::{Codec, Codes, codes};
-use super::external_index::{ForeignError, List, Stored};
-use super::serial_bytes::{Cursor, Read, damaged, require, unsupported};
-use super::transform_reader::{Kind, Step};
+use super::code_reader::{ExternalCodec, ParsedCodes, codes};
+use super::external_index::{ExternalIndexError, StoredList, StoredRows};
+use super::serial_bytes::{ByteReader, ReadResult, damaged, require, unsupported};
+use super::transform_reader::{ExternalTransform, ExternalTransformKind};
 use crate::engine::{MAX_DIMS, Metric};
 
-/// As in builder.rs.
+/// As `MAX_ROWS` in builder.rs.
 pub const MAX_ROWS: u64 = i32::MAX as u64;
 
 /// FAISS's metrics (faiss/MetricType.h).
@@ -16,47 +16,47 @@ const INNER_PRODUCT: i32 = 0;
 const L2: i32 = 1;
 const L1: i32 = 2;
 
-/// What every index begins with.
+/// The header of every index.
 #[derive(Clone, Copy)]
-pub struct Header {
+pub struct IndexHeader {
     pub dims: usize,
     pub rows: usize,
     pub metric: i32,
 }
 
 /// A whole file.
-pub struct File {
-    /// Where the index is that factory strings make.
+pub struct ParsedFile {
+    /// The range of the index, without ids and a normalisation for cosine.
     pub range: Range<usize>,
-    pub body: Body,
+    pub body: ParsedIndex,
     pub metric: Metric,
     pub labels: Option<Vec<i64>>,
 }
 
-/// An index as factory strings make them.
-pub struct Body {
-    pub header: Header,
+/// An index that a factory string can describe.
+pub struct ParsedIndex {
+    pub header: IndexHeader,
     pub factory: String,
-    pub stored: Stored,
-    pub lists: Option<Vec<List>>,
+    pub stored: StoredRows,
+    pub lists: Option<Vec<StoredList>>,
 }
 
-/// Bytes that are changed before FAISS reads them, each with its place.
+/// Bytes that replace others before FAISS reads them, each with its offset.
 pub type Patches = Vec<(usize, Vec<u8>)>;
 
-pub struct Walk<'a> {
-    pub(super) cursor: Cursor<'a>,
+pub struct IndexReader<'a> {
+    pub(super) reader: ByteReader<'a>,
     patches: Patches,
 }
 
-/// Reads the beginning of an index.
-pub fn header(cursor: &mut Cursor) -> Read<Header> {
-    let (dims, rows) = (cursor.i32()?, cursor.u64()?);
-    let _ = (cursor.u64()?, cursor.u64()?);
-    let is_trained = cursor.bool()?;
-    let metric = cursor.i32()?;
+/// Reads an index header.
+pub fn header(reader: &mut ByteReader) -> ReadResult<IndexHeader> {
+    let (dims, rows) = (reader.i32()?, reader.u64()?);
+    let _ = (reader.u64()?, reader.u64()?);
+    let is_trained = reader.bool()?;
+    let metric = reader.i32()?;
     if metric > 1 {
-        let _ = cursor.f32()?;
+        let _ = reader.f32()?;
     }
     require(dims >= 1 && rows <= MAX_ROWS, "it has an impossible dimension or row count")?;
     if dims as usize > MAX_DIMS {
@@ -68,29 +68,29 @@ pub fn header(cursor: &mut Cursor) -> Read<Header> {
     if !is_trained {
         return unsupported("it is not trained");
     }
-    Ok(Header { dims: dims as usize, rows: rows as usize, metric })
+    Ok(IndexHeader { dims: dims as usize, rows: rows as usize, metric })
 }
 
-impl<'a> Walk<'a> {
+impl<'a> IndexReader<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Walk { cursor: Cursor::new(bytes), patches: Vec::new() }
+        IndexReader { reader: ByteReader::new(bytes), patches: Vec::new() }
     }
 
     pub fn into_patches(self) -> Patches {
         self.patches
     }
 
-    /// Notes what is to be written at a place.
+    /// Records bytes to be written at an offset.
     pub(super) fn patch(&mut self, at: usize, value: impl Into<Vec<u8>>) {
         self.patches.push((at, value.into()));
     }
 
-    pub fn file(&mut self, wanted: Option<Metric>) -> Read<File> {
-        let fourcc = self.cursor.fourcc()?;
+    pub fn file(&mut self, wanted: Option<Metric>) -> ReadResult<ParsedFile> {
+        let fourcc = self.reader.fourcc()?;
         let is_labelled = matches!(&fourcc, b"IxMp" | b"IxM2");
-        let around = if is_labelled { Some(header(&mut self.cursor)?) } else { None };
-        let start = self.cursor.at() - if is_labelled { 0 } else { 4 };
-        let fourcc = if is_labelled { self.cursor.fourcc()? } else { fourcc };
+        let around = if is_labelled { Some(header(&mut self.reader)?) } else { None };
+        let start = self.reader.at() - if is_labelled { 0 } else { 4 };
+        let fourcc = if is_labelled { self.reader.fourcc()? } else { fourcc };
         let (range, body, metric) = self.prepared(start, fourcc, wanted)?;
         if !metric.accepts(body.header.metric) {
             return unsupported(format!("it was not made for the metric {}", metric.name()));
@@ -98,23 +98,23 @@ impl<'a> Walk<'a> {
         let labels = match around {
             Some(around) => {
                 check_same(around, body.header)?;
-                let place = self.cursor.vector_of(8, around.rows, "ids")?;
-                Some((0..around.rows).map(|row| self.cursor.u64_at(&place, row) as i64).collect())
+                let place = self.reader.vector_of(8, around.rows, "ids")?;
+                Some((0..around.rows).map(|row| self.reader.u64_at(&place, row) as i64).collect())
             }
             None => None,
         };
-        require(self.cursor.is_done(), "bytes follow behind its end")?;
-        Ok(File { range, body, metric, labels })
+        require(self.reader.is_done(), "bytes follow behind its end")?;
+        Ok(ParsedFile { range, body, metric, labels })
     }
 
-    /// An index, behind a normalisation that is the business of the metric cosine and not its own.
+    /// Reads an index, perhaps after a normalisation that belongs to the metric cosine instead of the index.
     fn prepared(
         &mut self,
         start: usize,
         fourcc: [u8; 4],
         wanted: Option<Metric>,
-    ) -> Read<(Range<usize>, Body, Metric)> {
-        let of_header = |header: Header| match header.metric {
+    ) -> ReadResult<(Range<usize>, ParsedIndex, Metric)> {
+        let of_header = |header: IndexHeader| match header.metric {
             L2 => Metric::L2,
             L1 => Metric::L1,
             _ => Metric::InnerProduct,
@@ -122,62 +122,62 @@ impl<'a> Walk<'a> {
         if &fourcc != b"IxPT" || wanted.is_some_and(|metric| metric != Metric::Cosine) {
             let body = self.refined(fourcc)?;
             let metric = wanted.unwrap_or(of_header(body.header));
-            return Ok((start..self.cursor.at(), body, metric));
+            return Ok((start..self.reader.at(), body, metric));
         }
-        let around = header(&mut self.cursor)?;
+        let around = header(&mut self.reader)?;
         let chain = self.chain(around)?;
-        let inner = self.cursor.at();
-        if chain.len() != 1 || !matches!(chain[0].kind, Kind::Normalise) {
+        let inner = self.reader.at();
+        if chain.len() != 1 || !matches!(chain[0].kind, ExternalTransformKind::Normalise) {
             let body = self.behind(around, &chain)?;
-            return Ok((start..self.cursor.at(), body, wanted.unwrap_or(of_header(around))));
+            return Ok((start..self.reader.at(), body, wanted.unwrap_or(of_header(around))));
         }
-        let fourcc = self.cursor.fourcc()?;
+        let fourcc = self.reader.fourcc()?;
         let mut body = self.refined(fourcc)?;
         check_same(around, body.header)?;
-        // Graphs over product codes are for Euclidean distance alone: see Recipe::l2_only.
+        // Graphs over product codes exist for Euclidean distance alone: see Recipe::l2_only.
         let is_for_cosine = around.metric == INNER_PRODUCT
             || (around.metric == L2 && body.factory.starts_with("HNSW") && body.factory.contains("_PQ"));
         if wanted.is_none() && !is_for_cosine {
             body.factory.insert_str(0, "L2norm,");
-            body.stored = Stored::No;
-            return Ok((start..self.cursor.at(), body, of_header(around)));
+            body.stored = StoredRows::No;
+            return Ok((start..self.reader.at(), body, of_header(around)));
         }
-        Ok((inner..self.cursor.at(), body, Metric::Cosine))
+        Ok((inner..self.reader.at(), body, Metric::Cosine))
     }
 
-    /// An index, perhaps with finer codes beside it.
-    fn refined(&mut self, fourcc: [u8; 4]) -> Read<Body> {
+    /// Reads an index, perhaps with finer codes beside it.
+    fn refined(&mut self, fourcc: [u8; 4]) -> ReadResult<ParsedIndex> {
         if &fourcc != b"IxRF" {
             return self.transformed(fourcc);
         }
-        let around = header(&mut self.cursor)?;
-        let fourcc = self.cursor.fourcc()?;
+        let around = header(&mut self.reader)?;
+        let fourcc = self.reader.fourcc()?;
         let base = self.transformed(fourcc)?;
         let fine = self.codes()?;
         check_same(around, base.header)?;
         check_same(around, fine.header)?;
-        let at = self.cursor.at();
-        let _ = self.cursor.f32()?;
+        let at = self.reader.at();
+        let _ = self.reader.f32()?;
         self.patch(at, 1f32.to_le_bytes());
         let (factory, stored) = match &fine.codec {
-            Codec::Flat => (format!("{},RFlat", base.factory), Stored::At(fine.place.start)),
-            codec => (format!("{},Refine({})", base.factory, codec.name()), Stored::No),
+            ExternalCodec::Flat => (format!("{},RFlat", base.factory), StoredRows::At(fine.place.start)),
+            codec => (format!("{},Refine({})", base.factory, codec.name()), StoredRows::No),
         };
-        Ok(Body { header: around, factory, stored, lists: base.lists })
+        Ok(ParsedIndex { header: around, factory, stored, lists: base.lists })
     }
 
-    /// An index, perhaps behind transforms.
-    fn transformed(&mut self, fourcc: [u8; 4]) -> Read<Body> {
+    /// Reads an index, perhaps after transforms.
+    fn transformed(&mut self, fourcc: [u8; 4]) -> ReadResult<ParsedIndex> {
         if &fourcc != b"IxPT" {
             return self.core(fourcc).map(|(body, _)| body);
         }
-        let around = header(&mut self.cursor)?;
+        let around = header(&mut self.reader)?;
         let chain = self.chain(around)?;
         self.behind(around, &chain)
     }
 
-    fn behind(&mut self, around: Header, chain: &[Step]) -> Read<Body> {
-        let fourcc = self.cursor.fourcc()?;
+    fn behind(&mut self, around: IndexHeader, chain: &[ExternalTransform]) -> ReadResult<ParsedIndex> {
+        let fourcc = self.reader.fourcc()?;
         let (inner, codec) = self.core(fourcc)?;
         let width = chain.last().map_or(around.dims, |step| step.to);
         require(
@@ -191,40 +191,40 @@ impl<'a> Walk<'a> {
             factory += &step.name(&codec);
             factory.push(',');
         }
-        let stored = if chain.is_empty() { inner.stored } else { Stored::No };
-        Ok(Body { header: around, factory: factory + &inner.factory, stored, lists: inner.lists })
+        let stored = if chain.is_empty() { inner.stored } else { StoredRows::No };
+        Ok(ParsedIndex { header: around, factory: factory + &inner.factory, stored, lists: inner.lists })
     }
 
-    /// Lists, a graph or plain codes; with the codec.
-    fn core(&mut self, fourcc: [u8; 4]) -> Read<(Body, Codec)> {
+    /// Reads lists, a graph or plain codes, and returns the codec with the index.
+    fn core(&mut self, fourcc: [u8; 4]) -> ReadResult<(ParsedIndex, ExternalCodec)> {
         match &fourcc {
             b"IwFl" | b"IwPQ" | b"IwPf" | b"IwSq" => self.lists(fourcc),
             b"IHNf" | b"IHNp" | b"IHNs" => self.graph(fourcc),
             _ => {
-                let Some(codes) = codes(&mut self.cursor, fourcc)? else {
+                let Some(codes) = codes(&mut self.reader, fourcc)? else {
                     return reason_against(fourcc);
                 };
                 let stored = match codes.codec {
-                    Codec::Flat => Stored::At(codes.place.start),
-                    _ => Stored::No,
+                    ExternalCodec::Flat => StoredRows::At(codes.place.start),
+                    _ => StoredRows::No,
                 };
                 let factory = codes.codec.name();
-                Ok((Body { header: codes.header, factory, stored, lists: None }, codes.codec))
+                Ok((ParsedIndex { header: codes.header, factory, stored, lists: None }, codes.codec))
             }
         }
     }
 
-    pub(super) fn codes(&mut self) -> Read<Codes> {
-        let fourcc = self.cursor.fourcc()?;
-        match codes(&mut self.cursor, fourcc)? {
+    pub(super) fn codes(&mut self) -> ReadResult<ParsedCodes> {
+        let fourcc = self.reader.fourcc()?;
+        match codes(&mut self.reader, fourcc)? {
             Some(codes) => Ok(codes),
             None => reason_against(fourcc),
         }
     }
 }
 
-/// Ids and refinement are of the same rows as what is in them.
-pub fn check_same(around: Header, inner: Header) -> Read<()> {
+/// Err unless an enclosing index has the same rows as the enclosed one.
+pub fn check_same(around: IndexHeader, inner: IndexHeader) -> ReadResult<()> {
     require(
         around.dims == inner.dims && around.rows == inner.rows && around.metric == inner.metric,
         "its parts are of different dimensions, row counts or metrics",
@@ -235,7 +235,7 @@ pub fn printable(fourcc: [u8; 4]) -> String {
     fourcc.iter().flat_map(|byte| byte.escape_ascii()).map(char::from).collect()
 }
 
-/// Codes that factory strings make, and that are not walked through here.
+/// Kinds of codes that factory strings make, and that are not imported.
 fn family(fourcc: [u8; 4]) -> Option<&'static str> {
     match &fourcc {
         b"IxHe" | b"IxHE" => Some("LSH codes"),
@@ -246,9 +246,9 @@ fn family(fourcc: [u8; 4]) -> Option<&'static str> {
     }
 }
 
-pub fn reason_against<T>(fourcc: [u8; 4]) -> Read<T> {
+pub fn reason_against<T>(fourcc: [u8; 4]) -> ReadResult<T> {
     if let Some(family) = family(fourcc) {
-        return Err(ForeignError::Family(family));
+        return Err(ExternalIndexError::Family(family));
     }
     unsupported(match &fourcc {
         b"IxMp" | b"IxM2" => "its ids are not around the whole index".to_string(),

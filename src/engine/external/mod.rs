@@ -1,6 +1,7 @@
-//! Indexes that other programs wrote with FAISS ([`Foreign`]): their bytes are checked before FAISS reads them.
+//! Indexes that other programs wrote with FAISS ([`ExternalIndex`]): their bytes are checked before FAISS reads them.
 //!
-//! `index_reader` walks through a file and calls the readers of its parts; `external_index` is what comes out of it.
+//! `index_reader` walks through a file and calls the readers of its parts, which all read through `serial_bytes`;
+//! `external_index` is the result.
 
 mod code_reader;
 mod external_index;
@@ -10,4 +11,4 @@ mod list_reader;
 mod serial_bytes;
 mod transform_reader;
 
-pub use external_index::{Foreign, ForeignError};
+pub use external_index::{ExternalIndex, ExternalIndexError};

@@ -1,4 +1,4 @@
-//! Additive quantisers: which of their factory strings reach FAISS, and what they cost.
+//! Additive quantisers: the factory strings that reach FAISS, and the memory that they take.
 //!
 //! ```text
 //! additive = RQ(mxb{_mxb})[norm] | LSQmxb[norm] | (PRQ | PLSQ)pxmxb[norm] | packed
@@ -6,18 +6,18 @@
 //! norm     = _N(none | float | qint8 | qint4 | lsq2x4 | rq2x4)
 //! ```
 //!
-//! `m` codebooks of 2^b centroids each (for each of `p` equal parts of the dimensions), and with the code the norm of
-//! what it stands for: without one FAISS decodes each row that a search under Euclidean distance looks at.
+//! `m` codebooks of 2^b centroids each (for each of `p` equal parts of the dimensions). The norm of the decoded row is
+//! stored with the code: without it FAISS decodes each row that a search under Euclidean distance compares.
 
 use super::grammar::Scan;
 use super::recipe::TrainingRows;
 use crate::engine::EngineError;
 
-/// Centroids of all codebooks of one residual quantiser. Each process that searches holds a copy: of 384 dimensions,
-/// 12 MiB.
+/// Most centroids in the codebooks of one residual quantiser. Each process that searches holds a copy: 12 MiB at 384
+/// dimensions.
 const MAX_RESIDUAL_CENTROIDS: usize = 1 << 13;
-/// The same for local search: training inverts a matrix of as many rows and columns 25 times, and each inversion cannot
-/// be interrupted.
+/// The same for local search, whose training inverts a matrix of this many rows and columns 25 times; an inversion
+/// cannot be interrupted.
 const MAX_SEARCHED_CENTROIDS: usize = 1 << 11;
 const MAX_CODEBOOKS: usize = 256;
 const MAX_ALL_CODEBOOKS: usize = 2_048;
@@ -29,20 +29,20 @@ const BEAM_BYTES: usize = 16 << 20;
 const PRODUCT_BYTES: u64 = 32 << 20;
 const ROWS_PER_CENTROID: usize = 256;
 const ENCODED_ROWS: usize = 256;
-/// Rows in one call of FAISS's `add` to a residual quantiser, which has no look at the interrupt flag within.
+/// Rows in one call of FAISS's `add` to a residual quantiser, which does not poll the interrupt flag.
 const RESIDUAL_BATCH_ROWS: usize = 2_048;
 
-/// What is stored with a code about the norm of what it stands for.
+/// How the norm of the decoded row is stored with the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Norm {
     /// Nothing.
     Absent,
     Bits(usize),
-    /// One of 16 + one of 16 values, which fast scan can look up as it does centroids.
+    /// The sum of one of 16 and one of 16 values, which fast scan looks up like centroids.
     Pair,
 }
 
-/// An additive quantiser, understood.
+/// The parameters of an additive quantiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) struct Additive {
     /// `LSQ`, else `RQ`.
@@ -62,15 +62,15 @@ pub(in crate::engine) struct Additive {
 }
 
 impl Additive {
-    /// The Euclidean norm up to which rows can be indexed where norms are learnt: their squares are clustered, by sums
-    /// of squares of those. The same number is in additive_quantizer.cc.
+    /// The longest row, by Euclidean norm, of an index that learns norms: their squares are clustered, so fourth powers
+    /// must not overflow.
     pub(super) const MAX_LEARNT_NORM: f64 = 1e7;
 
     pub(super) fn learns_norms(self) -> bool {
         self.norm == Norm::Pair
     }
 
-    /// Understands what comes after transforms and lists; None: it is something else.
+    /// Parses the code of a factory string; None if it is no additive one.
     pub(in crate::engine) fn parse(
         text: &str,
         dims: usize,
@@ -160,7 +160,7 @@ impl Additive {
         Ok(())
     }
 
-    /// Fast scan knows norms that are stored in two halves, for Euclidean distance, and none, for inner product.
+    /// Fast scan supports norms stored in two halves (for Euclidean distance), and no norms (for inner product).
     pub(in crate::engine) fn l2_only(self) -> bool {
         self.is_packed && self.norm == Norm::Pair
     }
@@ -178,37 +178,37 @@ impl Additive {
         (self.parts * self.bits + norm).div_ceil(8) as u64
     }
 
-    /// Bytes of the codebooks, of those of k-means at work, and of what encoding computes from them.
+    /// Bytes of the codebooks, of k-means at work, and of the tables for encoding.
     pub(super) fn model_bytes(self, dims: usize) -> u64 {
-        // Those of parts are stored once more, together.
+        // Codebooks of parts are stored a second time, joined.
         let copies = if self.parts > 1 { 2 } else { 1 };
         let codebooks = (4 * copies * self.centroids * dims) as u64;
         let kmeans = ((3 * 4 * dims / self.parts) << self.most_bits) as u64;
         codebooks + kmeans + self.product_bytes()
     }
 
-    /// Inner products between centroids.
+    /// Bytes of the inner products between centroids.
     fn product_bytes(self) -> u64 {
         let square = (self.centroids * self.centroids) as u64;
         if self.searches_locally {
-            // Of the part at hand.
+            // For one part at a time.
             return 4 * square;
         }
         let bytes = self.parts as u64 * 2 * square;
         if bytes <= PRODUCT_BYTES { bytes } else { 0 }
     }
 
-    /// Bytes while `rows` rows are encoded by one call.
+    /// Bytes while one call encodes `rows` rows.
     pub(super) fn encoding_bytes(self, dims: usize, rows: usize) -> u64 {
         (self.bytes_around(dims, rows) + self.bytes_within(dims, rows)) as u64
     }
 
-    /// Residuals and centroids of lists, or one part of the rows, and what their codes stand for; unpacked codes.
+    /// Residuals and centroids of lists (or one part of the rows) with their decoded values, and unpacked codes.
     fn bytes_around(self, dims: usize, rows: usize) -> usize {
         rows * (3 * 4 * dims + 8 * self.codebooks * self.parts)
     }
 
-    /// What encodes some rows at a time.
+    /// Buffers of the encoder, which works on a few rows at a time.
     fn bytes_within(self, dims: usize, rows: usize) -> usize {
         let width = dims / self.parts;
         if self.searches_locally {
@@ -219,7 +219,7 @@ impl Additive {
         beams * (4 * BEAM * (3 * width + widest + 3 * self.codebooks) + 4 * self.centroids)
     }
 
-    /// Bytes while it trains on `rows` rows, beside the caller's copy of them and the models.
+    /// Bytes while it trains on `rows` rows, without the caller's copy of them and the models.
     pub(in crate::engine) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let sample = rows.min(self.training_rows().wanted);
         let width = dims / self.parts;
@@ -227,7 +227,7 @@ impl Additive {
             // The matrix, LAPACK's copy of it, and sums for the codebooks, in double precision.
             2 * 8 * self.centroids * (self.centroids + width) + 4 * self.codebooks * sample
         } else {
-            // Beams, those of the next codebook or what k-means looks at, and their codes.
+            // Beams, the next codebook's beams or the input of k-means, and their codes.
             let clustered = (BEAM * sample).min(ROWS_PER_CENTROID << self.most_bits);
             4 * width * (BEAM * sample + clustered.max(BEAM * sample))
                 + 8 * BEAM * sample * (self.codebooks + 2)

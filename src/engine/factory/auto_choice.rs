@@ -1,5 +1,5 @@
-//! What `factory = 'auto'` stands for: a family and its parameters, chosen by the number of rows, their dimensions, the
-//! recall that is asked and the memory there is. Each rule cites the figures of docs/factories.md that it rests on.
+//! The choice behind `factory = 'auto'`: a family and its parameters by the number of rows, their dimensions, the
+//! target recall and the available memory. Each rule cites the figures of docs/factories.md that it rests on.
 
 use super::build_memory::BuildSize;
 use super::grammar::parse;
@@ -11,70 +11,70 @@ pub const AUTO: &str = "auto";
 
 /// An exact scan.
 const SCAN: &str = "Flat";
-/// Fewer rows than this are scanned, if they are not longer than others.
+/// Fewer rows than this are scanned, unless they are long.
 const MAX_SCANNED_ROWS: u64 = 10_000;
-/// Bytes of floats that are scanned at most, if there are not very few rows: about a millisecond's (10,000 rows of 384
-/// dimensions: 1.4 ms).
+/// The most bytes of floats to scan, about a millisecond's work (10,000 rows of 384 dimensions: 1.4 ms); holds from
+/// [`MIN_GRAPH_ROWS`] rows on.
 const MAX_SCANNED_BYTES: u64 = 16 << 20;
-/// Fewer rows than this are scanned however long they are: a graph is hardly faster (2,500 rows: 0.13 and 0.07 ms), and
-/// not exact.
+/// Fewer rows than this are scanned at any length: a graph is hardly faster (2,500 rows: 0.13 and 0.07 ms), and not
+/// exact.
 const MIN_GRAPH_ROWS: u64 = 2_500;
-/// Bytes of a row's place in the table, in a stored segment.
+/// Bytes of a row's TID in a stored segment.
 const STORED_POINTER_BYTES: u64 = 6;
-/// The part of the cache that one index may take: its table wants some of it too, and so do others.
+/// One over the share of the cache that an index may fill; the rest is for its table and for others.
 const CACHE_SHARE: u64 = 2;
-/// From this recall on a graph may take all of it: lists reach that only if a fifth of them or more is read
-/// (`IVF1024,SQ8` of 192 lists: under 0.99), a graph at a third of its speed at 0.95.
+/// From this target recall on a graph may fill the whole cache: lists reach such recall only if a fifth of them or more
+/// is scanned (`IVF1024,SQ8` with 192 lists: under 0.99), at a third of a graph's speed at 0.95.
 const HIGH_RECALL: f64 = 0.99;
-/// Lists for the square root of the rows.
+/// Lists, as a multiple of the square root of the rows.
 const LISTS_PER_ROOT: f64 = 4.0;
-/// FAISS's least, below which k-means warns (`min_points_per_centroid`, faiss/Clustering.h).
+/// FAISS's minimum, below which k-means warns (`min_points_per_centroid`, faiss/Clustering.h).
 const TRAINING_ROWS_PER_LIST: u64 = 39;
-/// More than this cannot be trained on as many rows as FAISS wants at least, of those that are ever sampled.
+/// The most lists: more cannot get FAISS's minimum of training rows from the largest sample that is ever drawn.
 const MAX_LISTS: u64 = 16_384;
-/// From so many lists on a graph finds them faster than a scan of their centroids does.
+/// From this number of lists on a graph finds the nearest faster than a scan of the centroids.
 const MIN_COARSE_GRAPH_LISTS: u64 = 8_192;
-/// How often lists are halved so that they can be trained within the memory that there is.
+/// How often the number of lists is halved until they can be trained in the available memory.
 const MAX_HALVINGS: u32 = 3;
 /// Dimensions in one part of a product code; 4 lose little (`IVF512,PQ96x4fs` of 384 dimensions: 0.964 of 0.966).
 const PART_DIMS: [usize; 8] = [4, 5, 6, 7, 8, 3, 2, 1];
-/// FAISS sums a row's parts in 16 bits: of more parts than this, too little is left for each.
+/// FAISS sums the parts of a row in 16 bits; with more parts than this, each has too few of them.
 const MAX_PARTS: usize = 1_024;
-/// What was chosen stays while it would be right for so much less or more of everything.
+/// Factors by which the number of rows may be off before an existing choice changes.
 const TOLERANCE: [(u64, u64); 3] = [(1, 1), (2, 3), (3, 2)];
 
-/// The memory that there is for an index.
+/// Memory that is available to an index.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// What the system is thought to keep of tables and indexes in memory (`effective_cache_size`).
+    /// Cache for tables and indexes (`effective_cache_size`).
     pub cache_bytes: u64,
-    /// What a build may take beside the index (`maintenance_work_mem`); None: as much as there is.
+    /// Limit for a build, without the index itself (`maintenance_work_mem`); None: no limit.
     pub work_bytes: Option<u64>,
-    /// What one process can have; None: unknown.
+    /// Limit for one process; None: unknown.
     pub available_bytes: Option<u64>,
-    /// Of rows that are handed over in one go.
+    /// Bytes of the rows in one batch of the caller.
     pub batch_bytes: usize,
 }
 
-/// What a choice depends on.
+/// The input of a choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation {
-    /// Of the segment that is going to be made,
+    /// Rows of the new segment.
     pub rows: u64,
-    /// and of the whole index, whose segments share the cache.
+    /// Rows of the whole index, whose segments share the cache.
     pub index_rows: u64,
     pub dims: usize,
     pub metric: Metric,
-    /// The recall that is asked of the index, up to 1.
+    /// The target recall, at most 1.
     pub recall: f64,
     pub memory: Memory,
 }
 
-/// A factory string, and why it is that.
+/// A factory string with the reason for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     pub factory: String,
-    /// For a person; what stands before it names the rows.
+    /// For users; follows a text that states the number of rows.
     pub reason: String,
 }
 
@@ -83,13 +83,13 @@ pub fn scanned_rows(dims: usize) -> u64 {
     (MAX_SCANNED_BYTES / (4 * dims.max(1) as u64)).clamp(MIN_GRAPH_ROWS, MAX_SCANNED_ROWS)
 }
 
-/// Why they are.
+/// The reason for scanning fewer rows than that.
 pub fn scan_reason(dims: usize) -> String {
     format!("fewer than {} are scanned, which is exact", grouped(scanned_rows(dims)))
 }
 
 impl Situation {
-    /// What is best now.
+    /// The choice for a new index.
     pub fn choose(&self) -> Choice {
         if self.recall >= 1.0 {
             return Choice::scan("recall = 1 asks for an exact index");
@@ -105,19 +105,19 @@ impl Situation {
         }
     }
 
-    /// What is best where there are segments already: `merged` is the factory string of the largest segment that is
-    /// merged, `present` that of the largest in the index. A kind stays, with its parameters unless it is trained anew,
-    /// until another is clearly better; and codes do not become vectors again, which only the table has.
+    /// The choice where segments exist already: `merged` is the factory string of the largest segment in the merge,
+    /// `present` that of the largest in the index. The kind of index stays, with its parameters unless it is trained
+    /// anew, until another is clearly better; and codes never become vectors again, because only the table has these.
     pub fn choose_again(&self, merged: &str, present: &str, trains_anew: bool) -> Choice {
         let choice = self.choose();
-        // What inserts are sealed as was not chosen.
+        // Sealed inserts are always scans, whatever was chosen.
         let before = if merged == SCAN { present } else { merged };
         let scans_little = choice.factory == SCAN && merged == SCAN;
         if before == SCAN || scans_little || self.recall >= 1.0 {
             return choice;
         }
         let (Some(before), Some(best)) =
-            (Candidate::new(before, self.dims), Candidate::new(&choice.factory, self.dims))
+            (FactoryOption::new(before, self.dims), FactoryOption::new(&choice.factory, self.dims))
         else {
             return choice;
         };
@@ -130,7 +130,7 @@ impl Situation {
             return reason.map_or(choice, |reason| Choice { reason, factory: before.factory.clone() });
         }
         let is_like_before = |choice: Choice| {
-            Candidate::new(&choice.factory, self.dims).is_some_and(|other| other.is_like(&before))
+            FactoryOption::new(&choice.factory, self.dims).is_some_and(|other| other.is_like(&before))
         };
         if TOLERANCE.iter().any(|&part| is_like_before(self.scaled(part).choose())) {
             return keep("the rows are not clearly too many or too few for it");
@@ -146,12 +146,12 @@ impl Situation {
     }
 
     /// From the fastest to the smallest.
-    fn candidates(&self) -> Vec<Candidate> {
+    fn candidates(&self) -> Vec<FactoryOption> {
         let (graphs, codes): (&[&str], Vec<String>) = match self.metric {
             Metric::L1 => (&["HNSW32"], vec!["Flat".into()]),
             _ => (&["HNSW32", "HNSW32,SQbf16", "HNSW32,SQ8"], vec!["SQ8".into(), self.product_code()]),
         };
-        let graphs = graphs.iter().filter_map(|graph| Candidate::new(graph, self.dims));
+        let graphs = graphs.iter().filter_map(|graph| FactoryOption::new(graph, self.dims));
         graphs.chain(codes.iter().filter_map(|code| self.lists_of(code))).collect()
     }
 
@@ -164,10 +164,10 @@ impl Situation {
         }
     }
 
-    /// Lists of rows coded so: as many as are good for their number, or fewer where they could not be trained.
-    fn lists_of(&self, code: &str) -> Option<Candidate> {
+    /// Lists of rows with this code: the best number for these rows, or fewer where they could not be trained.
+    fn lists_of(&self, code: &str) -> Option<FactoryOption> {
         let wanted = LISTS_PER_ROOT * (self.rows as f64).sqrt();
-        // To a power of two.
+        // Round to a power of two.
         let mut wanted = (1 << wanted.log2().round().max(0.0) as u32).min(MAX_LISTS);
         while wanted > 1 && wanted * TRAINING_ROWS_PER_LIST > self.rows {
             wanted /= 2;
@@ -176,7 +176,7 @@ impl Situation {
             if wanted >= MIN_COARSE_GRAPH_LISTS && self.metric != Metric::L1 { "_HNSW32" } else { "" };
         let candidate = |halvings: u32| {
             let lists = (wanted >> halvings).max(1);
-            Candidate::new(&format!("IVF{lists}{coarse},{code}"), self.dims)
+            FactoryOption::new(&format!("IVF{lists}{coarse},{code}"), self.dims)
         };
         let mut most = None;
         for halvings in 0..=MAX_HALVINGS {
@@ -189,8 +189,8 @@ impl Situation {
         most
     }
 
-    /// The first candidate that can be built and kept; or the smallest that can be built; or, since a build is going to
-    /// be refused with what it lacks, the first that can be kept.
+    /// The first candidate that can be built and cached; else the smallest that can be built; else (the build is going
+    /// to be refused for want of memory) the first that can be cached.
     fn best(&self) -> Option<Best> {
         let mut first_shortage = None;
         let (mut buildable, mut keepable, mut any) = (None, None, None);
@@ -202,7 +202,7 @@ impl Situation {
             };
             first_shortage.get_or_insert_with(|| shortage.of(&candidate));
             if is_buildable {
-                // They come from the largest to the smallest.
+                // Candidates are ordered from the largest to the smallest.
                 buildable = Some(candidate);
             } else if is_keepable {
                 keepable.get_or_insert(candidate);
@@ -213,12 +213,12 @@ impl Situation {
         Some(Best { candidate: buildable.or(keepable).or(any)?, first_shortage, fits: false })
     }
 
-    /// Bytes of the whole index, if it is such.
-    fn kept_bytes(&self, candidate: &Candidate) -> u64 {
+    /// Bytes of the whole index as this candidate.
+    fn kept_bytes(&self, candidate: &FactoryOption) -> u64 {
         self.index_rows.saturating_mul(candidate.recipe.serial_bytes_per_row() + STORED_POINTER_BYTES)
     }
 
-    fn keeping_shortage(&self, candidate: &Candidate) -> Option<Shortage> {
+    fn keeping_shortage(&self, candidate: &FactoryOption) -> Option<Shortage> {
         let share = self.cache_share(candidate);
         let (needed_bytes, limit_bytes) = (self.kept_bytes(candidate), self.memory.cache_bytes / share);
         (needed_bytes > limit_bytes).then_some(Shortage {
@@ -228,16 +228,16 @@ impl Situation {
         })
     }
 
-    /// The part of the cache that it may take: one over this.
-    fn cache_share(&self, candidate: &Candidate) -> u64 {
+    /// The candidate's share of the cache is one over this.
+    fn cache_share(&self, candidate: &FactoryOption) -> u64 {
         match candidate.recipe.structure {
             Structure::Graph { .. } if self.recall >= HIGH_RECALL => 1,
             _ => CACHE_SHARE,
         }
     }
 
-    /// As a build would be refused for.
-    fn building_shortage(&self, candidate: &Candidate) -> Option<Shortage> {
+    /// The shortage of memory that would make a build fail.
+    fn building_shortage(&self, candidate: &FactoryOption) -> Option<Shortage> {
         let (recipe, memory) = (&candidate.recipe, &self.memory);
         let seen_rows = usize::try_from(self.rows).unwrap_or(usize::MAX);
         let training = recipe.training_rows();
@@ -245,7 +245,7 @@ impl Situation {
         let needed = recipe.build_bytes(BuildSize {
             rows: self.rows,
             sample_rows: training.wanted.min(trainable_rows).min(seen_rows),
-            // It has other kinds to choose from than one that learns from little.
+            // Other kinds are better than one that is trained on few rows.
             least_rows: training.enough().min(seen_rows),
             batch_bytes: memory.batch_bytes as u64,
         });
@@ -257,7 +257,7 @@ impl Situation {
             .or_else(|| lacks(Lack::Memory, needed.total, memory.available_bytes))
     }
 
-    fn explain(&self, chosen: &Candidate, best: &Best) -> String {
+    fn explain(&self, chosen: &FactoryOption, best: &Best) -> String {
         let size = pretty(self.kept_bytes(chosen));
         let verb = if matches!(chosen.recipe.structure, Structure::Lists { .. }) { "take" } else { "takes" };
         let takes = format!("{} {verb} {size}", chosen.name());
@@ -272,15 +272,15 @@ impl Situation {
     }
 }
 
-/// What comes out of going through the candidates.
+/// The result of [`Situation::best`].
 struct Best {
-    candidate: Candidate,
-    /// Why it is not the first of them.
+    candidate: FactoryOption,
+    /// The reason why it is not the first candidate.
     first_shortage: Option<String>,
     fits: bool,
 }
 
-/// What there is too little of for a candidate.
+/// The limit that a candidate exceeds.
 #[derive(Clone, Copy)]
 enum Lack {
     Cache { share: u64 },
@@ -295,7 +295,7 @@ struct Shortage {
 }
 
 impl Shortage {
-    fn of(&self, candidate: &Candidate) -> String {
+    fn of(&self, candidate: &FactoryOption) -> String {
         let (name, needed, limit) = (candidate.name(), pretty(self.needed_bytes), pretty(self.limit_bytes));
         match self.of {
             Lack::Cache { share } => {
@@ -313,15 +313,15 @@ fn cache_part(share: u64) -> &'static str {
     if share == CACHE_SHARE { "half of effective_cache_size" } else { "effective_cache_size" }
 }
 
-/// A factory string, understood.
+/// A factory string with its recipe.
 #[derive(Clone)]
-struct Candidate {
+struct FactoryOption {
     factory: String,
     recipe: Recipe,
 }
 
-impl Candidate {
-    /// None: it does not fit so many dimensions.
+impl FactoryOption {
+    /// None where the string does not fit the dimensions.
     fn new(factory: &str, dims: usize) -> Option<Self> {
         Some(Self { factory: factory.to_owned(), recipe: parse(factory, dims).ok()? })
     }
@@ -330,7 +330,7 @@ impl Candidate {
         self.recipe.codec != Codec::Flat
     }
 
-    /// The same structure over the same codes, whatever its parameters.
+    /// Whether both have the same structure and codes, apart from parameters.
     fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(&self.recipe.structure) == std::mem::discriminant(&other.recipe.structure)
             && self.recipe.codec == other.recipe.codec

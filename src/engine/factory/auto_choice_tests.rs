@@ -113,7 +113,7 @@ fn nothing_is_chosen_whose_build_is_refused_if_something_else_can_be_built() {
                         let situation = Situation { metric, ..of(rows, dims, memory) };
                         let choice = situation.choose();
                         let refused = |factory: &str| {
-                            situation.building_shortage(&Candidate::new(factory, dims).unwrap()).is_some()
+                            situation.building_shortage(&FactoryOption::new(factory, dims).unwrap()).is_some()
                         };
                         let others = situation.candidates();
                         assert!(

@@ -1,42 +1,42 @@
-//! What a build takes of memory, known before it begins: FAISS ends the process where memory runs out in one of its
-//! threads.
+//! Estimates of a build's memory before it begins: FAISS ends the process if memory runs out in one of its threads.
 
 use super::recipe::{BATCH_ROWS, Codec, ROWS_PER_CENTROID, Recipe, Structure};
 
-/// Bytes of the two `std::vector`s and views that hold one inverted list (faiss/invlists/InvertedLists.h), and of holes
-/// between such lists as they grow, which are of no use unless they make a page.
+/// Bytes of the two `std::vector`s and views of an inverted list (faiss/invlists/InvertedLists.h), and of fragments
+/// that growing lists leave between each other.
 const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
-/// Bytes that threads and libraries take once they work at all: stacks, arenas, OpenBLAS's panels.
+/// Bytes of threads and libraries at work: stacks, arenas, OpenBLAS's panels.
 const LIBRARY_BYTES: u64 = 8 << 20;
 /// Sides of a block of distances between rows and centroids: see vekter_initialise in shim.cc.
 const DISTANCE_BLOCK_ROWS: u64 = 1024;
-/// Values in one call of FAISS's `add`: a quarter of a second's work or so even for slow codecs, since some have no
-/// look at the interrupt flag within.
+/// Values in one call of FAISS's `add`, a quarter of a second's work or so even for slow codecs, some of which do not
+/// poll the interrupt flag.
 const BATCH_VALUES: usize = 4 << 20;
-/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS looks
-/// at the flag every few thousand; but a share of those that it has, since it sets up state for all of them every time.
+/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS polls
+/// the interrupt flag every few thousand rows; but at least a share of the rows that the graph has, since each call
+/// sets up state for all of them.
 const GRAPH_BATCH_ROWS: usize = 1_024;
 const GRAPH_BATCH_SHARE: u64 = 512;
-/// Bytes that the caller keeps of each row beside the index: where it lies in the table.
+/// Bytes of a row's TID, which the caller holds beside the index.
 const POINTER_BYTES: u64 = 8;
 
-/// What a build takes, in bytes of private memory.
+/// The memory of a build, in bytes of private memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuildBytes {
-    /// Beside the index itself, and a third more for the caller's two batches of rows.
+    /// Without the index itself, but with a third more for the caller's two batches of rows.
     pub work: u64,
-    /// In all, at its highest.
+    /// The peak of all memory.
     pub total: u64,
 }
 
-/// What a build is going to see.
+/// The numbers that a build's memory depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct BuildSize {
     pub rows: u64,
-    /// On how many rows it trains, and would at least if it may; 0: it needs not.
+    /// Training rows, and the least that would do; 0: no training.
     pub sample_rows: usize,
     pub least_rows: usize,
-    /// Of the rows that the caller hands over in one go.
+    /// Bytes of one batch of the caller's rows.
     pub batch_bytes: u64,
 }
 
@@ -53,7 +53,7 @@ impl Recipe {
         }
     }
 
-    /// Rows in one such call, at most.
+    /// The most rows in one call of FAISS's `add`.
     fn batch_rows(&self) -> usize {
         let most = match self.codec {
             Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
@@ -79,10 +79,10 @@ impl Recipe {
         let code = self.codec.bytes(self.inner_dims());
         let is_packed = self.codec.is_packed();
         let growing = match self.structure {
-            // FAISS has no way to reserve these: they double.
+            // FAISS cannot reserve these arrays: they double.
             Structure::Scan if is_packed => code,
             Structure::Scan => 0,
-            // A lock, a visited mark in each thread, and batches that grow with the rows.
+            // A lock, a mark in each thread's table of visited rows, and batches that grow with the rows.
             Structure::Graph { .. } => 4 + 8 + self.batch_bytes_per_row().div_ceil(GRAPH_BATCH_SHARE),
             Structure::Lists { .. } if is_packed => code + 8,
             // A sixteenth, of which half is used on average: see `grow_lists` in building.cc.
@@ -91,8 +91,8 @@ impl Recipe {
         self.serial_bytes_per_row() + growing
     }
 
-    /// Bytes beside rows and training sample while `rows` rows are added: models, and what a call of FAISS's `add`
-    /// needs.
+    /// Bytes while `rows` rows are added, without the rows and the training sample: models, and buffers of FAISS's
+    /// `add`.
     pub(in crate::engine) fn fixed_bytes(&self, rows: u64) -> u64 {
         let batch = (self.next_batch_rows(0) as u64).min(rows);
         self.model_bytes() + self.encoding_bytes() + batch * self.batch_bytes_per_row()
@@ -102,8 +102,8 @@ impl Recipe {
     fn batch_bytes_per_row(&self) -> u64 {
         let inner = self.inner_dims() as u64;
         let images = if self.transforms.is_empty() { 0 } else { 4 * (self.dims as u64 + inner) };
-        // Floats go where they stay, but lists that grow leave what they outgrew. Of codes, lists want residuals, and
-        // the codes before they lie in their list.
+        // Floats are copied once, but growing lists leave their old arrays behind. Codes of lists are computed from
+        // residuals, and then copied into their list.
         let copies = match self.structure {
             Structure::Lists { .. } if self.codec == Codec::Flat => 4 * inner,
             Structure::Lists { .. } => 4 * inner + self.codec.bytes(self.inner_dims()) + 8,
@@ -113,7 +113,7 @@ impl Recipe {
         copies + images + 32
     }
 
-    /// What a build takes that stays within its estimates.
+    /// The memory of a build by these estimates.
     pub(in crate::engine) fn build_bytes(&self, size: BuildSize) -> BuildBytes {
         let row_bytes = 4 * self.dims as u64;
         let training = |rows: usize| match size.sample_rows {
@@ -123,14 +123,14 @@ impl Recipe {
         let index = (self.serial_bytes_per_row() + POINTER_BYTES) * size.rows;
         let growing = (self.bytes_per_row() - self.serial_bytes_per_row()) * size.rows;
         let adding = self.fixed_bytes(size.rows) + growing;
-        // The caller's two batches are a quarter of what it may use, or all rows.
+        // The caller's two batches take a quarter of the limit, or all rows.
         let with_batches = (adding / 3 * 4).min(adding + 2 * row_bytes * size.rows);
         let work = training(size.least_rows.max(size.sample_rows)).max(with_batches);
         let batches = 2 * size.batch_bytes.min(row_bytes * size.rows);
         BuildBytes { work, total: training(size.sample_rows).max(adding + index + batches) }
     }
 
-    /// Bytes that are there while it trains as well as later.
+    /// Bytes during training as well as later.
     fn model_bytes(&self) -> u64 {
         let inner = self.inner_dims();
         let mut bytes = LIBRARY_BYTES + self.codec.model_bytes(inner);
@@ -150,15 +150,15 @@ impl Recipe {
         bytes + self.refine.map_or(0, |codec| codec.model_bytes(self.dims))
     }
 
-    /// Bytes of what codes are computed with.
+    /// Bytes of the tables for encoding.
     fn encoding_bytes(&self) -> u64 {
         let refining = self.refine.map_or(0, |codec| codec.table_bytes(self.dims));
         self.codec.table_bytes(self.inner_dims()).max(refining)
     }
 
-    /// Bytes while it trains on `rows` rows, models included, beside the caller's copy of them.
+    /// Bytes while it trains on `rows` rows, with the models and without the caller's copy of the rows.
     pub(in crate::engine) fn training_bytes(&self, rows: usize) -> u64 {
-        // One step after the other, each on what the last one made of the rows.
+        // Steps run one after the other, each on the output of the previous one.
         let (mut images, mut most) = (0, 0);
         for transform in &self.transforms {
             let next = (4 * rows * transform.d_out) as u64;
@@ -171,8 +171,8 @@ impl Recipe {
         self.model_bytes() + 32 * rows as u64 + most
     }
 
-    /// Of k-means for the lists: its centroids, the sums of its next round, and a copy of the rows if it looks at
-    /// fewer.
+    /// Bytes of k-means for the lists: its centroids, the sums of the next round, and a copy of the rows if it samples
+    /// them.
     fn clustering_bytes(&self, rows: usize) -> u64 {
         let Structure::Lists { lists, .. } = self.structure else {
             return 0;
@@ -182,7 +182,7 @@ impl Recipe {
         4 * (self.inner_dims() * (2 * lists + copied)) as u64
     }
 
-    /// The most rows, up to those wanted, on which it trains within `bytes`, the caller's copy included.
+    /// The most training rows (at most those wanted) that fit into `bytes`, with the caller's copy of them.
     pub(in crate::engine) fn trainable_rows(&self, bytes: u64) -> usize {
         let fits = |rows: usize| self.training_bytes(rows) + (4 * self.dims * rows) as u64 <= bytes;
         let (mut most, mut too_many) = (0, self.training_rows().wanted + 1);

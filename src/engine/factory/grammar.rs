@@ -27,20 +27,21 @@ use crate::engine::{EngineError, MAX_DIMS};
 
 const MAX_BYTES: usize = 1_000;
 const MAX_TRANSFORMS: usize = 4;
-/// IVF: FAISS holds about 200 bytes for each list before the first row comes.
+/// IVF: FAISS holds about 200 bytes for each list, even an empty one.
 const MAX_LISTS: usize = 1 << 20;
 /// HNSW: links of 512 are 4 KiB a row.
 const MAX_LINKS: usize = 512;
-/// PQ: 2^12 centroids in each subspace; FAISS takes more, at training times of hours.
+/// PQ: 2^12 centroids in each subspace; FAISS allows more, with hours of training.
 const MAX_PRODUCT_BITS: usize = 12;
-/// Transforms by a matrix cost d^2 bytes and, in LAPACK, d^3 steps without a place to stop.
+/// A matrix costs d^2 bytes and, in LAPACK, d^3 steps that cannot be interrupted.
 const MAX_MATRIX_DIMS: usize = 4_096;
-/// LSH's random rotation is made before the first row comes.
+/// LSH's random rotation is computed even for an empty index.
 const MAX_ROTATED_SIGN_DIMS: usize = 1_024;
 
 type Parsed<T> = Result<T, EngineError>;
 
-/// Understands a factory string for rows of `dims` dimensions, or says why not, and what may be meant.
+/// Parses a factory string for rows of `dims` dimensions. A refusal carries the reason and, if there is one, a valid
+/// string close to it.
 pub(in crate::engine) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
     understand(factory, dims).map_err(|error| match error {
         EngineError::Refused { reason, .. } if factory.len() <= MAX_BYTES => {
@@ -81,13 +82,13 @@ fn understand(factory: &str, dims: usize) -> Parsed<Recipe> {
     Ok(Recipe { dims, transforms, structure, codec, refine })
 }
 
-/// The first character of a text, as a message shows it; all that follow too where they are beyond ASCII, as several
-/// may make up one of the user's.
+/// The first character of a text, for a message. Beyond ASCII also those that follow, since several of them may encode
+/// one character of the user's.
 fn odd_part(text: &str) -> String {
-    let foreign = text.find(|c: char| c.is_ascii()).unwrap_or(text.len());
+    let beyond_ascii = text.find(|c: char| c.is_ascii()).unwrap_or(text.len());
     match text.chars().next() {
         Some(first) if first.is_ascii() => first.escape_default().to_string(),
-        _ => text[..foreign].to_string(),
+        _ => text[..beyond_ascii].to_string(),
     }
 }
 
@@ -270,7 +271,7 @@ fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure
     }
 }
 
-/// `Flat`, `sq` or `pq` of the grammar.
+/// The grammar's `Flat`, `sq` and `pq`; None for anything else.
 fn parse_plain_code(text: &str, dims: usize) -> Parsed<Option<Codec>> {
     let codec = match text {
         "Flat" => Codec::Flat,
@@ -319,7 +320,7 @@ fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Cod
         let reason = "\"r\" is for residuals to the centroids of lists";
         return refuse(format!("\"{text}\": {reason}; use PQ{parts}x4fs, or IVFn,PQ{parts}x4fsr"));
     }
-    // Blocks of 32 codes are FAISS's default; other sizes go through kernels that are seldom used.
+    // Blocks of 32 codes are FAISS's default; the kernels of other sizes are rarely used.
     let block = scan.eat("_32") || (!in_lists && scan.eat("_64"));
     if !scan.is_done() {
         return if block || !scan.0.starts_with('_') {
@@ -332,7 +333,7 @@ fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Cod
     Ok(Some(Codec::FastScan { parts }))
 }
 
-/// Whether `parts` divides the dimensions; else which numbers near it do.
+/// Err unless `parts` divides the dimensions; the error names the nearest numbers that do.
 fn check_parts(text: &str, parts: usize, dims: usize) -> Parsed<()> {
     if parts > 0 && dims.is_multiple_of(parts) {
         return Ok(());
@@ -350,7 +351,7 @@ fn check_parts(text: &str, parts: usize, dims: usize) -> Parsed<()> {
     refuse(format!("\"{text}\": {parts} is not a divisor of {dims} dimensions; {others}"))
 }
 
-/// What is left of a text that is being read.
+/// The unread rest of a text.
 pub(in crate::engine) struct Scan<'a>(pub(super) &'a str);
 
 impl Scan<'_> {
@@ -364,7 +365,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Decimal digits; what is too large to count with is as good as the largest number, which no limit lets through.
+    /// A decimal number. Numbers too large to compute with become one that exceeds every limit.
     pub(in crate::engine) fn number(&mut self) -> Option<usize> {
         let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = self.0.split_at(digits);

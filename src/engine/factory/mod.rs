@@ -1,9 +1,8 @@
-//! Factory strings: which ones the engine builds, what they make, what that costs to build, and which one `auto` stands
-//! for.
+//! Factory strings: the strings that the engine builds, the memory that a build takes, and the choice behind `auto`.
 //!
-//! `grammar` reads a string into a [`Recipe`], `additive_codec` the codes of additive quantisers in it; `refusals` and
-//! `spelling` explain a string that is refused. `build_memory` estimates a build from the recipe, and `auto_choice`
-//! chooses by such estimates.
+//! `grammar` parses a string into a [`Recipe`], `additive_codec` the codes of additive quantisers in it; `refusals` and
+//! `spelling` explain a refused string. `build_memory` estimates a build from the recipe, and `auto_choice` compares
+//! such estimates.
 
 mod additive_codec;
 mod auto_choice;

@@ -1,31 +1,31 @@
-//! What a factory string asks for, as the engine understands it, and what that costs to build.
+//! The parsed form of a factory string, with the training rows and the memory that each part needs.
 
 use super::additive_codec::Additive;
 use super::grammar;
 
-/// The most rows that are ever asked for as a training sample: more than that improves no quantiser noticeably
-/// and a million rows of 16,000 dimensions are already 64 GB.
+/// The largest training sample: more rows improve no quantiser noticeably, and a million rows of 16,000 dimensions are
+/// 64 GB.
 const MAX_SAMPLE_ROWS: usize = 1 << 20;
-/// Rows for each centroid that k-means looks at (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
+/// Rows for each centroid that k-means uses (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
 pub(in crate::engine) const ROWS_PER_CENTROID: usize = 256;
-/// Rows whose tables of distances to a product quantiser's centroids are there at once: see vekter_initialise.
+/// Rows whose tables of distances to a product quantiser's centroids exist at once: see vekter_initialise.
 const TABLE_ROWS: u64 = 256;
-/// From this width on of a subspace FAISS encodes through such tables (faiss/impl/ProductQuantizer.cpp).
+/// Width of a subspace from which on FAISS encodes through such tables (faiss/impl/ProductQuantizer.cpp).
 const TABLE_MIN_WIDTH: usize = 16;
-/// Columns that LAPACK works on at a time.
+/// Columns in a block of LAPACK's.
 const WORKSPACE_COLUMNS: usize = 64;
-/// Rows in one such call, at most.
+/// The most rows in one call of FAISS's `add`.
 pub(super) const BATCH_ROWS: usize = 16_384;
-/// What FAISS wants at least, and looks at at most, for each centroid (faiss/Clustering.h): of training rows of any
-/// kind, fewer than this share of those wanted do not train well.
+/// FAISS's minimum and maximum of training rows per centroid (faiss/Clustering.h). An index of any kind trains badly on
+/// a smaller share of the rows that it wants.
 const ENOUGH: (usize, usize) = (39, ROWS_PER_CENTROID);
 
-/// How many rows train an index.
+/// Numbers of training rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrainingRows {
-    /// With fewer FAISS refuses, or what it learns is nonsense.
+    /// With fewer rows FAISS fails, or learns nonsense.
     pub min: usize,
-    /// More bring nothing.
+    /// More rows do not improve the index.
     pub wanted: usize,
 }
 
@@ -34,13 +34,13 @@ impl TrainingRows {
         Self { min: self.min.max(other.min), wanted: self.wanted.max(other.wanted) }
     }
 
-    /// From so many on the index is as good as its kind.
+    /// From this number on an index is as good as its kind.
     pub fn enough(self) -> usize {
         (self.wanted / ENOUGH.1 * ENOUGH.0).max(self.min)
     }
 
-    /// With fewer, of a table of so many rows, it is a waste. Where a table has fewer than enough, half of them tell
-    /// hardly less than all.
+    /// The minimum for a table of `table_rows` rows. If that has fewer than [`TrainingRows::enough`], half of its rows
+    /// train hardly worse than all.
     pub fn least(self, table_rows: usize) -> usize {
         self.enough().min(table_rows / 2).max(self.min)
     }
@@ -50,7 +50,7 @@ impl TrainingRows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Codec {
     Flat,
-    /// `SQ`: each value in `bits`; `learns` its range, or has a fixed one.
+    /// `SQ`: each value in `bits`, over a range that is learnt (`learns`) or fixed.
     Scalar {
         bits: usize,
         learns: bool,
@@ -128,7 +128,7 @@ impl Codec {
         }
     }
 
-    /// Copies of training rows: a sample of them, then residuals, then one subspace.
+    /// Bytes of copies of the training rows: a sample of them, residuals, and one subspace.
     pub(in crate::engine) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let (most, part) = match self {
             Self::Flat => return 0,
@@ -150,7 +150,7 @@ impl Codec {
             | Self::Half
             | Self::Scalar { learns: false, .. }
             | Self::Signs { thresholds: false, .. } => TrainingRows::default(),
-            // Values outside the learnt range are cut off, so this wants many.
+            // Values outside the learnt range are clipped, so a large sample is needed.
             Self::Scalar { .. } => TrainingRows { min: 1, wanted: 1 << 16 },
             Self::Product { bits, .. } => TrainingRows { min: 1 << bits, wanted: ROWS_PER_CENTROID << bits },
             Self::FastScan { .. } => TrainingRows { min: 16, wanted: ROWS_PER_CENTROID << 4 },
@@ -163,16 +163,15 @@ impl Codec {
 /// How the codes are searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Structure {
-    /// All of them, one after the other.
+    /// Every code is compared.
     Scan,
-    /// `HNSW`: along `links` links a row and level (twice as many on the lowest).
+    /// `HNSW`: a graph with `links` links for each row and level (twice as many on the lowest level).
     Graph { links: usize },
-    /// `IVF`: those in the inverted lists whose centroids are nearest; found by a graph over the centroids if
-    /// `coarse_links` is there.
+    /// `IVF`: the codes in the nearest inverted lists, which a graph over the centroids finds if `coarse_links` is set.
     Lists { lists: usize, coarse_links: Option<usize> },
 }
 
-/// What a search looks at.
+/// The rows that a search compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Every row.
@@ -184,7 +183,7 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Of an index of this factory string; None for one that is not built.
+    /// For an index of this factory string; None if it cannot be built.
     pub fn of(factory: &str, dims: usize) -> Option<Self> {
         grammar::parse(factory, dims).ok().map(|recipe| recipe.reach())
     }
@@ -200,7 +199,7 @@ pub(in crate::engine) enum TransformKind {
     Pad,
 }
 
-/// A step before the index proper.
+/// A transform of the rows before the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) struct Transform {
     pub kind: TransformKind,
@@ -225,8 +224,8 @@ impl Transform {
         }
     }
 
-    /// What training it takes beside the matrix: LAPACK's copies of the covariance and its decomposition, in double
-    /// precision, and copies of the rows, centred, projected, decoded, multiplied (faiss/VectorTransform.cpp).
+    /// Bytes for training, without the matrix: LAPACK's copies of the covariance and its decomposition in double
+    /// precision, and copies of the rows (centred, projected, decoded, multiplied; faiss/VectorTransform.cpp).
     pub(in crate::engine) fn training_bytes(self, rows: usize) -> u64 {
         let (d_in, d_out) = (self.d_in, self.d_out);
         let bytes = match self.kind {
@@ -246,7 +245,7 @@ impl Transform {
         bytes as u64
     }
 
-    /// The matrix; of PCA also all axes, of which it keeps some.
+    /// Bytes of the matrix; PCA also stores all axes.
     pub(super) fn model_bytes(self) -> u64 {
         let matrix = 4 * (self.d_in * self.d_out) as u64;
         match self.kind {
@@ -258,7 +257,7 @@ impl Transform {
     }
 }
 
-/// A factory string, understood.
+/// A parsed factory string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::engine) struct Recipe {
     pub dims: usize,
@@ -299,26 +298,26 @@ impl Recipe {
         matches!(self.codec, Codec::Additive(additive) if additive.inner_product_only())
     }
 
-    /// Whether FAISS has taxicab distance for this: only among floats, and a graph over centroids is of their Euclidean
-    /// distances (`Level1Quantizer::train_q1`, faiss/IndexIVF.cpp).
+    /// Whether FAISS has taxicab distance for this index: only over floats, and not with a graph over the centroids,
+    /// which compares by Euclidean distance (`Level1Quantizer::train_q1`, faiss/IndexIVF.cpp).
     pub(in crate::engine) fn has_taxicab_distance(&self) -> bool {
         let is_flat = self.codec == Codec::Flat && matches!(self.refine, None | Some(Codec::Flat));
         is_flat && !matches!(self.structure, Structure::Lists { coarse_links: Some(_), .. })
     }
 
-    /// Training rows that the codec looks at, of those that lists or transforms want.
+    /// Training rows that the codec uses; lists and transforms may use more.
     pub(in crate::engine) fn codec_training_rows(&self) -> usize {
         self.codec.training_rows().wanted
     }
 
-    /// The Euclidean norm up to which rows can be indexed.
+    /// The longest row, by Euclidean norm, that can be indexed.
     ///
     /// Where distances overflow, k-means assigns rows to centroid -1 and writes there (faiss/Clustering.cpp), and a
-    /// graph's queue never empties (faiss/impl/HNSW.cpp); only a scan of plain floats bears it. Whitening stretches
-    /// by up to 1e6 (`tune_for_building` in building.cc), and sums over a sample add as much.
+    /// graph's queue never empties (faiss/impl/HNSW.cpp); only a scan of plain floats is safe. Whitening stretches by
+    /// up to 1e6 (`tune_for_building` in building.cc), and sums over a sample add as much.
     pub(in crate::engine) fn max_norm(&self) -> f64 {
         if [Some(self.codec), self.refine].contains(&Some(Codec::Half)) {
-            // 16-bit floats end at 65,504, and lists store differences.
+            // 16-bit floats end at 65,504, and lists store residuals.
             return 3e4;
         }
         if let Codec::Additive(additive) = self.codec

@@ -1,12 +1,12 @@
-//! Why a part of a factory string is refused, in words that lead to one that is not.
+//! Reasons why a part of a factory string is refused, each with an alternative.
 
-/// Why a part that the grammar does not know is refused: FAISS's other families each have a reason.
+/// The reason for a part that the grammar does not have; each of FAISS's other families has its own.
 pub(in crate::engine) fn reason_against(text: &str) -> String {
     let why = why_not(text).unwrap_or("it is not a FAISS index family that is known here");
     format!("could not use \"{text}\" as an index: {why}")
 }
 
-/// Why what stands behind lists is refused.
+/// The reason for a code after lists.
 pub(super) fn reason_against_code(text: &str) -> String {
     let why = if text.starts_with("HNSW") {
         "lists are no graphs; a graph over their centroids is IVFn_HNSW,Flat"
@@ -18,12 +18,12 @@ pub(super) fn reason_against_code(text: &str) -> String {
     format!("could not use \"{text}\" in inverted lists: {why}")
 }
 
-/// None: nothing is known of it.
+/// None for unknown text.
 fn why_not(text: &str) -> Option<&'static str> {
     why_not_family(text).or_else(|| why_not_form(text))
 }
 
-/// Of what FAISS has and vekter does not.
+/// Reasons for families that FAISS has and vekter does not.
 fn why_not_family(text: &str) -> Option<&'static str> {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| text.starts_with(prefix));
     Some(if text.contains("IDMap") {
@@ -57,7 +57,7 @@ fn why_not_family(text: &str) -> Option<&'static str> {
     })
 }
 
-/// Of a family that is known, but not in this form.
+/// Reasons for families that vekter has, but not in this form.
 fn why_not_form(text: &str) -> Option<&'static str> {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| text.starts_with(prefix));
     let head = text.split(',').next().unwrap_or(text);

@@ -1,8 +1,8 @@
-//! How factory strings are spelt: in any case, and what one may have meant that is none.
+//! The spelling of factory strings: canonical case, and a guess at the valid string behind a refused one.
 
 use super::auto_choice::AUTO;
 
-/// Words as FAISS spells them, of families that are refused as well. No two differ in case alone.
+/// Words in FAISS's spelling, including those of refused families. No two differ only in case.
 const WORDS: &[&str] = &[
     AUTO,
     "BFlat",
@@ -66,17 +66,17 @@ const WORDS: &[&str] = &[
     "t",
     "x",
 ];
-/// Shorter words are like too many others.
+/// Shorter words resemble too many others.
 const MIN_GUESSED_LETTERS: usize = 2;
 
-/// A factory string as FAISS spells it; what is no word of FAISS's stays as it is.
+/// A factory string in FAISS's spelling; unknown words stay as they are.
 ///
-/// SQL folds `WITH (factory = HNSW32)` to lower case, and several programs write it so.
+/// SQL folds `WITH (factory = HNSW32)` to lower case, and several programs write it in lower case.
 pub fn canonical(factory: &str) -> String {
     respelt(factory, |word| WORDS.iter().find(|known| known.eq_ignore_ascii_case(word)).copied())
 }
 
-/// What a string that is refused may have meant: the first of some guesses that `is_understood`.
+/// A valid string close to a refused one: the first of several guesses that `is_understood` accepts.
 pub(in crate::engine) fn meant(factory: &str, is_understood: impl Fn(&str) -> bool) -> Option<String> {
     let known = canonical(factory.trim()).replace(' ', "");
     let guessed = respelt(&known, |word| Some(nearest(word).unwrap_or(word)));
@@ -96,7 +96,7 @@ pub(in crate::engine) fn meant(factory: &str, is_understood: impl Fn(&str) -> bo
     complete.filter(|guess| guess != factory).find(|guess| is_understood(guess))
 }
 
-/// Each run of letters as `spelling` has it.
+/// Replaces each run of letters by its `spelling`.
 fn respelt<'a>(text: &'a str, spelling: impl Fn(&'a str) -> Option<&'a str>) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -138,7 +138,7 @@ fn is_one_step(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// With a comma before each part that stands right behind a number.
+/// Inserts a comma before each part that follows a number directly.
 fn separated(text: &str) -> String {
     let mut result = text.to_string();
     for part in ["Flat", "RFlat", "SQ", "PQ", "IVF", "HNSW", "RaBitQ"] {

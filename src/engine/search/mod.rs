@@ -1,6 +1,6 @@
-//! Searching an immutable index where its bytes lie ([`OpenIndex`]): one query (`open_index`), many at once
-//! (`query_batch`), its rows read back (`stored_rows`), and the parameters of a search ([`SearchParams`]) with their
-//! names in SQL (`param_names`).
+//! Searching an immutable index where its bytes lie ([`OpenIndex`]): one query (`open_index`), a batch of queries
+//! (`query_batch`), reading its rows back (`stored_rows`), the parameters of a search ([`SearchParams`]) and their text
+//! form (`param_names`).
 
 mod open_index;
 mod param_names;

@@ -1,4 +1,4 @@
-//! An immutable index over bytes that lie in memory already, usually in a mapped file.
+//! An immutable index over bytes in memory, usually a mapped file.
 
 use super::SearchParams;
 use crate::engine::build::norm;
@@ -7,10 +7,10 @@ use crate::engine::{EngineError, Metric};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Norm of the longest query of an index that is not a scan of plain floats: see `Recipe::max_norm`.
+/// The longest query, by norm, for any index but a scan of plain floats: see `Recipe::max_norm`.
 const MAX_QUERY_NORM: f64 = 1e12;
 
-/// Bytes that stay where they are and as they are for as long as this lives.
+/// Bytes that neither move nor change while this lives.
 pub trait MappedBytes: Send + Sync {
     /// The same slice at every call.
     fn bytes(&self) -> &[u8];
@@ -27,14 +27,14 @@ impl MappedBytes for Vec<u8> {
 pub struct Hit {
     /// Position of the row, in the order of adding.
     pub position: u64,
-    /// The operator's distance where [`OpenIndex::ranks_exactly`]; else the codec's estimate of it, or for `LSH` a
-    /// number that grows with the differing bits. Smaller is nearer, always.
+    /// The operator's distance where [`OpenIndex::ranks_exactly`], else the codec's estimate of it; for `LSH` a number
+    /// that grows with the differing bits. Smaller is always nearer.
     pub distance: f32,
 }
 
-/// An index that can be searched but not changed. Private memory holds its models (centroids, matrices, tables up to
-/// 2 MiB), 16 to 32 bytes for each inverted list and 12 for each row of a graph; codes of fast scan and RaBitQ without
-/// lists are copied too, since FAISS wants them aligned or owned. The rest is read where it lies.
+/// An index that can be searched but not changed. Private memory holds its models (centroids, matrices, tables up to 2
+/// MiB), 16 to 32 bytes for each inverted list and 12 for each row of a graph; fast-scan and RaBitQ codes without lists
+/// are copied too, since FAISS needs them aligned or owned. Everything else is read where it lies.
 pub struct OpenIndex {
     // Before `bytes`, since fields are dropped in order and the index points into them.
     index: Handle,
@@ -51,8 +51,8 @@ impl std::fmt::Debug for OpenIndex {
 
 impl OpenIndex {
     /// Opens what [`crate::engine::Builder::write`] wrote, at `range` of `bytes`, without copying its large arrays. The
-    /// caller has checked the bytes' checksum; `Corrupt` means that they are not an index of this metric, or that its
-    /// parts do not fit each other.
+    /// caller has verified the bytes' checksum; `Corrupt` means that they are not an index of this metric, or that its
+    /// parts do not fit together.
     pub fn open(
         bytes: Arc<dyn MappedBytes>,
         range: Range<usize>,
@@ -106,19 +106,18 @@ impl OpenIndex {
         usize::try_from(self.about.lists).unwrap_or(0)
     }
 
-    /// Whether the distances that a search returns are the operator's, up to rounding: float vectors are stored, and
-    /// no transform stands before them. Otherwise the caller ranks again by the rows themselves.
+    /// Whether a search returns the operator's distances, up to rounding: float vectors are stored, without a
+    /// transform. Otherwise the caller ranks the hits again by the rows themselves.
     pub fn ranks_exactly(&self) -> bool {
         self.about.ranks_exactly != 0
     }
 
-    /// Whether a search with k = rows finds every row whatever the parameters: the index compares all rows with
-    /// every query.
+    /// Whether a search with k = rows finds every row, whatever the parameters: each query is compared with all rows.
     pub fn is_exhaustive(&self) -> bool {
         self.about.scans_all != 0
     }
 
-    /// The parameters beyond which nothing more is found.
+    /// The widest useful parameters: wider ones find nothing more.
     pub fn max_useful(&self) -> SearchParams {
         let rows = self.rows().max(1);
         SearchParams {
@@ -136,7 +135,7 @@ impl OpenIndex {
     }
 
     /// The nearest rows of a prepared query (d values), at most k, nearest first, each once, on this thread. `dead` is
-    /// a bitmap by position, least significant bit first, 1 = dead (rows beyond its end are alive); a dead row is never
+    /// a bitmap by position, least significant bit first, 1 = dead (rows beyond its end are alive); dead rows are never
     /// found.
     pub fn search(
         &self,
@@ -162,7 +161,7 @@ pub(in crate::engine) fn search(
     })
 }
 
-/// The nearest by their codes, whatever is stored beside these; distances are FAISS's.
+/// The nearest rows by their codes, without refinement; distances are FAISS's.
 pub(in crate::engine) fn search_raw(
     index: &Handle,
     query: &[f32],
@@ -173,7 +172,7 @@ pub(in crate::engine) fn search_raw(
     search_with(index, query, k, params, dead, true, &|_, distance| distance)
 }
 
-/// `distance_of`: FAISS's metric and distance value to what a hit shows.
+/// `distance_of` turns FAISS's metric and distance value into a hit's distance.
 fn search_with(
     index: &Handle,
     query: &[f32],
@@ -190,10 +189,10 @@ fn search_with(
     if k == 0 {
         return Ok(Vec::new());
     }
-    let native = native_params(params, &about, dead.unwrap_or_default(), rows)?;
+    let native = ffi_params(params, &about, dead.unwrap_or_default(), rows)?;
     let k_factor = if is_raw { 1.0 } else { native.k_factor };
     let params = ffi::SearchParams { unrefined: i32::from(is_raw), k_factor, ..native };
-    // As large as the index, if all of it is wanted.
+    // May be as large as the index.
     let (mut distances, mut positions, mut found) = (zeros::<f32>(k)?, zeros::<i64>(k)?, 0i64);
     // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
     // outlives the call.
@@ -212,7 +211,7 @@ fn search_with(
     checked_hits(&about, &positions, &distances, found, distance_of)
 }
 
-/// Whether FAISS can take the query.
+/// Err if the query does not fit the index, or would overflow in it.
 pub(super) fn check_query(about: &Description, query: &[f32]) -> Result<(), EngineError> {
     if usize::try_from(about.dims).ok() != Some(query.len()) {
         return Err(EngineError::bad_parameter(format!(
@@ -233,7 +232,7 @@ pub(super) fn check_query(about: &Description, query: &[f32]) -> Result<(), Engi
     Ok(())
 }
 
-/// The first `found` of what FAISS answered. `distance_of`: FAISS's metric and distance value to what a hit shows.
+/// The first `found` of FAISS's answers. `distance_of` turns FAISS's metric and distance value into a hit's distance.
 pub(super) fn checked_hits(
     about: &Description,
     positions: &[i64],
@@ -257,14 +256,14 @@ pub(in crate::engine) fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T
     Ok(values)
 }
 
-/// An empty vector with room for `count` elements. Rust's own way to get it ends the process where there is no memory.
+/// An empty vector with room for `count` elements, or an error where `Vec::with_capacity` would end the process.
 pub(super) fn with_room<T>(count: usize) -> Result<Vec<T>, EngineError> {
     let mut values = Vec::new();
     values.try_reserve_exact(count).map_err(|_| EngineError::OutOfMemory)?;
     Ok(values)
 }
 
-pub(super) fn native_params(
+pub(super) fn ffi_params(
     params: &SearchParams,
     about: &Description,
     dead: &[u8],
@@ -280,15 +279,15 @@ pub(super) fn native_params(
     if nprobe == 0 || ef_search == 0 || !(k_factor.is_finite() && k_factor >= 1.0) {
         return Err(EngineError::bad_parameter("nprobe, ef_search and k_factor must be at least 1"));
     }
-    // Bits beyond the last row count for nothing.
+    // Bits beyond the last row are ignored.
     let dead = &dead[..dead.len().min(rows.div_ceil(8))];
     let dead_rows: u32 = dead.iter().map(|byte| byte.count_ones()).sum();
     Ok(ffi::SearchParams {
         nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
         ef_search: i64::try_from(ef_search.min(rows)).unwrap_or(i64::MAX),
         k_factor,
-        quantizer_ef_search: native_size(params.quantizer_ef_search),
-        max_codes: native_size(params.max_codes),
+        quantizer_ef_search: ffi_size(params.quantizer_ef_search),
+        max_codes: ffi_size(params.max_codes),
         hamming_threshold: params.hamming_threshold.map_or(0, |bits| i32::try_from(bits).unwrap_or(i32::MAX)),
         query_bits: i32::from(params.query_bits.unwrap_or(SearchParams::DEFAULT_QUERY_BITS)),
         unrefined: 0,
@@ -298,11 +297,11 @@ pub(super) fn native_params(
     })
 }
 
-fn native_size(value: Option<usize>) -> i64 {
+fn ffi_size(value: Option<usize>) -> i64 {
     value.map_or(0, |value| i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// Keeps the nearest hit of each position. No FAISS index repeats one, but bytes could.
+/// Keeps the nearest hit of each position. No FAISS index repeats a position, but damaged bytes could.
 fn drop_repeated(hits: &mut Vec<Hit>) -> Result<(), EngineError> {
     let mut positions: Vec<u64> = with_room(hits.len())?;
     positions.extend(hits.iter().map(|hit| hit.position));

@@ -1,4 +1,4 @@
-//! Search parameters as text, in FAISS's own syntax (`nprobe=32,efSearch=64`), and which of them an index takes.
+//! Search parameters as text, in FAISS's syntax (`nprobe=32,efSearch=64`), and the parameters that an index has.
 
 use super::SearchParams;
 use crate::engine::Metric;
@@ -38,16 +38,16 @@ impl ParamName {
         }
     }
 
-    /// In any case, as SQL has its names.
+    /// Case does not matter, as for SQL's names.
     fn from_text(text: &str) -> Option<Self> {
         match text {
-            // As FAISS calls it where it refines.
+            // FAISS's name for it with refinement.
             _ if text.eq_ignore_ascii_case("k_factor_rf") => Some(KFactor),
             _ => Self::ALL.into_iter().find(|name| name.text().eq_ignore_ascii_case(text)),
         }
     }
 
-    /// What a value must be, as a clause.
+    /// The valid values, as a clause.
     fn expected(self) -> &'static str {
         match self {
             Nprobe | EfSearch | QuantizerEfSearch | HammingThreshold => "an integer from 1 to 2147483647",
@@ -58,16 +58,16 @@ impl ParamName {
     }
 }
 
-/// Which search parameters an index takes.
+/// The search parameters that an index has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownParams {
     names: Vec<ParamName>,
-    /// Whose they are; None: those of any index.
+    /// The factory string of the index; None: any index.
     factory: Option<String>,
 }
 
 impl KnownParams {
-    /// Those that some index takes.
+    /// The parameters of any index.
     pub fn any() -> Self {
         Self { names: ParamName::ALL.to_vec(), factory: None }
     }
@@ -100,8 +100,8 @@ impl KnownParams {
         self.names.contains(&name)
     }
 
-    /// `name` as this index means it: FAISS lets `efSearch` be that of the graph over centroids where there is no
-    /// other.
+    /// The parameter that `name` means to this index: FAISS reads `efSearch` as that of the graph over centroids where
+    /// there is no other graph.
     fn meaning(&self, name: ParamName) -> Option<ParamName> {
         match name {
             EfSearch if !self.takes(EfSearch) => self.takes(QuantizerEfSearch).then_some(QuantizerEfSearch),
@@ -110,7 +110,7 @@ impl KnownParams {
     }
 }
 
-/// A sentence that lists them.
+/// A sentence that lists the parameters.
 impl fmt::Display for KnownParams {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.names.iter().map(|name| name.text()).collect::<Vec<_>>().join(", ");
@@ -165,7 +165,7 @@ fn is_eight_bits(sizes: &str) -> bool {
     bits == "8" && !parts.is_empty() && parts.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Why a text is not the search parameters of an index.
+/// Errors in a text of search parameters.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParamsError {
     #[error("search parameter \"{part}\" is not of the form name=value")]
@@ -181,7 +181,7 @@ pub enum ParamsError {
 }
 
 impl ParamsError {
-    /// A sentence that tells what would do.
+    /// A sentence about valid input.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::Malformed { known, .. } | Self::Unknown { known, .. } | Self::Unfitting { known, .. } => {
@@ -194,7 +194,7 @@ impl ParamsError {
 }
 
 impl SearchParams {
-    /// Reads `name=value` pairs between commas or blanks. Each must be one that `known` has.
+    /// Parses `name=value` pairs between commas or blanks. Each name must be in `known`.
     pub fn parse(text: &str, known: &KnownParams) -> Result<Self, ParamsError> {
         let mut params = SearchParams::default();
         let mut seen = Vec::new();
@@ -220,7 +220,7 @@ impl SearchParams {
         Ok(params)
     }
 
-    /// None: the value is not one of this parameter.
+    /// None if the value is not valid for this parameter.
     fn set(&mut self, name: ParamName, value: &str) -> Option<()> {
         let integer =
             |least: i32| value.parse::<i32>().ok().filter(|&number| number >= least).map(i32::unsigned_abs);
@@ -241,7 +241,7 @@ impl SearchParams {
     }
 }
 
-/// As [`SearchParams::parse`] reads it.
+/// The text that [`SearchParams::parse`] reads.
 impl fmt::Display for SearchParams {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = |name: ParamName| match name {
@@ -259,7 +259,8 @@ impl fmt::Display for SearchParams {
     }
 }
 
-/// A user's text, cut where it is long; not among characters beyond ASCII, as several may make up one of the user's.
+/// A user's text, truncated if it is long; not within a run of characters beyond ASCII, as several of them may encode
+/// one character of the user's.
 fn quoted(text: &str) -> String {
     let Some((most, _)) = text.char_indices().nth(MAX_QUOTED_CHARS) else {
         return text.to_string();

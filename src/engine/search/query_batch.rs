@@ -1,4 +1,4 @@
-//! Many queries at once, on several threads.
+//! Batches of queries, on several threads.
 
 use super::SearchParams;
 use super::open_index::{self, Hit, OpenIndex, zeros};
@@ -7,8 +7,8 @@ use crate::engine::{EngineError, Metric};
 
 impl OpenIndex {
     /// [`OpenIndex::search`] for each of the prepared `queries` (row-major, n x d values), with the same answers, on
-    /// the OpenMP threads of this thread: see [`crate::engine::on_worker`]. None for a query for which
-    /// that is a `BadParameter`; other queries do not suffer from it.
+    /// the calling thread's OpenMP threads (see [`crate::engine::on_worker`]). None for a query that is a
+    /// `BadParameter`; the others are answered.
     pub fn search_each(
         &self,
         queries: &[f32],
@@ -45,7 +45,7 @@ impl OpenIndex {
         if k == 0 {
             return Ok(vec![Vec::new(); count]);
         }
-        let params = open_index::native_params(params, about, dead.unwrap_or_default(), rows)?;
+        let params = open_index::ffi_params(params, about, dead.unwrap_or_default(), rows)?;
         let values = count.checked_mul(k).ok_or(EngineError::OutOfMemory)?;
         let (mut distances, mut positions) = (zeros::<f32>(values)?, zeros::<i64>(values)?);
         let mut found = zeros::<i64>(count)?;
@@ -75,8 +75,8 @@ impl OpenIndex {
 }
 
 impl Metric {
-    /// [`Metric::distances`] for each of the prepared `queries` (row-major, n x d values), one after the other, on the
-    /// OpenMP threads of this thread.
+    /// [`Metric::distances`] for each of the prepared `queries` (row-major, n x d values) in order, on the calling
+    /// thread's OpenMP threads.
     ///
     /// Panics unless `dims` is not 0, and both slices hold whole rows of that many values.
     pub fn distances_each(self, dims: usize, queries: &[f32], rows: &[f32]) -> Result<Vec<f32>, EngineError> {

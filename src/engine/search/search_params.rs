@@ -1,30 +1,30 @@
-//! How hard a search looks.
+//! The parameters of a search.
 //!
 //! The defaults come from `tests/engine/measure.rs` on 115,659 sentence embeddings of 384 dimensions, where they reach
 //! a recall@10 of 0.991 with `HNSW32`, 0.966 with `IVF512,Flat` and 0.964 with `IVF512,PQ96x4fs,RFlat`.
 
-/// Search effort; `None` is the default of the index at hand, and what an index type does not know it ignores.
+/// Search parameters; `None` stands for the index's default. An index type ignores those that it does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SearchParams {
-    /// Inverted lists that are scanned, of `IVF`; default [`SearchParams::default_nprobe`].
+    /// `IVF`: inverted lists to scan; default [`SearchParams::default_nprobe`].
     pub nprobe: Option<usize>,
-    /// Length of the queue of candidates, of `HNSW`; at least k; default [`SearchParams::DEFAULT_EF_SEARCH`].
+    /// `HNSW`: length of the queue of candidates; at least k; default [`SearchParams::DEFAULT_EF_SEARCH`].
     pub ef_search: Option<usize>,
-    /// Candidates for each result that is asked for, of `RFlat` and `Refine`; at least 1; default
+    /// `RFlat`, `Refine` and lossy codes: candidates for each wanted result; at least 1; default
     /// [`SearchParams::DEFAULT_K_FACTOR`].
     pub k_factor: Option<f32>,
-    /// Length of the queue of candidates where a graph over the centroids finds the lists, of `IVF..._HNSW`; default
-    /// twice the lists that are scanned, and at least 64.
+    /// `IVF..._HNSW`: length of the queue in the graph over the centroids; default
+    /// [`SearchParams::default_coarse_queue`].
     pub quantizer_ef_search: Option<usize>,
-    /// Rows after which no other list is begun, of `IVF`; 0 and default: no limit.
+    /// `IVF`: rows after which no further list is scanned; 0 and default: no limit.
     pub max_codes: Option<usize>,
-    /// Bits in which a code may differ from the query's to be compared at all, of `PQ` of 8 bits without lists
-    /// under L2; default: any.
+    /// `PQ` of 8 bits without lists, under L2: codes that differ from the query's in more bits are skipped; default:
+    /// none.
     pub hamming_threshold: Option<u32>,
-    /// Bits of each query value that are compared with `RaBitQ`'s signs; 0: floats.
+    /// `RaBitQ`: bits of each query value that are compared with the signs; 0: floats.
     pub query_bits: Option<u8>,
-    /// The share of the true neighbours that is to be found, above 0 and up to 1: whoever knows the index's operating
-    /// points fills in by it what the fields above leave open ([`crate::engine::choose`]). Nothing to FAISS.
+    /// Target recall, above 0 and up to 1. FAISS does not see it: the caller fills the fields above from the index's
+    /// operating points ([`crate::engine::choose`]).
     pub recall: Option<f64>,
 }
 
@@ -35,18 +35,18 @@ impl SearchParams {
     /// thirtieth of the speed.
     pub const DEFAULT_QUERY_BITS: u8 = 4;
 
-    /// Lists scanned of `lists`: all of a few, then in proportion to the square root, since with lists = O(sqrt(rows))
-    /// that keeps recall level while the scanned share of the rows falls.
+    /// The default nprobe for `lists` lists: all of a few, then in proportion to the square root. With lists =
+    /// O(sqrt(rows)) that keeps recall level while the scanned share of the rows falls.
     pub fn default_nprobe(lists: usize) -> usize {
         ((2.0 * (lists as f64).sqrt()).ceil() as usize).clamp(1, lists.max(1))
     }
 
-    /// The queue of a search for `nprobe` lists among the centroids: as in `Coarse` of searching.cc.
+    /// The default queue for a search of the graph over the centroids that finds `nprobe` lists.
     pub fn default_coarse_queue(nprobe: usize) -> usize {
         nprobe.saturating_mul(2).max(64)
     }
 
-    /// These, and where they say nothing, those of `farther`.
+    /// These parameters, with missing ones taken from `farther`.
     #[must_use]
     pub fn or(self, farther: Self) -> Self {
         Self {
@@ -61,14 +61,13 @@ impl SearchParams {
         }
     }
 
-    /// As [`SearchParams::or`], but a recall that is asked here is not overruled by parameters that were named farther
-    /// away.
+    /// As [`SearchParams::or`], but parameters of `farther` do not override a recall that is set here.
     #[must_use]
     pub fn before(self, farther: Self) -> Self {
         if self.recall.is_some() { self } else { self.or(farther) }
     }
 
-    /// What a scan asks with when it needs more rows than the last search gave: twice the effort, up to all of
+    /// The parameters for a scan that needs more rows than its last search returned: twice the effort, at most all of
     /// `lists` inverted lists (0: none) and `rows` rows.
     #[must_use]
     pub fn widened(&self, lists: usize, rows: usize) -> Self {
@@ -79,7 +78,7 @@ impl SearchParams {
             k_factor: self.k_factor,
             quantizer_ef_search: self.quantizer_ef_search.map(|width| double(width, lists)),
             max_codes: self.max_codes.map(|codes| if codes == 0 { 0 } else { double(codes, rows) }),
-            // What it leaves out it leaves out at any effort.
+            // It skips the same codes at any effort.
             hamming_threshold: None,
             query_bits: self.query_bits,
             recall: self.recall,

@@ -1,22 +1,22 @@
-//! Reading the rows of an opened index back, for an index that is built of others.
+//! Reading the rows of an opened index back, to build another index of them.
 
 use super::open_index::{OpenIndex, with_room, zeros};
 use crate::engine::shim::ffi;
 use crate::engine::{EngineError, is_interrupted};
 
-/// Values in a batch, at most: more bring nothing, and each takes memory.
+/// The most values in a batch: larger ones only take memory.
 const MAX_BATCH_VALUES: usize = 4 << 20;
 
 impl OpenIndex {
-    /// Whether [`OpenIndex::all_rows`] and [`OpenIndex::rows_at`] give the rows bit by bit as they were added: they
-    /// are stored as floats with no transform before them, be it only for refinement.
+    /// Whether [`OpenIndex::all_rows`] and [`OpenIndex::rows_at`] return the added rows bit by bit: they are stored as
+    /// floats, if only for refinement, without a transform.
     pub fn stores_rows(&self) -> bool {
         self.about().stores_rows != 0
     }
 
-    /// Whether rows can be read back at all. Not where a transform cannot be undone (whitening, ITQ), unless rows are
-    /// stored beside for refinement. Of `L2norm` the direction comes back, of `LSH` the signs. Takes d^2 steps for
-    /// each matrix.
+    /// Whether rows can be read back at all. A transform that cannot be undone (whitening, ITQ) prevents it, unless
+    /// rows are stored for refinement too. `L2norm` loses the length, `LSH` all but the signs. Takes d^2 steps for each
+    /// matrix.
     pub fn can_decode(&self) -> bool {
         let mut can = 0;
         // SAFETY: the handle is a live index, and the result is a local.
@@ -24,12 +24,12 @@ impl OpenIndex {
         code == ffi::OK && can != 0
     }
 
-    /// Shows `visit` the positions and the rows (row-major, d values each, in the prepared form that was added) of
-    /// at most `batch_rows` rows at a time, each row once, in whatever order they are stored: by inverted lists, or
-    /// by position where there are none. Where not [`OpenIndex::stores_rows`], a row is what its code says.
-    /// `visit` returns whether to go on. Looks at the interrupt flag between batches.
+    /// Passes positions and rows (row-major, d values each, in the prepared form that was added) to `visit`, at most
+    /// `batch_rows` rows at a time, each row once, in the order in which they are stored: by inverted lists, or by
+    /// position. Unless [`OpenIndex::stores_rows`], rows are decoded. `visit` returns whether to continue. Polls the
+    /// interrupt flag between batches.
     ///
-    /// Errors: `Refused` unless [`OpenIndex::can_decode`], `Corrupt` where positions do not make up the index,
+    /// Errors: `Refused` unless [`OpenIndex::can_decode`], `Corrupt` where positions are missing or repeated,
     /// `OutOfMemory`.
     pub fn all_rows(
         &self,
@@ -42,7 +42,7 @@ impl OpenIndex {
         let (mut positions, mut values) = (zeros::<i64>(limit)?, zeros::<f32>(limit * dims)?);
         let mut seen = Seen::new(self.index_rows())?;
         let mut batch = with_room(limit)?;
-        let mut cursor = ffi::Cursor::default();
+        let mut cursor = ffi::RowCursor::default();
         loop {
             if is_interrupted() {
                 return Err(EngineError::Interrupted);
@@ -73,11 +73,11 @@ impl OpenIndex {
         }
     }
 
-    /// Appends the rows at `positions` to `out`, as [`OpenIndex::all_rows`] would show them. Inverted lists know no
-    /// positions, so there (unless refined) each call reads the ids of all rows: ask for many at once.
+    /// Appends the rows at `positions` to `out`, as [`OpenIndex::all_rows`] returns them. Inverted lists are not
+    /// ordered by position, so there (unless refined) each call reads the ids of all rows: ask for many at once.
     ///
-    /// Errors: `BadParameter` for a position that does not exist, else as in [`OpenIndex::all_rows`]; then `out` is
-    /// as it was.
+    /// Errors: `BadParameter` for a position that does not exist, else as in [`OpenIndex::all_rows`]; `out` is then
+    /// unchanged.
     pub fn rows_at(&self, positions: &[u64], out: &mut Vec<f32>) -> Result<(), EngineError> {
         self.check_decodes()?;
         if let Some(position) = positions.iter().find(|&&position| position >= self.rows()) {
@@ -106,9 +106,10 @@ impl OpenIndex {
         outcome
     }
 
-    /// The operator's distances of a prepared query (d values) to the rows at `positions`, which ascend, up to
-    /// rounding; None where the index does not hold its rows as floats, be it only for refinement. Inverted lists know
-    /// no positions, so there each call reads the ids of all rows: ask for many at once. Looks at the interrupt flag.
+    /// The operator's distances, up to rounding, of a prepared query (d values) to the rows at `positions`, which
+    /// ascend. None where the index does not store its rows as floats, not even for refinement. Inverted lists are not
+    /// ordered by position, so there each call reads the ids of all rows: ask for many at once. Polls the interrupt
+    /// flag.
     ///
     /// Errors: `BadParameter` for positions that do not ascend or exist, or a query of other dimensions, `OutOfMemory`,
     /// `Interrupted`.
@@ -147,8 +148,8 @@ impl OpenIndex {
         Ok(Some(distances))
     }
 
-    /// How unequal the inverted lists are: rows that a query with nprobe = 1 scans on average, if rows and queries
-    /// are distributed alike, divided by those of lists of equal length (FAISS's `imbalance_factor`). 1 is perfect.
+    /// The imbalance of the inverted lists (FAISS's `imbalance_factor`): the rows that a query with nprobe = 1 scans on
+    /// average, if rows and queries are distributed alike, divided by the same for lists of equal length. 1 is perfect.
     /// None where there are no lists, or no rows in them.
     pub fn imbalance(&self) -> Option<f32> {
         let mut factor = 0.0;
@@ -171,7 +172,7 @@ impl OpenIndex {
     }
 }
 
-/// Positions that came: FAISS's labels are bytes like any others.
+/// Positions that were returned so far: FAISS's labels are read from bytes and need checking.
 struct Seen {
     bitmap: Vec<u64>,
     rows: usize,

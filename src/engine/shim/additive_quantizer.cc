@@ -43,26 +43,26 @@ constexpr float MAX_LEARNT_NORM = 1e7f;
 constexpr size_t MAX_BITS = 12;
 
 // LSQ's encoder, in steps that can be interrupted.
-struct PatientEncoder : faiss::lsq::IcmEncoder {
+struct InterruptibleEncoder : faiss::lsq::IcmEncoder {
     using IcmEncoder::IcmEncoder;
 
     void set_binary_term() override {
-        throw_if_interrupted();
+        check_interrupts();
         IcmEncoder::set_binary_term();
-        throw_if_interrupted();
+        check_interrupts();
     }
     void encode(int32_t* codes, const float* values, std::mt19937& random, size_t rows, size_t rounds) const override {
         for (size_t start = 0; start < rows; start += ENCODED_ROWS) {
-            throw_if_interrupted();
+            check_interrupts();
             const size_t count = std::min(ENCODED_ROWS, rows - start);
             IcmEncoder::encode(codes + start * lsq->M, values + start * lsq->d, random, count, rounds);
         }
     }
 };
 
-struct PatientEncoders : faiss::lsq::IcmEncoderFactory {
+struct InterruptibleEncoders : faiss::lsq::IcmEncoderFactory {
     faiss::lsq::IcmEncoder* get(const LocalSearchQuantizer* quantizer) override {
-        return new PatientEncoder(quantizer);
+        return new InterruptibleEncoder(quantizer);
     }
 };
 
@@ -104,7 +104,7 @@ void tune(AdditiveQuantizer& quantizer, size_t parts) {
         tune_residual(*residual, parts);
     } else if (auto* search = dynamic_cast<LocalSearchQuantizer*>(&quantizer)) {
         if (!search->icm_encoder_factory) {
-            search->icm_encoder_factory = new PatientEncoders;
+            search->icm_encoder_factory = new InterruptibleEncoders;
         }
     } else if (auto* product = dynamic_cast<ProductAdditiveQuantizer*>(&quantizer)) {
         for (AdditiveQuantizer* part : product->quantizers) {
@@ -187,7 +187,7 @@ void train_additive(Index* index, idx_t rows, const float* values, idx_t encoder
     if (lists) {
         lists->train_q1(rows, values, false, lists->metric_type);
     }
-    throw_if_interrupted();
+    check_interrupts();
     check_norms(*additive_quantizer(*index), rows, values);
     std::vector<float> sample;
     if (count < rows) {

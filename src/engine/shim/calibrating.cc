@@ -58,7 +58,7 @@ faiss::HNSW* graph_of(Index& index) {
 
 } // namespace
 
-std::vector<Link> unlink(Index& index, const uint8_t* hidden, size_t hidden_bytes) {
+std::vector<Link> remove_links(Index& index, const uint8_t* hidden, size_t hidden_bytes) {
     std::vector<Link> links;
     faiss::HNSW* graph = graph_of(index);
     if (!graph) {
@@ -71,7 +71,7 @@ std::vector<Link> unlink(Index& index, const uint8_t* hidden, size_t hidden_byte
     auto& neighbors = graph->neighbors;
     for (size_t place = 0; place < neighbors.size(); place++) {
         if (place % (size_t{1} << 24) == 0) {
-            throw_if_interrupted();
+            check_interrupts();
         }
         if (is_hidden(neighbors[place])) {
             links.push_back({place, neighbors[place]});
@@ -88,7 +88,7 @@ std::vector<Link> unlink(Index& index, const uint8_t* hidden, size_t hidden_byte
     return links;
 }
 
-void relink(Index& index, const std::vector<Link>& links) noexcept {
+void restore_links(Index& index, const std::vector<Link>& links) noexcept {
     faiss::HNSW* graph = graph_of(index);
     for (const Link& link : links) {
         graph->neighbors[link.place] = link.row;
@@ -99,7 +99,7 @@ void lists_by_position(const Index& index, int32_t* lists) {
     const faiss::IndexIVF& inverted = *lists_of(index, nullptr).inverted;
     std::fill(lists, lists + inverted.ntotal, -1);
     for (size_t list = 0; list < inverted.nlist; list++) {
-        throw_if_interrupted();
+        check_interrupts();
         const size_t size = inverted.invlists->list_size(list);
         faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
         for (size_t i = 0; i < size; i++) {

@@ -19,9 +19,9 @@ pub struct Index {
     opaque: [u8; 0],
 }
 
-/// Links that were taken out of a graph.
+/// Links that were removed from a graph.
 #[repr(C)]
-pub struct Links {
+pub struct RemovedLinks {
     opaque: [u8; 0],
 }
 
@@ -51,7 +51,7 @@ pub struct WrittenParams {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor {
+pub struct RowCursor {
     pub list: usize,
     pub offset: usize,
 }
@@ -78,9 +78,9 @@ unsafe extern "C" {
     pub fn vekter_message() -> *const c_char;
     pub fn vekter_initialise(interrupted: extern "C" fn() -> bool) -> c_int;
     pub fn vekter_set_threads(threads: c_int);
-    pub fn vekter_start_team(threads: c_int);
+    pub fn vekter_start_openmp_threads(threads: c_int);
     pub fn vekter_skip_destructors(status: c_int);
-    pub fn vekter_give_way();
+    pub fn vekter_lower_priority();
     pub fn vekter_block_signals(previous: *mut c_void, previous_bytes: usize) -> c_int;
     pub fn vekter_restore_signals(previous: *const c_void) -> c_int;
     pub fn vekter_index_new(factory: *const c_char, dims: i32, metric: i32, index: *mut *mut Index) -> c_int;
@@ -132,7 +132,7 @@ unsafe extern "C" {
     pub fn vekter_index_can_decode(index: *const Index, can: *mut i32) -> c_int;
     pub fn vekter_index_next_rows(
         index: *const Index,
-        cursor: *mut Cursor,
+        cursor: *mut RowCursor,
         limit: usize,
         positions: *mut i64,
         values: *mut f32,
@@ -166,13 +166,13 @@ unsafe extern "C" {
         count: i64,
         lists: *mut i64,
     ) -> c_int;
-    pub fn vekter_index_unlink(
+    pub fn vekter_index_remove_links(
         index: *mut Index,
         hidden: *const u8,
         hidden_bytes: usize,
-        links: *mut *mut Links,
+        links: *mut *mut RemovedLinks,
     ) -> c_int;
-    pub fn vekter_index_relink(index: *mut Index, links: *mut Links);
+    pub fn vekter_index_restore_links(index: *mut Index, links: *mut RemovedLinks);
     pub fn vekter_nearest_rows(
         queries: *const f32,
         query_count: i64,

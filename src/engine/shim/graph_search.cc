@@ -20,7 +20,7 @@ namespace vekter {
 
 namespace {
 
-using Candidates = std::vector<Candidate>;
+using Hits = std::vector<Hit>;
 using Graph = faiss::HNSW;
 
 // Up to here FAISS's queue is the faster one.
@@ -40,7 +40,7 @@ std::unique_ptr<faiss::DistanceComputer> distances_to(const faiss::IndexHNSW& in
 }
 
 // FAISS's own.
-Candidates search_shortly(
+Hits search_shortly(
         const Graph& graph,
         faiss::DistanceComputer& distances,
         faiss::VisitedTable& visited,
@@ -58,7 +58,7 @@ Candidates search_shortly(
     result.begin(0);
     graph.search(distances, result, visited, &with);
     result.end();
-    Candidates found;
+    Hits found;
     found.reserve(k);
     for (size_t i = 0; i < k; i++) {
         if (positions[i] != -1) {
@@ -76,15 +76,15 @@ struct LongSearch {
     const faiss::IDSelector* alive;
     const size_t k, queue;
     // Rows whose links were not followed yet, nearest first.
-    std::priority_queue<Candidate, Candidates, std::greater<>> open;
+    std::priority_queue<Hit, Hits, std::greater<>> open;
     // Keys of the nearest so far, dead or alive, farthest first: a row behind as many as the queue holds is of no use.
     std::priority_queue<float> nearest;
     // The nearest living rows so far, farthest first.
-    std::priority_queue<Candidate> found;
+    std::priority_queue<Hit> found;
 
     void meet(idx_t row, float key) {
         if ((!alive || alive->is_member(row)) && key < std::numeric_limits<float>::infinity()) {
-            const Candidate candidate{key, row};
+            const Hit candidate{key, row};
             if (found.size() < k) {
                 found.push(candidate);
             } else if (candidate < found.top()) {
@@ -141,9 +141,9 @@ struct LongSearch {
         meet(entry, key);
         for (size_t step = 0; !open.empty(); step++) {
             if (step % INTERRUPTIBLE_STEPS == 0) {
-                throw_if_interrupted();
+                check_interrupts();
             }
-            const Candidate next = open.top();
+            const Hit next = open.top();
             if (nearest.size() == queue && next.key > nearest.top()) {
                 break;
             }
@@ -152,8 +152,8 @@ struct LongSearch {
         }
     }
 
-    Candidates sorted() {
-        Candidates sorted(found.size());
+    Hits sorted() {
+        Hits sorted(found.size());
         for (size_t i = sorted.size(); i-- > 0;) {
             sorted[i] = found.top();
             found.pop();
@@ -164,7 +164,7 @@ struct LongSearch {
 
 } // namespace
 
-Candidates search_graph(
+Hits search_graph(
         const faiss::IndexHNSW& index,
         const float* query,
         size_t k,

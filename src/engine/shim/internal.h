@@ -29,7 +29,7 @@ using faiss::Index;
 // What FAISS throws when its interrupt callback says stop, word for word (faiss/impl/AuxIndexStructures.cpp).
 constexpr char INTERRUPTED[] = "computation interrupted";
 
-void throw_if_interrupted();
+void check_interrupts();
 // Throws `what`, as the reason that a user sees.
 void require(bool condition, const char* what);
 // Rows and queries come bounded, but a transform that learnt from odd rows may make anything of them.
@@ -75,8 +75,8 @@ struct Link {
     int32_t row;
 };
 // Lets no link of a graph lead to the rows of a bitmap any more, but those to its entry. Returns the links that did.
-std::vector<Link> unlink(Index& index, const uint8_t* hidden, size_t hidden_bytes);
-void relink(Index& index, const std::vector<Link>& links) noexcept;
+std::vector<Link> remove_links(Index& index, const uint8_t* hidden, size_t hidden_bytes);
+void restore_links(Index& index, const std::vector<Link>& links) noexcept;
 // FAISS's exact search, on all threads: k of the rows for each query, best first; -1 where there are no more.
 void nearest_rows(
         const float* queries,
@@ -91,7 +91,7 @@ void nearest_rows(
 
 // size_checks.cc
 // Refuses index types that the engine does not build, and proportions that would let FAISS read out of bounds.
-void check_proportions(const Index* index);
+void check_sizes(const Index* index);
 
 // reading.cc
 void register_mapped_lists();
@@ -117,7 +117,7 @@ void write_labelled(const Index& index, const idx_t* labels, bool normalises, fa
 bool stores_rows(const Index& index);
 bool can_decode(const Index& index);
 // Both need can_decode.
-size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t* positions, float* values);
+size_t next_rows(const Index& index, vekter_row_cursor& cursor, size_t limit, idx_t* positions, float* values);
 void rows_at(const Index& index, size_t count, const idx_t* positions, float* values);
 // Of positions that ascend, each once. False where the rows are not held as floats.
 bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances);
@@ -139,15 +139,15 @@ void cluster(
         float* centroids);
 
 // searching.cc
-struct Candidate {
+struct Hit {
     // Smaller is nearer: a squared distance, or a negated inner product.
     float key;
     idx_t position;
 
-    bool operator<(const Candidate& other) const {
+    bool operator<(const Hit& other) const {
         return key < other.key || (key == other.key && position < other.position);
     }
-    bool operator>(const Candidate& other) const {
+    bool operator>(const Hit& other) const {
         return other < *this;
     }
 };
@@ -164,7 +164,7 @@ struct Alive : faiss::IDSelector {
         return byte >= params.dead_bytes || !((params.dead[byte] >> (position & 7)) & 1);
     }
 };
-std::vector<Candidate> nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params);
+std::vector<Hit> nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params);
 // The inverted lists that a search for the query looks through, and what their scanners want to know of each.
 struct Probe {
     idx_t list;
@@ -186,7 +186,7 @@ void scan_list(
 
 // graph_search.cc
 // The nearest rows with their keys, nearest first. `queue`: candidates that are kept; `alive`: null if all rows are.
-std::vector<Candidate> search_graph(
+std::vector<Hit> search_graph(
         const faiss::IndexHNSW& index,
         const float* query,
         size_t k,
@@ -201,7 +201,7 @@ void nearest_of_each(
         const float* queries,
         size_t k,
         const vekter_search_params& params,
-        std::vector<Candidate>* found);
+        std::vector<Hit>* found);
 // FAISS's distances of this metric of each of `count` queries and each row, query by query.
 void distances_of_each(
         vekter_metric metric, size_t count, const float* queries, size_t rows, const float* values, size_t dims, float* out);

@@ -38,7 +38,7 @@ namespace vekter {
 
 namespace {
 
-using Candidates = std::vector<Candidate>;
+using Hits = std::vector<Hit>;
 
 // Queries that share one pass over the rows, and rows of one matrix product: together 1 MiB of products.
 constexpr size_t BLOCK_QUERIES = 256, BLOCK_ROWS = 1024;
@@ -64,7 +64,7 @@ void on_all_threads(size_t count, const Work& work) {
                 continue;
             }
             try {
-                throw_if_interrupted();
+                check_interrupts();
                 work(static_cast<size_t>(i));
             } catch (...) {
 #pragma omp critical(vekter_batch_failure)
@@ -83,7 +83,7 @@ void on_all_threads(size_t count, const Work& work) {
 // The k best candidates so far, the worst of them in front.
 struct Best {
     size_t k;
-    Candidates heap;
+    Hits heap;
 
     explicit Best(size_t k) : k(k) {
         heap.reserve(k);
@@ -93,7 +93,7 @@ struct Best {
         return heap.size() < k ? std::numeric_limits<float>::infinity() : heap.front().key;
     }
 
-    void offer(const Candidate& candidate) {
+    void offer(const Hit& candidate) {
         if (heap.size() == k) {
             if (!(candidate < heap.front())) {
                 return;
@@ -147,7 +147,7 @@ struct BlockScan {
         row_norms.resize(block);
         products.resize(block * count);
         for (size_t start = 0; start < rows; start += block) {
-            throw_if_interrupted();
+            check_interrupts();
             compare(start, std::min(block, rows - start));
         }
     }
@@ -171,8 +171,8 @@ struct BlockScan {
     }
 
     // Once, after the scan.
-    Candidates found(size_t query) {
-        Candidates& heap = best[query].heap;
+    Hits found(size_t query) {
+        Hits& heap = best[query].heap;
         std::sort_heap(heap.begin(), heap.end());
         return std::move(heap);
     }
@@ -253,8 +253,8 @@ struct ListScan {
         }
     }
 
-    Candidates found(size_t query) const {
-        Candidates found;
+    Hits found(size_t query) const {
+        Hits found;
         found.reserve(k);
         for (size_t i = query * k; i < (query + 1) * k; i++) {
             if (positions[i] != -1) {
@@ -275,7 +275,7 @@ void scan_in_blocks(
         const float* queries,
         size_t k,
         const vekter_search_params& params,
-        Candidates* found) {
+        Hits* found) {
     const size_t block = block_of(count);
     on_all_threads((count + block - 1) / block, [&](size_t at) {
         const size_t start = at * block, queries_left = count - start;
@@ -295,7 +295,7 @@ void nearest_of_each(
         const float* queries,
         size_t k,
         const vekter_search_params& params,
-        Candidates* found) {
+        Hits* found) {
     if (count == 0) {
         return;
     }

@@ -41,7 +41,7 @@ struct MappedInvertedLists : faiss::ReadOnlyInvertedLists {
     }
     const uint8_t* get_codes(size_t list) const override {
         // The one place inside a scan of many lists where FAISS catches what is thrown.
-        throw_if_interrupted();
+        check_interrupts();
         return lists[list].codes;
     }
     const idx_t* get_ids(size_t list) const override {
@@ -69,7 +69,7 @@ struct MappedBlockLists : faiss::BlockInvertedLists {
     // FAISS's kernels load aligned words, and the format aligns nothing: a list that is scanned is copied if it must
     // be, for as long as the scan takes. That costs little beside the scan.
     const uint8_t* get_codes(size_t list) const override {
-        throw_if_interrupted();
+        check_interrupts();
         const List& scanned = lists[list];
         if (faiss::is_aligned_pointer(scanned.codes)) {
             return scanned.codes;
@@ -242,7 +242,7 @@ std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length, bool add
     MapReader reader(bytes, length);
     std::unique_ptr<Index> opened(faiss::read_index(&reader, mapped_io_flags()));
     require(reader.rp_ == length, "bytes do not end where the index does");
-    check_proportions(opened.get());
+    check_sizes(opened.get());
     if (!adds) {
         forget_encoding(opened.get());
     }

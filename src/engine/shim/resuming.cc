@@ -197,7 +197,7 @@ void own_lists(faiss::IndexIVF& inverted, bool keeps) {
 
 // Puts the rows into memory of their own, or drops them; models stay.
 void own_rows(Index* index, bool keeps) {
-    throw_if_interrupted();
+    check_interrupts();
     if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
         own_rows(transformed->index, keeps);
     } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {

@@ -35,7 +35,7 @@ namespace vekter {
 
 namespace {
 
-using Candidates = std::vector<Candidate>;
+using Hits = std::vector<Hit>;
 
 // Bytes of codes of one list between two looks at the interrupt flag, some milliseconds' work.
 constexpr size_t INTERRUPTIBLE_BYTES = size_t{4} << 20;
@@ -59,7 +59,7 @@ struct Search {
         return !has_dead || alive.is_member(position);
     }
 
-    Candidates nearest(const Index& index, const float* query, size_t k) const {
+    Hits nearest(const Index& index, const float* query, size_t k) const {
         k = std::min<size_t>(k, index.ntotal);
         if (k == 0) {
             return {};
@@ -112,7 +112,7 @@ struct Search {
     }
 
     // Some of FAISS's indexes take no selector: ask for as many more as could be dead.
-    Candidates ask_for_more(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
+    Hits ask_for_more(const Index& index, const float* query, size_t k, const faiss::SearchParameters* with) const {
         const size_t asked = with_dead(index, k);
         std::vector<float> distances(asked);
         std::vector<idx_t> positions(asked, -1);
@@ -124,7 +124,7 @@ struct Search {
         return std::min<size_t>(k + (has_dead ? params.dead_rows : 0), index.ntotal);
     }
 
-    static Candidates first(size_t k, Candidates found) {
+    static Hits first(size_t k, Hits found) {
         if (found.size() > k) {
             found.resize(k);
         }
@@ -132,7 +132,7 @@ struct Search {
     }
 
     // IndexIVF::search looks at the interrupt flag once for each query.
-    Candidates scan_lists(const faiss::IndexIVF& inverted, const float* query, size_t k) const {
+    Hits scan_lists(const faiss::IndexIVF& inverted, const float* query, size_t k) const {
         const std::vector<Probe> probes = lists_to_scan(inverted, query, params);
         if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(&inverted)) {
             return scan_packed_lists(*fast, query, k, probes);
@@ -161,7 +161,7 @@ struct Search {
 
     // IndexIVFFastScan::search looks at it never. So some lists at a time, and always as many, since a batch's searches
     // share what IndexIVFPQFastScan keeps of their number.
-    Candidates scan_packed_lists(
+    Hits scan_packed_lists(
             const faiss::IndexIVFFastScan& fast,
             const float* query,
             size_t k,
@@ -179,9 +179,9 @@ struct Search {
         }
         std::vector<float> distances(k), centroid_distances(slice);
         std::vector<idx_t> positions(k), lists(slice);
-        Candidates found;
+        Hits found;
         for (size_t start = 0; start < probes.size(); start += slice) {
-            throw_if_interrupted();
+            check_interrupts();
             for (size_t i = 0; i < slice; i++) {
                 const bool is_there = start + i < probes.size();
                 lists[i] = is_there ? probes[start + i].list : -1;
@@ -196,7 +196,7 @@ struct Search {
                         1, query, static_cast<idx_t>(k), lists.data(), centroid_distances.data(), distances.data(),
                         positions.data(), false, &with, nullptr);
             }
-            const Candidates more = checked(fast, distances, positions);
+            const Hits more = checked(fast, distances, positions);
             found.insert(found.end(), more.begin(), more.end());
             std::sort(found.begin(), found.end());
             found = first(k, std::move(found));
@@ -213,11 +213,11 @@ struct Search {
     }
 
     // What FAISS answered, without dead rows and sorted.
-    Candidates checked(
+    Hits checked(
             const Index& index,
             const std::vector<float>& distances,
             const std::vector<idx_t>& positions) const {
-        Candidates found;
+        Hits found;
         found.reserve(positions.size());
         for (size_t i = 0; i < positions.size(); i++) {
             if (positions[i] != -1) {
@@ -227,19 +227,19 @@ struct Search {
         return checked(index, std::move(found));
     }
 
-    Candidates checked(const Index& index, Candidates found) const {
-        for (const Candidate& candidate : found) {
+    Hits checked(const Index& index, Hits found) const {
+        for (const Hit& candidate : found) {
             require(candidate.position >= 0 && candidate.position < index.ntotal,
                     "search found a row that does not exist");
         }
-        const auto is_dead = [&](const Candidate& candidate) { return !keeps(candidate.position); };
+        const auto is_dead = [&](const Hit& candidate) { return !keeps(candidate.position); };
         found.erase(std::remove_if(found.begin(), found.end(), is_dead), found.end());
         std::sort(found.begin(), found.end());
         return found;
     }
 
     // IndexFlat::search cannot be interrupted within one query, and drops rows at infinite distance.
-    Candidates scan(const faiss::IndexFlat& flat, const float* query, size_t k) const {
+    Hits scan(const faiss::IndexFlat& flat, const float* query, size_t k) const {
         const size_t dims = flat.d;
         // About 1 MiB between two looks at the interrupt flag.
         const size_t block = std::max<size_t>(16, (size_t{1} << 18) / dims);
@@ -256,7 +256,7 @@ struct Search {
     }
 
     // Nor can FAISS's searches of codes, some of which take no selector either. Takes the computer over.
-    Candidates scan_codes(
+    Hits scan_codes(
             const faiss::IndexFlatCodes& codes,
             faiss::FlatCodesDistanceComputer* computer,
             const float* query,
@@ -274,17 +274,17 @@ struct Search {
 
     // The k nearest of all rows, whose distances `measure` stores for a block of them at a time.
     template <class Measure>
-    Candidates scan_blocks(const Index& index, size_t k, size_t block, Measure&& measure) const {
+    Hits scan_blocks(const Index& index, size_t k, size_t block, Measure&& measure) const {
         const size_t rows = index.ntotal;
         std::vector<float> distances(std::min(block, rows));
-        Candidates heap;
+        Hits heap;
         heap.reserve(k);
         for (size_t start = 0; start < rows; start += block) {
-            throw_if_interrupted();
+            check_interrupts();
             const size_t count = std::min(block, rows - start);
             measure(start, count, distances.data());
             for (size_t i = 0; i < count; i++) {
-                const Candidate candidate{key_of(index, distances[i]), static_cast<idx_t>(start + i)};
+                const Hit candidate{key_of(index, distances[i]), static_cast<idx_t>(start + i)};
                 if (heap.size() == k && !(candidate < heap.front())) {
                     continue;
                 }
@@ -305,10 +305,10 @@ struct Search {
     }
 
     // IndexRefine::search counts candidates in float arithmetic, which refuses some large k.
-    Candidates refine(const faiss::IndexRefine& refined, const float* query, size_t k) const {
+    Hits refine(const faiss::IndexRefine& refined, const float* query, size_t k) const {
         const double wanted = std::ceil(static_cast<double>(k) * std::max(1.0f, params.k_factor));
         const size_t rows = refined.ntotal;
-        Candidates found = nearest(
+        Hits found = nearest(
                 *refined.base_index, query, wanted < static_cast<double>(rows) ? static_cast<size_t>(wanted) : rows);
         if (params.unrefined) {
             return found;
@@ -317,7 +317,7 @@ struct Search {
         distance->set_query(query);
         for (size_t i = 0; i < found.size(); i++) {
             if (i % INTERRUPTIBLE_CANDIDATES == 0) {
-                throw_if_interrupted();
+                check_interrupts();
             }
             found[i].key = key_of(*refined.refine_index, (*distance)(found[i].position));
         }
@@ -343,12 +343,12 @@ float key_of(const Index& index, float distance) {
 std::vector<Probe> nearest_centroids(const faiss::IndexIVF& inverted, const float* query, size_t count, size_t queue) {
     const Index& centroids = *inverted.quantizer;
     auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&centroids);
-    const Candidates found =
+    const Hits found =
             graph ? search_graph(*graph, query, count, queue, nullptr) : Search({}).nearest(centroids, query, count);
     const bool similarity = centroids.metric_type == faiss::METRIC_INNER_PRODUCT;
     std::vector<Probe> probes;
     probes.reserve(found.size());
-    for (const Candidate& candidate : found) {
+    for (const Hit& candidate : found) {
         require(candidate.position >= 0 && static_cast<size_t>(candidate.position) < inverted.nlist,
                 "search found a list that does not exist");
         probes.push_back({candidate.position, similarity ? -candidate.key : candidate.key});
@@ -391,13 +391,13 @@ void scan_list(
     faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
     scanner.set_list(probe.list, probe.centroid_distance);
     for (size_t start = 0; start < rows; start += piece) {
-        throw_if_interrupted();
+        check_interrupts();
         const size_t count = std::min(piece, rows - start);
         scanner.scan_codes(count, codes.get() + start * code_size, ids.get() + start, distances, positions, k);
     }
 }
 
-Candidates nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params) {
+Hits nearest(const Index& index, const float* query, size_t k, const vekter_search_params& params) {
     return Search(params).nearest(index, query, k);
 }
 

@@ -138,7 +138,7 @@ vekter_index* wrap(std::unique_ptr<Index> index) {
 // What a search found, as the C face gives it.
 void store(
         const Index& index,
-        const std::vector<vekter::Candidate>& nearest,
+        const std::vector<vekter::Hit>& nearest,
         float* distances,
         int64_t* positions,
         int64_t* found) {
@@ -152,7 +152,7 @@ void store(
 
 } // namespace
 
-void vekter::throw_if_interrupted() {
+void vekter::check_interrupts() {
     if (asked_to_stop()) {
         FAISS_THROW_MSG(INTERRUPTED);
     }
@@ -195,7 +195,7 @@ void vekter_set_threads(int threads) {
     omp_set_num_threads(std::max(1, threads));
 }
 
-void vekter_start_team(int threads) {
+void vekter_start_openmp_threads(int threads) {
     vekter_set_threads(threads);
     // libgomp keeps a team's threads for the next region of the same size. An empty one would be left out.
     std::atomic<int> started{0};
@@ -203,7 +203,7 @@ void vekter_start_team(int threads) {
     started.fetch_add(1, std::memory_order_relaxed);
 }
 
-void vekter_give_way() {
+void vekter_lower_priority() {
 #ifdef __linux__
     // Here priorities are of threads, and 0 is the calling one; elsewhere they are of processes. If the system refuses,
     // the work is done all the same.
@@ -279,7 +279,7 @@ int vekter_index_reserve(vekter_index* index, int64_t rows) {
 
 int vekter_index_train(vekter_index* index, int64_t rows, const float* values, int64_t additive_rows) {
     return guarded([&] {
-        vekter::throw_if_interrupted();
+        vekter::check_interrupts();
         vekter::train_quietly(unwrap(index), rows, values, additive_rows);
         // What training freed stays with the allocator otherwise, beside the rows that come now.
         malloc_trim(0);
@@ -288,7 +288,7 @@ int vekter_index_train(vekter_index* index, int64_t rows, const float* values, i
 
 int vekter_index_add(vekter_index* index, int64_t rows, const float* values) {
     return guarded([&] {
-        vekter::throw_if_interrupted();
+        vekter::check_interrupts();
         vekter::add_rows(unwrap(index), rows, values);
     });
 }
@@ -325,7 +325,7 @@ int vekter_index_search(
         int64_t* positions,
         int64_t* found) {
     return guarded([&] {
-        vekter::throw_if_interrupted();
+        vekter::check_interrupts();
         const Index& subject = *unwrap(index);
         store(subject, vekter::nearest(subject, query, static_cast<size_t>(k), *params), distances, positions, found);
     });
@@ -342,7 +342,7 @@ int vekter_index_search_each(
         int64_t* found) {
     return guarded([&] {
         const Index& subject = *unwrap(index);
-        std::vector<std::vector<vekter::Candidate>> nearest(count);
+        std::vector<std::vector<vekter::Hit>> nearest(count);
         vekter::nearest_of_each(subject, count, queries, static_cast<size_t>(k), *params, nearest.data());
         for (size_t query = 0; query < count; query++) {
             store(subject, nearest[query], distances + query * k, positions + query * k, found + query);
@@ -356,7 +356,7 @@ int vekter_index_can_decode(const vekter_index* index, int32_t* can) {
 
 int vekter_index_next_rows(
         const vekter_index* index,
-        vekter_cursor* cursor,
+        vekter_row_cursor* cursor,
         size_t limit,
         int64_t* positions,
         float* values,
@@ -398,17 +398,17 @@ int vekter_index_nearest_lists(const vekter_index* index, const float* query, in
     return guarded([&] { vekter::nearest_lists(*unwrap(index), query, static_cast<size_t>(count), lists); });
 }
 
-int vekter_index_unlink(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_links** links) {
+int vekter_index_remove_links(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_removed_links** links) {
     return guarded([&] {
         auto taken = std::make_unique<std::vector<vekter::Link>>();
-        *taken = vekter::unlink(*unwrap(index), hidden, hidden_bytes);
-        *links = reinterpret_cast<vekter_links*>(taken.release());
+        *taken = vekter::remove_links(*unwrap(index), hidden, hidden_bytes);
+        *links = reinterpret_cast<vekter_removed_links*>(taken.release());
     });
 }
 
-void vekter_index_relink(vekter_index* index, vekter_links* links) {
+void vekter_index_restore_links(vekter_index* index, vekter_removed_links* links) {
     const std::unique_ptr<std::vector<vekter::Link>> taken(reinterpret_cast<std::vector<vekter::Link>*>(links));
-    vekter::relink(*unwrap(index), *taken);
+    vekter::restore_links(*unwrap(index), *taken);
 }
 
 int vekter_nearest_rows(
@@ -422,7 +422,7 @@ int vekter_nearest_rows(
         float* distances,
         int64_t* positions) {
     return guarded([&] {
-        vekter::throw_if_interrupted();
+        vekter::check_interrupts();
         vekter::nearest_rows(
                 queries,
                 static_cast<size_t>(query_count),
@@ -446,7 +446,7 @@ int vekter_cluster(
         int32_t seed,
         float* centroids) {
     return guarded([&] {
-        vekter::throw_if_interrupted();
+        vekter::check_interrupts();
         vekter::cluster(values, rows, dims, clusters, spherical != 0, iterations, seed, centroids);
     });
 }

@@ -26,7 +26,7 @@ enum vekter_code {
 // A faiss::Index.
 typedef struct vekter_index vekter_index;
 // Links that were taken out of a graph.
-typedef struct vekter_links vekter_links;
+typedef struct vekter_removed_links vekter_removed_links;
 
 // faiss::MetricType, for those that are used.
 enum vekter_metric { VEKTER_INNER_PRODUCT = 0, VEKTER_L2 = 1, VEKTER_L1 = 2 };
@@ -59,7 +59,7 @@ typedef struct {
     // Of polysemous codes; 0: all are compared.
     int32_t hamming_threshold;
     int32_t query_bits;
-    // Candidates come in the order of their codes, and more exact ones that are stored beside are not looked at.
+    // Hits come in the order of their codes, and more exact ones that are stored beside are not looked at.
     int32_t unrefined;
     // Bitmap by position, least significant bit first, 1 = dead; rows beyond its end are alive.
     const uint8_t* dead;
@@ -81,16 +81,16 @@ typedef struct {
     // 0 for all rows of an index without inverted lists.
     size_t list;
     size_t offset;
-} vekter_cursor;
+} vekter_row_cursor;
 
 // Installs FAISS's interrupt callback and the inverted lists that point into a map. Once per process.
 int vekter_initialise(bool (*interrupted)(void));
 // The calling thread's share of OpenMP.
 void vekter_set_threads(int threads);
 // As vekter_set_threads, and starts those threads.
-void vekter_start_team(int threads);
+void vekter_start_openmp_threads(int threads);
 // Lets the calling thread, and those that it starts, have the processor when others do not want it.
-void vekter_give_way(void);
+void vekter_lower_priority(void);
 // Has exit(3), once it is called, end the process with this status before it destroys anything.
 void vekter_skip_destructors(int status);
 const char* vekter_message(void);
@@ -157,7 +157,7 @@ int vekter_index_can_decode(const vekter_index* index, int32_t* can);
 // The next rows, at most `limit` (and fewer only at the end), in the order in which they are stored.
 int vekter_index_next_rows(
         const vekter_index* index,
-        vekter_cursor* cursor,
+        vekter_row_cursor* cursor,
         size_t limit,
         int64_t* positions,
         float* values,
@@ -185,9 +185,9 @@ int vekter_index_lists_by_position(const vekter_index* index, int32_t* lists);
 int vekter_index_nearest_lists(const vekter_index* index, const float* query, int64_t count, int64_t* lists);
 // Takes every link to the rows in `hidden` (a bitmap by position, least significant bit first) out of a graph that is
 // being built, but those to its entry; an index without a graph stays as it is. `links` is what brings them back.
-int vekter_index_unlink(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_links** links);
+int vekter_index_remove_links(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_removed_links** links);
 // Puts them back where they were, and frees `links`. No row was added meanwhile.
-void vekter_index_relink(vekter_index* index, vekter_links* links);
+void vekter_index_restore_links(vekter_index* index, vekter_removed_links* links);
 // For each query the k nearest rows by FAISS's distance value, on all threads; position -1 where there are no more.
 int vekter_nearest_rows(
         const float* queries,

@@ -229,7 +229,7 @@ bool knows_taxicab_distance(const Index& index) {
 
 } // namespace
 
-void check_proportions(const Index* index) {
+void check_sizes(const Index* index) {
     require(index != nullptr, "part of an index is missing");
     require(index->d >= 1 && index->d <= (1 << 16) && index->ntotal >= 0, "impossible dimension or row count");
     require(index->metric_type == faiss::METRIC_L2 || index->metric_type == faiss::METRIC_INNER_PRODUCT ||
@@ -242,26 +242,26 @@ void check_proportions(const Index* index) {
             check_transform(step, width);
             width = step->d_out;
         }
-        check_proportions(transformed->index);
+        check_sizes(transformed->index);
         require(transformed->index->d == width && transformed->index->ntotal == index->ntotal &&
                         transformed->index->metric_type == index->metric_type,
                 "transforms do not fit");
     } else if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(index)) {
-        check_proportions(refined->base_index);
-        check_proportions(refined->refine_index);
+        check_sizes(refined->base_index);
+        check_sizes(refined->refine_index);
         for (auto* part : {refined->base_index, refined->refine_index}) {
             require(part->d == index->d && part->ntotal == index->ntotal && part->metric_type == index->metric_type,
                     "refinement does not fit its base");
         }
         require(dynamic_cast<const faiss::IndexFlatCodes*>(refined->refine_index), "refinement without codes");
     } else if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(index)) {
-        check_proportions(graph->storage);
+        check_sizes(graph->storage);
         require(dynamic_cast<const faiss::IndexFlatCodes*>(graph->storage) && graph->storage->d == index->d &&
                         graph->storage->ntotal == index->ntotal && graph->storage->metric_type == index->metric_type,
                 "graph without its vectors");
         check_graph(graph->hnsw, index->ntotal);
     } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(index)) {
-        check_proportions(inverted->quantizer);
+        check_sizes(inverted->quantizer);
         require(inverted->quantizer->d == index->d, "coarse quantiser of another dimension");
         require(inverted->nlist >= 1 && static_cast<size_t>(inverted->quantizer->ntotal) == inverted->nlist,
                 "coarse quantiser without its centroids");

@@ -194,7 +194,7 @@ void decode_from_lists(const faiss::IndexIVF& inverted, size_t count, const idx_
     std::sort(wanted.begin(), wanted.end());
     std::vector<bool> is_done(count);
     for (size_t list = 0; list < inverted.nlist; list++) {
-        throw_if_interrupted();
+        check_interrupts();
         const size_t rows = inverted.invlists->list_size(list);
         faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
         for (size_t i = 0; i < rows; i++) {
@@ -241,7 +241,7 @@ std::vector<Placed> place_in_lists(const faiss::IndexIVFFlat& inverted, size_t c
     std::vector<Placed> placed;
     placed.reserve(count);
     for (size_t list = 0; list < inverted.nlist; list++) {
-        throw_if_interrupted();
+        check_interrupts();
         const size_t rows = inverted.invlists->list_size(list);
         faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
         faiss::InvertedLists::ScopedCodes codes(inverted.invlists, list);
@@ -275,7 +275,7 @@ void measure(const Index& index, const float* query, size_t count, Row&& row, fl
     size_t i = 0;
     for (; i + 4 <= count; i += 4) {
         if (i % INTERRUPTIBLE_ROWS == 0) {
-            throw_if_interrupted();
+            check_interrupts();
         }
         // Rows lie apart, and the processor sees only each one's own course.
         for (size_t next = i + 4; next < std::min(count, i + 8); next++) {
@@ -312,14 +312,14 @@ bool can_decode(const Index& index) {
     return std::all_of(store.steps.begin(), store.steps.end(), is_reversible);
 }
 
-size_t next_rows(const Index& index, vekter_cursor& cursor, size_t limit, idx_t* positions, float* values) {
+size_t next_rows(const Index& index, vekter_row_cursor& cursor, size_t limit, idx_t* positions, float* values) {
     const Store store = store_of(index);
     auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes);
     const size_t lists = inverted ? inverted->nlist : 1;
     Target target(store, limit, values);
     size_t found = 0;
     while (found < limit && cursor.list < lists) {
-        throw_if_interrupted();
+        check_interrupts();
         const size_t rows = inverted ? inverted->invlists->list_size(cursor.list) : store.codes->ntotal;
         const size_t count = std::min(limit - found, rows - std::min(rows, cursor.offset));
         if (count > 0) {

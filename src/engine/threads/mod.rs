@@ -1,5 +1,4 @@
-//! The threads that FAISS works on: one worker beside the caller's thread, its OpenMP threads, and how they are
-//! interrupted.
+//! The threads that FAISS runs on: one worker beside the caller's thread, its OpenMP threads, and their interruption.
 
 mod openmp_threads;
 mod worker;

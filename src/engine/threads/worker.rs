@@ -1,8 +1,8 @@
-//! Long native calls, off the caller's thread.
+//! Long calls of FAISS on a thread of their own, interruptible.
 //!
-//! A Postgres backend handles its signals on its one thread, and any thread that does not block a signal can be made
-//! to run its handler. So FAISS's OpenMP threads are started from a thread of our own that has every signal blocked,
-//! which they inherit. The caller meanwhile waits in short steps and listens to its user.
+//! A PostgreSQL backend handles its signals on its one thread, and any thread that does not block a signal may be made
+//! to run its handler. So FAISS's OpenMP threads start from a worker thread that blocks all signals; they inherit its
+//! mask. Meanwhile the caller waits in short steps and handles interrupts.
 
 use super::openmp_threads;
 use crate::engine::shim::ffi;
@@ -16,18 +16,18 @@ const TICK_MS: u64 = 20;
 /// Stack of the worker, in bytes: LAPACK and OpenBLAS keep blocks of matrices on it.
 const STACK_BYTES: usize = 16 << 20;
 
-/// Set while a worker's work is unwanted.
+/// Set while a worker should stop.
 static CANCEL: AtomicBool = AtomicBool::new(false);
-/// Whether a worker is at work.
+/// Whether a worker is running.
 static RUNNING: AtomicBool = AtomicBool::new(false);
-/// Whether nobody waits for what this process does.
+/// Whether this process does background work.
 static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
 /// The caller's `fn() -> bool` as an address; 0 before [`initialise`].
 static INTERRUPTED: AtomicUsize = AtomicUsize::new(0);
 
-/// Prepares FAISS for this process and this thread: installs the interrupt callback, which FAISS then polls from
-/// whatever thread it works on (so `interrupted` may only read globals), and gives this thread no OpenMP helpers.
-/// Cheap, starts no thread; calling it again replaces `interrupted`.
+/// Prepares FAISS for this process and thread: installs the interrupt callback, which FAISS polls from any of its
+/// threads (so `interrupted` may read only globals), and gives this thread no OpenMP threads. Cheap, starts no thread;
+/// a second call replaces `interrupted`.
 pub fn initialise(interrupted: fn() -> bool) {
     INTERRUPTED.store(interrupted as usize, Ordering::Relaxed);
     // SAFETY: the callback is a function without state. A failure (no memory for two small objects) leaves FAISS
@@ -37,13 +37,13 @@ pub fn initialise(interrupted: fn() -> bool) {
     unsafe { ffi::vekter_set_threads(1) };
 }
 
-/// From here on FAISS's threads in this process leave the processor to all who want it: nobody waits for their work.
-/// The caller's own thread, which may hold locks, does not.
+/// Lowers the priority of FAISS's threads that start in this process from now on: no user waits for them. The caller's
+/// own thread, which may hold locks, keeps its priority.
 pub fn work_in_background() {
     IN_BACKGROUND.store(true, Ordering::Relaxed);
 }
 
-/// Whether the work at hand should end.
+/// Whether the current work should stop.
 pub fn is_interrupted() -> bool {
     if CANCEL.load(Ordering::Relaxed) {
         return true;
@@ -61,7 +61,7 @@ extern "C" fn is_interrupted_callback() -> bool {
     is_interrupted()
 }
 
-/// Blocks every signal on this thread until it is dropped, on this thread.
+/// Blocks all signals on this thread until it is dropped, on this thread.
 pub(in crate::engine) struct SignalsBlocked {
     previous: ffi::SignalMask,
     blocked: bool,
@@ -86,7 +86,7 @@ impl Drop for SignalsBlocked {
     }
 }
 
-/// As [`on_worker_while`], to the end of `work`.
+/// [`on_worker_while`] without a way to stop `work`.
 pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnOnce() -> T + Send) -> T {
     let mut goes_on = || {
         tick();
@@ -95,13 +95,13 @@ pub fn on_worker<T: Send>(threads: usize, tick: &mut dyn FnMut(), work: impl FnO
     on_worker_while(threads, &mut goes_on, work).0
 }
 
-/// Runs `work` on a new thread with all signals blocked, where OpenMP has up to `threads` threads; meanwhile calls
-/// `goes_on` on this thread about every 20 ms. Returns what `work` did, and whether `goes_on` always held: when it does
-/// not, FAISS is asked to stop, and `work` likely ends with `Interrupted`.
+/// Runs `work` on a new thread that blocks all signals and has up to `threads` OpenMP threads, and calls `goes_on` on
+/// this thread about every 20 ms. Once `goes_on` returns false, FAISS is interrupted, and `work` likely ends with
+/// `Interrupted`. Returns the result of `work`, and whether `goes_on` always returned true.
 ///
-/// If `goes_on` unwinds, FAISS is asked to stop, the thread is joined, and the unwinding goes on. If `work` unwinds,
-/// that goes on here. One worker at a time in a process: cancelling one would cancel all. Where the system gives no
-/// thread, `work` runs here, alone and without ticks; FAISS still polls the interrupt callback.
+/// If `goes_on` unwinds, FAISS is interrupted, the worker is joined, and unwinding continues here. If `work` unwinds,
+/// so does this call. A process has one worker at a time: interrupting one would interrupt all. If the system starts no
+/// thread, `work` runs on this thread, without OpenMP threads and ticks; FAISS still polls the interrupt callback.
 pub fn on_worker_while<T: Send>(
     threads: usize,
     goes_on: &mut dyn FnMut() -> bool,
@@ -109,7 +109,7 @@ pub fn on_worker_while<T: Send>(
 ) -> (T, bool) {
     let finished = Mutex::new(false);
     let wake = Condvar::new();
-    // The work waits in a slot, so that it is still here when no thread could be made.
+    // The work is in a slot, where it still is if no thread starts.
     let slot = Mutex::new(Some(work));
     let run = || {
         let work = lock(&slot).take();
@@ -124,7 +124,7 @@ pub fn on_worker_while<T: Send>(
                 || {
                     if IN_BACKGROUND.load(Ordering::Relaxed) {
                         // SAFETY: sets a property of this new thread, which its team inherits.
-                        unsafe { ffi::vekter_give_way() };
+                        unsafe { ffi::vekter_lower_priority() };
                     }
                     openmp_threads::start(threads);
                     let outcome = run();
@@ -156,10 +156,9 @@ pub fn on_worker_while<T: Send>(
     }
 }
 
-/// For a process that is about to exit with this status without unwinding: asks a worker to stop and waits for it, a
-/// few seconds. Matrices that LAPACK decomposes can take longer. Then the process ends without the library's
-/// destructors, which would take away what its threads work with; whoever has registered something with atexit(3)
-/// before does not see the end.
+/// For a process that is about to exit with this status without unwinding: interrupts a worker and waits some seconds
+/// for it. A decomposition of LAPACK's can take longer. Then the process ends before the library's destructors, which
+/// would free memory that the worker's threads use; functions that were registered with atexit(3) earlier do not run.
 pub fn stop_worker(status: i32) {
     const LIMIT_MS: u64 = 2000;
     CANCEL.store(true, Ordering::Relaxed);
@@ -173,7 +172,7 @@ pub fn stop_worker(status: i32) {
     unsafe { ffi::vekter_skip_destructors(status) };
 }
 
-/// Waits until `finished` while `goes_on` holds. Returns whether it did; Err: what it panicked with.
+/// Waits until `finished`, or until `goes_on` returns false. Returns its last result; Err: its panic.
 fn wait(
     finished: &Mutex<bool>,
     wake: &Condvar,

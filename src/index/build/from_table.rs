@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::import::{self, Identified, ImportError};
 use super::sample::{Sample, count_rows};
 use crate::cache::SyncAt;
-use crate::engine::{self, Builder, Foreign, Metric};
+use crate::engine::{self, Builder, ExternalIndex, Metric};
 use crate::failpoint;
 use crate::index::error::{IndexError, MemoryShortage, ShortageKind};
 use crate::index::format::{DeltaHead, META_BLOCK, Manifest, PointRef, Tid};
@@ -113,7 +113,7 @@ pub fn build(
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
-    foreign: Option<Foreign>,
+    foreign: Option<ExternalIndex>,
 ) -> Result<Built, IndexError> {
     check_factory(definition)?;
     let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
@@ -177,7 +177,7 @@ fn stage_segment(
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
-    foreign: Option<Foreign>,
+    foreign: Option<ExternalIndex>,
 ) -> Result<(Option<Staged>, Added), IndexError> {
     let target = target(definition, resources);
     let is_import = foreign.is_some();

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::from_table::{Beginning, Heap, Resources, Runs, TrainingSample, check_memory};
 use super::sample::Sample;
-use crate::engine::{Builder, Foreign, ForeignError};
+use crate::engine::{Builder, ExternalIndex, ExternalIndexError};
 use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
@@ -36,7 +36,7 @@ pub struct Identified<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error(transparent)]
-    Foreign(#[from] ForeignError),
+    Foreign(#[from] ExternalIndexError),
     /// The engine found it to be another one than it says.
     #[error("{0}")]
     Disordered(String),
@@ -79,7 +79,7 @@ impl std::fmt::Display for Ids {
 
 /// What rows of the table are added to: `foreign` with its rows, which are found in the table.
 pub fn begin(
-    mut foreign: Foreign,
+    mut foreign: ExternalIndex,
     definition: &Definition,
     heap: &mut dyn Heap,
     resources: Resources,
@@ -131,7 +131,7 @@ pub fn begin(
     })
 }
 
-fn resume(foreign: &Foreign, keep_rows: bool) -> Result<Builder, IndexError> {
+fn resume(foreign: &ExternalIndex, keep_rows: bool) -> Result<Builder, IndexError> {
     use crate::engine::EngineError;
     interruptible(1, || foreign.resume(keep_rows)).map_err(|error| match error {
         EngineError::Corrupt { reason } => ImportError::Disordered(reason).into(),
@@ -158,7 +158,7 @@ const NOWHERE: Tid = Tid::MAX;
 /// Finds each row of the file in the table, and where it holds rows themselves, puts the table's in their place. Those that
 /// are no queries of `held` are compared with these.
 fn match_rows(
-    foreign: &mut Foreign,
+    foreign: &mut ExternalIndex,
     fresh: &Builder,
     definition: &Definition,
     heap: &mut dyn Heap,
@@ -228,7 +228,7 @@ impl Batch {
 
 /// What is known so far of where the file's rows are.
 struct Matching<'a> {
-    foreign: &'a mut Foreign,
+    foreign: &'a mut ExternalIndex,
     labels: &'a Labels,
     /// By position.
     tids: Vec<Tid>,
@@ -240,7 +240,7 @@ struct Matching<'a> {
 }
 
 impl<'a> Matching<'a> {
-    fn new(foreign: &'a mut Foreign, labels: &'a Labels) -> Result<Self, IndexError> {
+    fn new(foreign: &'a mut ExternalIndex, labels: &'a Labels) -> Result<Self, IndexError> {
         let rows = foreign.rows();
         let mut tids = Vec::new();
         tids.try_reserve_exact(rows as usize)?;
@@ -257,7 +257,7 @@ impl<'a> Matching<'a> {
         }
         *place = tid;
         if self.foreign.stores_rows() {
-            if !self.foreign.exchange_row(position, row) {
+            if !self.foreign.replace_row(position, row) {
                 let (count, ids) = &mut self.changed;
                 *count += 1;
                 ids.extend((*count <= NAMED_IDS).then_some(id));
@@ -298,7 +298,7 @@ struct Labels(Vec<(i64, u64)>);
 impl Labels {
     /// Those that the file has; else it has all rows of the table, in the order of their ids.
     fn of(
-        foreign: &Foreign,
+        foreign: &ExternalIndex,
         fresh: &Builder,
         definition: &Definition,
         heap: &mut dyn Heap,
@@ -336,7 +336,7 @@ impl Labels {
 
 /// Err where the codes of the file do not stand for the rows of the table.
 fn compare_codes(
-    foreign: &Foreign,
+    foreign: &ExternalIndex,
     builder: &Builder,
     matched: &Matched,
     resources: Resources,
@@ -349,7 +349,7 @@ fn compare_codes(
     if positions.is_empty() {
         return Ok(());
     }
-    let strangers = interruptible(resources.threads, || foreign.strangers(builder, &positions, &rows))?;
+    let strangers = interruptible(resources.threads, || foreign.differing_rows(builder, &positions, &rows))?;
     let (count, compared) = (strangers.len(), positions.len());
     if count as f64 <= MAX_STRANGER_SHARE * compared as f64 {
         return Ok(());

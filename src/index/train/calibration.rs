@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::engine::{self, Builder, Metric, OperatingPoint, Sample, SearchParams};
+use crate::engine::{self, Builder, HoldoutQueries, Metric, OperatingPoint, SearchParams};
 use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 
@@ -38,7 +38,7 @@ pub fn wanted_queries(rows: u64, dims: usize) -> usize {
 /// The rows that are held back, and what is known of their neighbours.
 pub struct HeldBack {
     chosen: HashSet<Tid>,
-    sample: Sample,
+    sample: HoldoutQueries,
     rows: Vec<(Tid, Vec<f32>)>,
     /// Positions of those that the index has already.
     hidden: Vec<u64>,
@@ -54,7 +54,7 @@ impl HeldBack {
         let queries = chosen.iter().flat_map(|(_, row)| row.iter().copied()).collect();
         HeldBack {
             chosen: chosen.iter().map(|(tid, _)| *tid).collect(),
-            sample: Sample::new(metric, dims, queries),
+            sample: HoldoutQueries::new(metric, dims, queries),
             rows: Vec::new(),
             hidden: Vec::new(),
             started,
@@ -133,7 +133,7 @@ impl HeldBack {
         if self.sample.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = builder.hide(&self.hidden)?;
+        let hidden = builder.hold_out(&self.hidden)?;
         self.calibrate(&hidden, hidden.dead(), threads)
     }
 

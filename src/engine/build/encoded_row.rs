@@ -1,22 +1,22 @@
-//! What a codec keeps of a row.
+//! The code of a single row, and the row that it decodes to.
 
 use super::Builder;
 use crate::engine::EngineError;
 use crate::engine::factory::{self, Codec, Recipe};
 use crate::engine::shim::ffi;
 
-/// What an index keeps of a row.
+/// One row, encoded by an index.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
-    /// The bytes that are stored for it, without the number of its inverted list; where the index refines, first those
-    /// that are searched and then the finer ones.
+pub struct EncodedRow {
+    /// The stored bytes, without the number of the inverted list; where the index refines, first the code that is
+    /// searched and then the finer one.
     pub code: Vec<u8>,
-    /// The row that they stand for.
+    /// The row that the code decodes to.
     pub row: Vec<f32>,
 }
 
-/// Err where an index of this factory string keeps signs instead of values, so that what they stand for is no row.
-pub fn check_keeps_values(factory: &str, dims: usize) -> Result<(), EngineError> {
+/// Err if an index of this factory string stores only signs, which do not decode to a row.
+pub fn check_decodable(factory: &str, dims: usize) -> Result<(), EngineError> {
     keeps_values(&factory::parse(factory, dims)?)
 }
 
@@ -28,9 +28,9 @@ fn keeps_values(recipe: &Recipe) -> Result<(), EngineError> {
 }
 
 impl Builder {
-    /// What this trained index without rows keeps of a prepared row that it accepts. `Refused` where codes cannot be
-    /// decoded (see [`crate::engine::OpenIndex::can_decode`]).
-    pub fn kept(mut self, row: &[f32]) -> Result<Kept, EngineError> {
+    /// Encodes a prepared row, which the index accepts, with this trained index without rows. `Refused` where codes
+    /// cannot be decoded (see [`crate::engine::OpenIndex::can_decode`]).
+    pub fn encode(mut self, row: &[f32]) -> Result<EncodedRow, EngineError> {
         keeps_values(&self.recipe)?;
         if row.len() != self.dims() || self.rows() != 0 {
             return Err(EngineError::bad_parameter("one row goes into an index without rows"));
@@ -44,7 +44,7 @@ impl Builder {
             ));
         }
         self.add(row)?;
-        let (mut cursor, mut position, mut found) = (ffi::Cursor::default(), 0i64, 0usize);
+        let (mut cursor, mut position, mut found) = (ffi::RowCursor::default(), 0i64, 0usize);
         let mut values = vec![0f32; row.len()];
         // SAFETY: the handle is a live index, and there is room for one position and one row.
         let code = unsafe {
@@ -61,7 +61,7 @@ impl Builder {
         if found != 1 {
             return Err(EngineError::Failed { reason: "the row was not stored".into() });
         }
-        Ok(Kept { code: self.only_code()?, row: values })
+        Ok(EncodedRow { code: self.only_code()?, row: values })
     }
 
     fn only_code(&self) -> Result<Vec<u8>, EngineError> {

@@ -2,7 +2,7 @@
 
 use super::data::*;
 use super::process;
-use vekter::engine::{Builder, Foreign, ForeignError, Metric, SearchParams};
+use vekter::engine::{Builder, ExternalIndex, ExternalIndexError, Metric, SearchParams};
 
 const DIMS: usize = 16;
 const ROWS: usize = 500;
@@ -61,21 +61,21 @@ fn labelled(builder: &mut Builder) -> Vec<u8> {
 }
 
 /// Does with an index what a table would. Nothing of it may end the process.
-fn use_all_of(foreign: &Foreign) {
-    let rows = rows(foreign.metric());
-    if foreign.dims() != DIMS {
+fn use_all_of(external: &ExternalIndex) {
+    let rows = rows(external.metric());
+    if external.dims() != DIMS {
         return;
     }
     for keep_rows in [true, false] {
-        let Ok(mut builder) = foreign.resume(keep_rows) else { continue };
-        if keep_rows && foreign.rows() > 50 {
+        let Ok(mut builder) = external.resume(keep_rows) else { continue };
+        if keep_rows && external.rows() > 50 {
             let positions: Vec<u64> = (0..50).collect();
-            let _ = foreign.strangers(&builder, &positions, &rows[..50 * DIMS]);
+            let _ = external.differing_rows(&builder, &positions, &rows[..50 * DIMS]);
         }
         let _ = builder.reserve(2 * ROWS as u64);
         builder.add(&rows[..20 * DIMS]).unwrap();
         let written = serialised(&builder);
-        let opened = open(&written, foreign.metric()).unwrap();
+        let opened = open(&written, external.metric()).unwrap();
         for query in rows.chunks(DIMS).take(5) {
             opened.search(query, 10, &narrow(), None).unwrap();
             opened.search(query, 10, &opened.max_useful(), None).unwrap();
@@ -83,7 +83,7 @@ fn use_all_of(foreign: &Foreign) {
         if opened.can_decode() {
             opened.all_rows(100, &mut |_, _| true).unwrap();
         }
-        Builder::resume(foreign.factory(), DIMS, foreign.metric(), &written, true).unwrap();
+        Builder::resume(external.factory(), DIMS, external.metric(), &written, true).unwrap();
     }
 }
 
@@ -92,18 +92,18 @@ fn a_file_is_read_as_the_index_that_it_is() {
     let _shared = CANCELLING.read();
     each(|factory, metric, mut builder| {
         let before = serialised(&builder);
-        let foreign = Foreign::read(labelled(&mut builder), None).unwrap();
-        let what = format!("{factory} under {metric:?} as {}", foreign.factory());
+        let external = ExternalIndex::read(labelled(&mut builder), None).unwrap();
+        let what = format!("{factory} under {metric:?} as {}", external.factory());
         assert_eq!(
-            (foreign.rows(), foreign.dims(), foreign.labels()),
+            (external.rows(), external.dims(), external.labels()),
             (ROWS as u64, DIMS, Some(&labels()[..]))
         );
         // Whoever normalises himself needs no metric that does.
         let is_normalised = factory.starts_with("L2norm") && metric == Metric::InnerProduct;
-        assert_eq!(foreign.metric(), if is_normalised { Metric::Cosine } else { metric }, "{what}");
-        let resumed = foreign.resume(true).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert_eq!(external.metric(), if is_normalised { Metric::Cosine } else { metric }, "{what}");
+        let resumed = external.resume(true).unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let (before, after) = (open(&before, metric).unwrap(), serialised(&resumed));
-        let after = open(&after, foreign.metric()).unwrap();
+        let after = open(&after, external.metric()).unwrap();
         let rows = rows(metric);
         for query in rows.chunks(DIMS).take(if is_normalised { 0 } else { 10 }) {
             let answer =
@@ -112,8 +112,8 @@ fn a_file_is_read_as_the_index_that_it_is() {
         }
         let stores = !factory.contains("SQ") && !factory.contains("PQ") || factory.ends_with("RFlat");
         let transformed = ["PCA", "RR", "Pad", "L2norm"].iter().any(|step| factory.starts_with(step));
-        assert_eq!(foreign.stores_rows(), stores && (!transformed || factory.ends_with("RFlat")), "{what}");
-        use_all_of(&foreign);
+        assert_eq!(external.stores_rows(), stores && (!transformed || factory.ends_with("RFlat")), "{what}");
+        use_all_of(&external);
     });
 }
 
@@ -121,12 +121,12 @@ fn a_file_is_read_as_the_index_that_it_is() {
 fn a_file_without_ids_and_one_without_rows_are_read_too() {
     let _shared = CANCELLING.read();
     each(|factory, metric, builder| {
-        let foreign = Foreign::read(serialised(&builder), Some(metric)).unwrap();
-        assert_eq!((foreign.rows(), foreign.labels()), (ROWS as u64, None), "{factory}");
-        let empty = serialised(&foreign.resume(false).unwrap());
-        let foreign = Foreign::read(empty, Some(metric)).unwrap();
-        assert_eq!((foreign.rows(), foreign.metric()), (0, metric), "{factory}");
-        use_all_of(&foreign);
+        let external = ExternalIndex::read(serialised(&builder), Some(metric)).unwrap();
+        assert_eq!((external.rows(), external.labels()), (ROWS as u64, None), "{factory}");
+        let empty = serialised(&external.resume(false).unwrap());
+        let external = ExternalIndex::read(empty, Some(metric)).unwrap();
+        assert_eq!((external.rows(), external.metric()), (0, metric), "{factory}");
+        use_all_of(&external);
     });
 }
 
@@ -137,26 +137,27 @@ fn rows_are_told_from_others() {
     each(|factory, metric, builder| {
         let rows = rows(metric);
         let others = prepared(metric, clustered(ROWS, DIMS, 2), DIMS);
-        let mut foreign = Foreign::read(serialised(&builder), Some(metric)).unwrap();
-        if foreign.stores_rows() {
+        let mut external = ExternalIndex::read(serialised(&builder), Some(metric)).unwrap();
+        if external.stores_rows() {
             for (position, row) in rows.chunks(DIMS).enumerate() {
                 let nearly: Vec<f32> = row.iter().map(|value| value * (1.0 + f32::EPSILON)).collect();
-                assert!(foreign.exchange_row(position as u64, &nearly), "{factory}");
-                assert!(foreign.exchange_row(position as u64, row), "{factory}");
+                assert!(external.replace_row(position as u64, &nearly), "{factory}");
+                assert!(external.replace_row(position as u64, row), "{factory}");
             }
-            assert!(serialised(&foreign.resume(true).unwrap()) == serialised(&builder), "{factory}");
+            assert!(serialised(&external.resume(true).unwrap()) == serialised(&builder), "{factory}");
             for (position, row) in others.chunks(DIMS).enumerate() {
-                assert!(!foreign.exchange_row(position as u64, row), "{factory}");
+                assert!(!external.replace_row(position as u64, row), "{factory}");
             }
         } else if factory.contains("PCAW") {
-            assert!(foreign.strangers(&foreign.resume(true).unwrap(), &positions, &rows).is_err());
+            assert!(external.differing_rows(&external.resume(true).unwrap(), &positions, &rows).is_err());
         } else {
-            let builder = foreign.resume(true).unwrap();
-            let strangers = |rows: &[f32]| foreign.strangers(&builder, &positions, rows).unwrap().len();
-            assert!(strangers(&rows) <= ROWS / 100, "{factory}: {}", strangers(&rows));
+            let builder = external.resume(true).unwrap();
+            let differing_rows =
+                |rows: &[f32]| external.differing_rows(&builder, &positions, rows).unwrap().len();
+            assert!(differing_rows(&rows) <= ROWS / 100, "{factory}: {}", differing_rows(&rows));
             // Integers keep nothing of these rows.
             let is_blind = factory.ends_with("_direct");
-            assert!(strangers(&others) > ROWS / 2 || is_blind, "{factory}: {}", strangers(&others));
+            assert!(differing_rows(&others) > ROWS / 2 || is_blind, "{factory}: {}", differing_rows(&others));
         }
     });
 }
@@ -168,20 +169,23 @@ fn truncated_and_padded_files_are_damaged() {
         let bytes = labelled(&mut builder);
         let near_the_ends = (0..200).chain(bytes.len() - 50..bytes.len());
         for length in near_the_ends.chain((200..bytes.len()).step_by(bytes.len() / 97)) {
-            let cut = Foreign::read(bytes[..length].to_vec(), Some(metric));
-            assert!(matches!(cut, Err(ForeignError::Damaged(_))), "{factory} cut to {length}: {cut:?}");
+            let cut = ExternalIndex::read(bytes[..length].to_vec(), Some(metric));
+            assert!(matches!(cut, Err(ExternalIndexError::Damaged(_))), "{factory} cut to {length}: {cut:?}");
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(matches!(Foreign::read(longer, Some(metric)), Err(ForeignError::Damaged(_))), "{factory}");
+        assert!(
+            matches!(ExternalIndex::read(longer, Some(metric)), Err(ExternalIndexError::Damaged(_))),
+            "{factory}"
+        );
     });
     for bytes in [&b""[..], b"null", b"IxMp", b"%PDF-1.4", &[0; 4096], &[0xff; 4096]] {
-        assert!(Foreign::read(bytes.to_vec(), None).is_err());
+        assert!(ExternalIndex::read(bytes.to_vec(), None).is_err());
     }
 }
 
 #[test]
 fn changed_bytes_are_an_error_or_a_sound_index() {
-    process::alone("foreign::changed_bytes_are_an_error_or_a_sound_index", 4_000, || {
+    process::alone("external::changed_bytes_are_an_error_or_a_sound_index", 4_000, || {
         let mut random = Random(77);
         let (mut read, mut tried) = (0, 0);
         each(|factory, metric, mut builder| {
@@ -206,9 +210,9 @@ fn changed_bytes_are_an_error_or_a_sound_index() {
                 changed[at..end].copy_from_slice(&value[..end - at]);
                 println!("{factory} under {metric:?}: {value:?} at {at}");
                 tried += 1;
-                if let Ok(foreign) = Foreign::read(changed, None) {
+                if let Ok(external) = ExternalIndex::read(changed, None) {
                     read += 1;
-                    use_all_of(&foreign);
+                    use_all_of(&external);
                 }
             }
         });
@@ -222,7 +226,7 @@ fn changed_bytes_are_an_error_or_a_sound_index() {
 /// Each word of a small file in turn, as a length, a count or a number of bits that is far too large, or none.
 #[test]
 fn no_number_in_a_file_is_believed() {
-    process::alone("foreign::no_number_in_a_file_is_believed", 2_000, || {
+    process::alone("external::no_number_in_a_file_is_believed", 2_000, || {
         for factory in ["HNSW4", "IVF2_HNSW2,PQ2x2", "IVF2,PQ2x4fs,RFlat", "PCA2,SQ8"] {
             let rows = clustered(40, 4, 1);
             let mut builder = build(factory, Metric::L2, &rows, 4).unwrap();
@@ -234,12 +238,12 @@ fn no_number_in_a_file_is_believed() {
                     for length in [4, 8] {
                         let mut changed = bytes.clone();
                         changed[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
-                        if let Ok(foreign) = Foreign::read(changed, None) {
+                        if let Ok(external) = ExternalIndex::read(changed, None) {
                             println!("{factory}: {value} at {at}");
-                            if let Ok(mut builder) = foreign.resume(true) {
+                            if let Ok(mut builder) = external.resume(true) {
                                 builder.add(&rows[..20]).unwrap();
                                 let opened = serialised(&builder);
-                                let opened = open(&opened, foreign.metric()).unwrap();
+                                let opened = open(&opened, external.metric()).unwrap();
                                 opened.search(&rows[..4], 10, &narrow(), None).unwrap();
                             }
                         }
@@ -263,20 +267,22 @@ fn what_is_not_taken_is_refused_with_a_reason() {
         ("ITQ8,SQ8", "transforms by ITQ"),
     ] {
         let mut builder = build(factory, Metric::L2, &rows(Metric::L2), DIMS).unwrap();
-        let error = Foreign::read(labelled(&mut builder), None).unwrap_err();
-        assert!(matches!(error, ForeignError::Family(_)), "{factory}: {error:?}");
+        let error = ExternalIndex::read(labelled(&mut builder), None).unwrap_err();
+        assert!(matches!(error, ExternalIndexError::Family(_)), "{factory}: {error:?}");
         assert!(error.to_string().contains(reason), "{factory}: {error}");
     }
     let untrained = serialised(&Builder::new("IVF8,PQ4x4", DIMS, Metric::L2).unwrap());
-    assert!(Foreign::read(untrained, None).unwrap_err().to_string().contains("not trained"));
+    assert!(ExternalIndex::read(untrained, None).unwrap_err().to_string().contains("not trained"));
     let flat = serialised(&build("Flat", Metric::L2, &rows(Metric::L2), DIMS).unwrap());
     for metric in [Metric::InnerProduct, Metric::L1] {
-        let error = Foreign::read(flat.clone(), Some(metric)).unwrap_err().to_string();
+        let error = ExternalIndex::read(flat.clone(), Some(metric)).unwrap_err().to_string();
         assert!(error.contains("not made for the metric"), "{error}");
     }
     let twice = vec![3; ROWS];
     let mut bytes = Vec::new();
     let mut builder = build("Flat", Metric::L2, &rows(Metric::L2), DIMS).unwrap();
     builder.write_labelled(&twice, &SearchParams::default(), &mut bytes).unwrap();
-    assert!(Foreign::read(bytes, None).unwrap_err().to_string().contains("two of its rows have the id 3"));
+    assert!(
+        ExternalIndex::read(bytes, None).unwrap_err().to_string().contains("two of its rows have the id 3")
+    );
 }

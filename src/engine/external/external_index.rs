@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::index_reader::{IndexReader, ParsedIndex};
 use crate::engine::build::Builder;
+use crate::engine::factory::{self, Recipe};
 use crate::engine::shim::ffi;
 use crate::engine::{EngineError, Metric};
 
@@ -107,7 +108,8 @@ impl ExternalIndex {
             position.is_some_and(|position| !std::mem::replace(&mut seen[position], true))
         });
         if !are_positions {
-            if self.labels.is_some() || self.is_refined() {
+            let is_refined = self.recipe().is_some_and(|recipe| recipe.refine.is_some());
+            if self.labels.is_some() || is_refined {
                 return Err(ExternalIndexError::Damaged(
                     "its inverted lists do not hold each row once".into(),
                 ));
@@ -129,8 +131,9 @@ impl ExternalIndex {
         Ok(places)
     }
 
-    fn is_refined(&self) -> bool {
-        self.factory.ends_with(",RFlat") || self.factory.contains(",Refine(")
+    /// None if the engine does not build such an index, so that [`ExternalIndex::resume`] is going to fail.
+    fn recipe(&self) -> Option<Recipe> {
+        factory::parse(&self.factory, self.dims).ok()
     }
 
     /// The factory string of such an index.
@@ -210,7 +213,7 @@ impl ExternalIndex {
         again.add(rows)?;
         let stored = decode(builder, positions)?;
         let encoded = decode(&again, &(0..positions.len() as u64).collect::<Vec<_>>())?;
-        let ignores_length = self.factory.contains("L2norm");
+        let ignores_length = self.recipe().is_some_and(|recipe| recipe.normalises());
         let error = |row: &[f32], decoded: &[f32]| -> (f64, f64) {
             let square = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
             let scale = match ignores_length {

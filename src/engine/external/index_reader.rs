@@ -6,7 +6,7 @@ use super::code_reader::{ExternalCodec, ParsedCodes, codes};
 use super::external_index::{ExternalIndexError, StoredList, StoredRows};
 use super::serial_bytes::{ByteReader, ReadResult, damaged, require, unsupported};
 use super::transform_reader::{ExternalTransform, ExternalTransformKind};
-use crate::engine::{MAX_DIMS, Metric};
+use crate::engine::{MAX_DIMS, Metric, factory};
 
 /// As `MAX_ROWS` in builder.rs.
 pub const MAX_ROWS: u64 = i32::MAX as u64;
@@ -135,8 +135,8 @@ impl<'a> IndexReader<'a> {
         let mut body = self.refined(fourcc)?;
         check_same(around, body.header)?;
         // Graphs over product codes exist for Euclidean distance alone: see Recipe::l2_only.
-        let is_for_cosine = around.metric == INNER_PRODUCT
-            || (around.metric == L2 && body.factory.starts_with("HNSW") && body.factory.contains("_PQ"));
+        let is_l2_only = || factory::parse(&body.factory, around.dims).is_ok_and(|recipe| recipe.l2_only());
+        let is_for_cosine = around.metric == INNER_PRODUCT || (around.metric == L2 && is_l2_only());
         if wanted.is_none() && !is_for_cosine {
             body.factory.insert_str(0, "L2norm,");
             body.stored = StoredRows::No;

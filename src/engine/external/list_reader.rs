@@ -66,8 +66,7 @@ impl IndexReader<'_> {
         let (coarse, links) = match &fourcc {
             b"IHNf" => {
                 let (graph, _) = self.graph(fourcc)?;
-                let links = graph.factory.replacen("HNSW", "_HNSW", 1);
-                (graph.header, links)
+                (graph.header, format!("_{}", graph.factory))
             }
             b"IxF2" | b"IxFI" | b"IxFl" => match codes(&mut self.reader, fourcc)? {
                 Some(codes) => (codes.header, String::new()),

@@ -73,7 +73,7 @@ impl Additive {
     /// Parses the code of a factory string; None if it is no additive one.
     pub(in crate::engine) fn parse(
         text: &str,
-        dims: usize,
+        dims: Option<usize>,
         in_lists: bool,
     ) -> Result<Option<Self>, EngineError> {
         let mut scan = Scan(text);
@@ -126,7 +126,7 @@ impl Additive {
         Ok(Some(additive))
     }
 
-    fn check_limits(self, text: &str, dims: usize) -> Result<(), EngineError> {
+    fn check_limits(self, text: &str, dims: Option<usize>) -> Result<(), EngineError> {
         let refuse = |why: String| refused(text, why).map(|_| ());
         let (most, why) = if self.searches_locally {
             (
@@ -149,7 +149,7 @@ impl Additive {
                 self.parts, self.codebooks
             ));
         }
-        if self.parts * self.bits > 32 * dims {
+        if dims.is_some_and(|dims| self.parts * self.bits > 32 * dims) {
             return refuse("its codes are longer than the rows themselves; use Flat".into());
         }
         if self.is_packed && !matches!(self.norm, Norm::Absent | Norm::Pair) {
@@ -262,10 +262,12 @@ fn parse_norm(text: &str) -> Option<Norm> {
 
 fn check_numbers(
     text: &str,
-    dims: usize,
+    dims: Option<usize>,
     parts: usize,
     groups: &[(usize, usize)],
 ) -> Result<(), EngineError> {
+    // Rows of unknown dimensions can be divided by any number but 0.
+    let dims = dims.unwrap_or(parts);
     if parts == 0 || !dims.is_multiple_of(parts) {
         let why = format!("{dims} dimensions cannot be divided into {parts} equal parts");
         return refused(text, why).map(|_| ());
@@ -291,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_string_is_understood_with_its_parts_groups_and_norm() {
-        let parse = |text| Additive::parse(text, 384, true).unwrap().unwrap();
+        let parse = |text| Additive::parse(text, Some(384), true).unwrap().unwrap();
         let residual = parse("RQ4x8_2x6_Nfloat");
         assert_eq!((residual.codebooks, residual.bits, residual.centroids), (6, 44, 4 * 256 + 2 * 64));
         assert_eq!(residual.code_bytes(), (44 + 32u64).div_ceil(8));
@@ -303,13 +305,13 @@ mod tests {
         assert_eq!(packed.code_bytes(), (31 + 2u64).div_ceil(2));
         assert!(parse("PRQ4x4x4fs").inner_product_only());
         for other in ["PQ16", "LSH", "RaBitQ", "Flat", "SQ8", "RCQ2x8", "LSCQ2x8", ""] {
-            assert_eq!(Additive::parse(other, 384, false).unwrap(), None, "{other}");
+            assert_eq!(Additive::parse(other, Some(384), false).unwrap(), None, "{other}");
         }
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_the_way_out() {
-        let reason = |text| Additive::parse(text, 384, false).unwrap_err().to_string();
+        let reason = |text| Additive::parse(text, Some(384), false).unwrap_err().to_string();
         assert!(reason("RQ64x8").contains("use PRQ"));
         assert!(reason("LSQ16x8").contains("use PLSQ"));
         assert!(reason("PRQ5x2x8").contains("5 equal parts"));

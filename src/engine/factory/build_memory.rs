@@ -141,7 +141,7 @@ impl Recipe {
                 bytes += lists as u64 * (4 * inner as u64 + LIST_OVERHEAD_BYTES + links) + 4 * block;
             }
             // Distances between any two centroids.
-            (Structure::Graph { .. }, Codec::Product { parts, bits }) => {
+            (Structure::Graph { .. }, Codec::Product { parts, bits, .. }) => {
                 bytes += (4 * parts as u64) << (2 * bits);
             }
             _ => {}

@@ -43,6 +43,10 @@ type Parsed<T> = Result<T, EngineError>;
 /// Parses a factory string for rows of `dims` dimensions. A refusal carries the reason and, if there is one, a valid
 /// string close to it.
 pub(in crate::engine) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
+    if dims == 0 || dims > MAX_DIMS {
+        return refuse(format!("vectors must have between 1 and {MAX_DIMS} dimensions, not {dims}"));
+    }
+    let dims = Some(dims);
     understand(factory, dims).map_err(|error| match error {
         EngineError::Refused { reason, .. } if factory.len() <= MAX_BYTES => {
             let meant = spelling::meant(factory, |other| other == AUTO || understand(other, dims).is_ok());
@@ -52,10 +56,14 @@ pub(in crate::engine) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
     })
 }
 
-fn understand(factory: &str, dims: usize) -> Parsed<Recipe> {
-    if dims == 0 || dims > MAX_DIMS {
-        return refuse(format!("vectors must have between 1 and {MAX_DIMS} dimensions, not {dims}"));
-    }
+/// Parses a factory string for rows of unknown dimensions; None where no dimensions would do. Of the recipe only structure
+/// and codecs mean anything.
+pub(in crate::engine) fn parse_without_dims(factory: &str) -> Option<Recipe> {
+    understand(factory, None).ok()
+}
+
+/// `dims`: None where they are unknown; then only checks that need none are made.
+fn understand(factory: &str, dims: Option<usize>) -> Parsed<Recipe> {
     if factory.len() > MAX_BYTES {
         return refuse(format!("factory string is longer than {MAX_BYTES} bytes"));
     }
@@ -74,12 +82,12 @@ fn understand(factory: &str, dims: usize) -> Parsed<Recipe> {
         if transforms.len() == MAX_TRANSFORMS {
             return refuse(format!("more than {MAX_TRANSFORMS} transforms before the index"));
         }
-        inner = transform.d_out;
+        inner = dims.map(|_| transform.d_out);
         transforms.push(transform);
         rest = tail;
     }
     let (structure, codec) = parse_core(rest, inner)?;
-    Ok(Recipe { dims, transforms, structure, codec, refine })
+    Ok(Recipe { dims: dims.unwrap_or_default(), transforms, structure, codec, refine })
 }
 
 /// The first character of a text, for a message. Beyond ASCII also those that follow, since several of them may encode
@@ -96,7 +104,7 @@ fn refuse<T>(reason: impl Into<String>) -> Parsed<T> {
     Err(EngineError::refused(reason))
 }
 
-fn split_refine(factory: &str, dims: usize) -> Parsed<(&str, Option<Codec>)> {
+fn split_refine(factory: &str, dims: Option<usize>) -> Parsed<(&str, Option<Codec>)> {
     if let Some(body) = factory.strip_suffix(",RFlat") {
         return Ok((body, Some(Codec::Flat)));
     }
@@ -114,8 +122,9 @@ fn split_refine(factory: &str, dims: usize) -> Parsed<(&str, Option<Codec>)> {
     }
 }
 
-fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
+fn parse_transform(text: &str, dims: Option<usize>) -> Parsed<Option<Transform>> {
     let mut scan = Scan(text);
+    let d_in = dims.unwrap_or_default();
     let (kind, d_out) = if scan.eat("PCA") {
         let _ = (scan.eat("W"), scan.eat("R"));
         let Some(d_out) = scan.number() else {
@@ -130,7 +139,7 @@ fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
         };
         let d_out = if scan.eat("_") { scan.number() } else { Some(d_in) };
         let Some(d_out) = d_out else { return Ok(None) };
-        check_parts(text, parts, d_out)?;
+        check_parts(text, parts, dims.map(|_| d_out))?;
         (TransformKind::Opq { parts }, d_out)
     } else if scan.eat("RR") {
         (TransformKind::RandomRotation, scan.number().unwrap_or(d_in))
@@ -156,7 +165,7 @@ fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
             return refuse(format!("\"{text}\": rows are padded to at most {MAX_DIMS} dimensions"));
         }
         TransformKind::Pad => {}
-        _ if d_out == 0 || d_out > d_in => {
+        _ if dims.is_some() && (d_out == 0 || d_out > d_in) => {
             return refuse(format!("\"{text}\" must leave between 1 and {d_in} of {d_in} dimensions"));
         }
         _ => {}
@@ -164,7 +173,7 @@ fn parse_transform(text: &str, d_in: usize) -> Parsed<Option<Transform>> {
     Ok(Some(transform))
 }
 
-fn parse_core(text: &str, dims: usize) -> Parsed<(Structure, Codec)> {
+fn parse_core(text: &str, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
     let mut scan = Scan(text);
     if scan.eat("HNSW") {
         return parse_graph(text, scan, dims);
@@ -185,7 +194,7 @@ fn parse_core(text: &str, dims: usize) -> Parsed<(Structure, Codec)> {
         return Ok((Structure::Scan, Codec::Additive(additive)));
     }
     if scan.eat("LSH") {
-        let bits = scan.number().unwrap_or(dims);
+        let bits = scan.number().or(dims).unwrap_or(1);
         let (rotated, thresholds) = (scan.eat("r"), scan.eat("t"));
         if scan.is_done() {
             return parse_signs(text, bits, rotated, thresholds, dims);
@@ -199,8 +208,9 @@ fn parse_signs(
     bits: usize,
     rotated: bool,
     thresholds: bool,
-    dims: usize,
+    dims: Option<usize>,
 ) -> Parsed<(Structure, Codec)> {
+    let dims = dims.unwrap_or(bits);
     if bits == 0 || bits > dims {
         return refuse(format!("\"{text}\": LSH takes between 1 and {dims} bits for {dims} dimensions"));
     }
@@ -212,7 +222,7 @@ fn parse_signs(
     Ok((Structure::Scan, Codec::Signs { bits, rotated, thresholds }))
 }
 
-fn parse_graph(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure, Codec)> {
+fn parse_graph(text: &str, mut scan: Scan<'_>, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
     let links = parse_links(text, &mut scan)?;
     let code = if scan.is_done() {
         Some(Codec::Flat)
@@ -237,7 +247,7 @@ fn parse_links(text: &str, scan: &mut Scan<'_>) -> Parsed<usize> {
     Ok(links)
 }
 
-fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure, Codec)> {
+fn parse_lists(text: &str, mut scan: Scan<'_>, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
     let Some(count) = scan.number() else {
         return refuse(reason_against(text));
     };
@@ -272,7 +282,7 @@ fn parse_lists(text: &str, mut scan: Scan<'_>, dims: usize) -> Parsed<(Structure
 }
 
 /// The grammar's `Flat`, `sq` and `pq`; None for anything else.
-fn parse_plain_code(text: &str, dims: usize) -> Parsed<Option<Codec>> {
+fn parse_plain_code(text: &str, dims: Option<usize>) -> Parsed<Option<Codec>> {
     let codec = match text {
         "Flat" => Codec::Flat,
         "SQ4" => Codec::Scalar { bits: 4, learns: true },
@@ -286,7 +296,7 @@ fn parse_plain_code(text: &str, dims: usize) -> Parsed<Option<Codec>> {
     Ok(Some(codec))
 }
 
-fn parse_product(text: &str, dims: usize) -> Parsed<Option<Codec>> {
+fn parse_product(text: &str, dims: Option<usize>) -> Parsed<Option<Codec>> {
     let mut scan = Scan(text);
     if !scan.eat("PQ") {
         return Ok(None);
@@ -295,17 +305,17 @@ fn parse_product(text: &str, dims: usize) -> Parsed<Option<Codec>> {
         return Ok(None);
     };
     let bits = if scan.eat("x") { scan.number() } else { Some(8) };
-    let (Some(bits), _, true) = (bits, scan.eat("np"), scan.is_done()) else {
+    let (Some(bits), is_unordered, true) = (bits, scan.eat("np"), scan.is_done()) else {
         return Ok(None);
     };
     check_parts(text, parts, dims)?;
     if !(1..=MAX_PRODUCT_BITS).contains(&bits) {
         return refuse(format!("\"{text}\": PQ takes between 1 and {MAX_PRODUCT_BITS} bits for each part"));
     }
-    Ok(Some(Codec::Product { parts, bits }))
+    Ok(Some(Codec::Product { parts, bits, polysemous: !is_unordered }))
 }
 
-fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Codec>> {
+fn parse_fast_scan(text: &str, dims: Option<usize>, in_lists: bool) -> Parsed<Option<Codec>> {
     let mut scan = Scan(text);
     if !scan.eat("PQ") {
         return Ok(None);
@@ -334,13 +344,13 @@ fn parse_fast_scan(text: &str, dims: usize, in_lists: bool) -> Parsed<Option<Cod
 }
 
 /// Err unless `parts` divides the dimensions; the error names the nearest numbers that do.
-fn check_parts(text: &str, parts: usize, dims: usize) -> Parsed<()> {
-    if parts > 0 && dims.is_multiple_of(parts) {
-        return Ok(());
-    }
+fn check_parts(text: &str, parts: usize, dims: Option<usize>) -> Parsed<()> {
     if parts == 0 {
         return refuse(format!("\"{text}\": a vector is divided into 1 part at least"));
     }
+    let Some(dims) = dims.filter(|dims| !dims.is_multiple_of(parts)) else {
+        return Ok(());
+    };
     let divides = |number: &usize| dims.is_multiple_of(*number);
     let below = (1..=dims.min(parts)).rev().find(divides);
     let above = (parts..=dims).find(divides);
@@ -385,6 +395,18 @@ impl Scan<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+
+    #[test]
+    fn structure_and_codecs_need_no_dimensions() {
+        for factory in
+            ["PCA64,IVF4k_HNSW,PQ48,RFlat", "LSHrt", "ITQ,LSH", "RR,HNSW,SQ8", "PRQ5x2x8", "OPQ7,PQ7"]
+        {
+            assert!(parse_without_dims(factory).is_some(), "{factory}");
+        }
+        for factory in ["NSG32", "IVF4k", "HNSW1", "PQ0", "Flat,Flat", "auto", ""] {
+            assert_eq!(parse_without_dims(factory), None, "{factory}");
+        }
+    }
 
     #[test]
     fn a_composite_string_is_understood_part_by_part() {

@@ -57,10 +57,11 @@ pub(in crate::engine) enum Codec {
     },
     /// `SQfp16`: IEEE's 16-bit floats.
     Half,
-    /// `PQ`: the nearest of 2^bits centroids in each of `parts` subspaces.
+    /// `PQ`: the nearest of 2^bits centroids in each of `parts` subspaces; `polysemous` unless the string ends in `np`.
     Product {
         parts: usize,
         bits: usize,
+        polysemous: bool,
     },
     /// `PQ..x4fs`: the same with 4 bits, laid out for SIMD.
     FastScan {
@@ -79,7 +80,7 @@ pub(in crate::engine) enum Codec {
 
 impl Codec {
     /// Whether codes are laid out in blocks, for SIMD.
-    pub(super) fn is_packed(self) -> bool {
+    pub(in crate::engine) fn is_packed(self) -> bool {
         match self {
             Self::FastScan { .. } => true,
             Self::Additive(additive) => additive.is_packed,
@@ -92,7 +93,7 @@ impl Codec {
             Self::Flat => 4 * dims,
             Self::Scalar { bits, .. } => (bits * dims).div_ceil(8),
             Self::Half => 2 * dims,
-            Self::Product { parts, bits } => (parts * bits).div_ceil(8),
+            Self::Product { parts, bits, .. } => (parts * bits).div_ceil(8),
             Self::FastScan { parts } => parts.div_ceil(2),
             Self::Signs { bits, .. } => bits.div_ceil(8),
             // Signs and two correction factors (faiss/impl/RaBitQuantizer.cpp).
@@ -118,7 +119,7 @@ impl Codec {
     pub(super) fn table_bytes(self, dims: usize) -> u64 {
         match self {
             Self::Additive(additive) => additive.encoding_bytes(dims, additive.batch_rows().min(BATCH_ROWS)),
-            Self::Product { parts, bits } if dims / parts >= TABLE_MIN_WIDTH => {
+            Self::Product { parts, bits, .. } if dims / parts >= TABLE_MIN_WIDTH => {
                 (TABLE_ROWS * 4 * parts as u64) << bits
             }
             Self::FastScan { parts } if dims / parts >= TABLE_MIN_WIDTH => {
@@ -133,7 +134,7 @@ impl Codec {
         let (most, part) = match self {
             Self::Flat => return 0,
             Self::Signs { bits, .. } => return (8 * bits * rows) as u64,
-            Self::Product { parts, bits } => (ROWS_PER_CENTROID << bits, dims / parts),
+            Self::Product { parts, bits, .. } => (ROWS_PER_CENTROID << bits, dims / parts),
             Self::FastScan { parts } => (ROWS_PER_CENTROID << 4, dims / parts),
             // faiss/IndexScalarQuantizer.cpp
             Self::Scalar { .. } | Self::Half => (100_000, 0),
@@ -234,7 +235,7 @@ impl Transform {
                 12 * d_in * d_in + 48 * d_out * d_out + rows * (4 * d_in + (4 + 16) * d_out)
             }
             TransformKind::Opq { parts } => {
-                let codec = Codec::Product { parts, bits: 8 };
+                let codec = Codec::Product { parts, bits: 8, polysemous: true };
                 let centroids = codec.model_bytes(d_out) + codec.table_bytes(d_out);
                 let rows = rows.min(ROWS_PER_CENTROID << 8);
                 return (32 * d_in * d_in.max(d_out) + rows * 4 * (3 * d_in + 2 * d_out)) as u64 + centroids;
@@ -291,6 +292,11 @@ impl Recipe {
             (_, Codec::Additive(additive)) => additive.l2_only(),
             _ => false,
         }
+    }
+
+    /// Whether the lengths of rows are lost.
+    pub(in crate::engine) fn normalises(&self) -> bool {
+        self.transforms.iter().any(|transform| transform.kind == TransformKind::Normalise)
     }
 
     /// Whether FAISS builds this for inner products only.

@@ -2,7 +2,7 @@
 
 use super::SearchParams;
 use crate::engine::Metric;
-use crate::engine::factory::AUTO;
+use crate::engine::factory::{self, AUTO, Codec, Recipe, Structure};
 use std::fmt;
 
 /// A search parameter, under FAISS's name (faiss/AutoTune.cpp).
@@ -72,26 +72,14 @@ impl KnownParams {
         Self { names: ParamName::ALL.to_vec(), factory: None }
     }
 
-    /// Those of an index after a factory string; for [`AUTO`] those of whatever it may choose. It looks at the parts of
-    /// the string alone, and does not check that FAISS builds it. `metric`: None where it is not known yet.
+    /// The parameters of an index of this factory string; for [`AUTO`] those of all indexes that it may choose, for a string
+    /// that is not built those of any index. `metric`: None where it is not known yet.
     pub fn of(factory: &str, metric: Option<Metric>) -> Self {
         let names = if factory == AUTO {
             vec![Nprobe, EfSearch, KFactor, QuantizerEfSearch, MaxCodes]
         } else {
-            let shape = Shape::of(factory);
-            let compares_bits = shape.polysemous && metric.is_none_or(|metric| metric == Metric::L2);
-            [
-                (Nprobe, shape.lists),
-                (EfSearch, shape.graph),
-                (KFactor, shape.lossy),
-                (QuantizerEfSearch, shape.coarse_graph),
-                (MaxCodes, shape.lists && !shape.fast_scan),
-                (HammingThreshold, compares_bits),
-                (QueryBits, shape.rabitq),
-            ]
-            .into_iter()
-            .filter_map(|(name, fits)| fits.then_some(name))
-            .collect()
+            let recipe = factory::parse_without_dims(factory);
+            recipe.map_or(ParamName::ALL.to_vec(), |recipe| names_of(&recipe, metric))
         };
         Self { names, factory: Some(factory.into()) }
     }
@@ -124,45 +112,27 @@ impl fmt::Display for KnownParams {
     }
 }
 
-/// What the parts of a factory string say about searching.
-#[derive(Default)]
-struct Shape {
-    lists: bool,
-    coarse_graph: bool,
-    graph: bool,
-    /// Its distances are not those of the stored floats, or were not before it refined them.
-    lossy: bool,
-    fast_scan: bool,
-    /// Codes of 8 bits that were ordered so that like ones differ in few bits.
-    polysemous: bool,
-    rabitq: bool,
-}
-
-impl Shape {
-    fn of(factory: &str) -> Self {
-        let mut shape = Shape::default();
-        for part in factory.split(',') {
-            let is_lists = part.starts_with("IVF");
-            let is_graph = part.starts_with("HNSW");
-            let code = part.rsplit_once('_').filter(|_| is_graph).map_or(part, |(_, code)| code);
-            shape.lists |= is_lists;
-            shape.coarse_graph |= is_lists && part.contains("_HNSW");
-            shape.graph |= is_graph;
-            shape.fast_scan |= part.contains("x4fs");
-            shape.polysemous |= part.strip_prefix("PQ").is_some_and(is_eight_bits);
-            shape.rabitq |= part.starts_with("RaBitQ");
-            shape.lossy |= !is_lists && code != "Flat" && !(is_graph && code == part);
-        }
-        // A graph does not look at codes by bits. Lists do, but FAISS 1.12 has no way to say so for one search.
-        shape.polysemous &= !shape.graph && !shape.lists;
-        shape
-    }
-}
-
-/// Whether what follows `PQ` is a number of parts, and 8 bits for each, learnt with an order.
-fn is_eight_bits(sizes: &str) -> bool {
-    let (parts, bits) = sizes.split_once('x').unwrap_or((sizes, "8"));
-    bits == "8" && !parts.is_empty() && parts.bytes().all(|byte| byte.is_ascii_digit())
+fn names_of(recipe: &Recipe, metric: Option<Metric>) -> Vec<ParamName> {
+    let (has_lists, has_coarse_graph, has_graph) = match recipe.structure {
+        Structure::Scan => (false, false, false),
+        Structure::Graph { .. } => (false, false, true),
+        Structure::Lists { coarse_links, .. } => (true, coarse_links.is_some(), false),
+    };
+    let is_lossy = recipe.codec != Codec::Flat || recipe.refine.is_some() || !recipe.transforms.is_empty();
+    // A graph does not compare codes by bits. Lists do, but FAISS 1.12 cannot be told so for one search.
+    let compares_bits = recipe.structure == Structure::Scan
+        && matches!(recipe.codec, Codec::Product { bits: 8, polysemous: true, .. })
+        && metric.is_none_or(|metric| metric == Metric::L2);
+    let fitting = [
+        (Nprobe, has_lists),
+        (EfSearch, has_graph),
+        (KFactor, is_lossy),
+        (QuantizerEfSearch, has_coarse_graph),
+        (MaxCodes, has_lists && !recipe.codec.is_packed()),
+        (HammingThreshold, compares_bits),
+        (QueryBits, recipe.codec == Codec::RaBitQ),
+    ];
+    fitting.into_iter().filter_map(|(name, fits)| fits.then_some(name)).collect()
 }
 
 /// Errors in a text of search parameters.

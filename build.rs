@@ -2,7 +2,11 @@
 //! library to the flavour of OpenBLAS that a database backend can bear.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+#[path = "src/engine/shim/constants.rs"]
+#[allow(dead_code, reason = "this script only needs the list of the constants")]
+mod constants;
 
 /// The folder of the shim. Cargo runs this script again when a file in it changes.
 const SHIM: &str = "src/engine/shim";
@@ -10,6 +14,7 @@ const SHIM: &str = "src/engine/shim";
 fn main() {
     println!("cargo:rerun-if-changed={SHIM}");
     let sources = sources_of_shim();
+    let headers = write_constants();
     // Cargo hands on what the build script of a direct dependency with `links = "faiss_c"` printed as `root`.
     let Some(faiss_root) = env::var_os("DEP_FAISS_C_ROOT").map(PathBuf::from) else {
         panic!("faiss-sys did not say where it installed FAISS's headers; is its feature `static` on?");
@@ -19,6 +24,7 @@ fn main() {
         .std("c++17")
         .opt_level(3)
         .files(sources)
+        .include(headers)
         .flag("-fopenmp")
         // As system headers, so that warnings in FAISS do not become our errors.
         .flag("-isystem")
@@ -42,6 +48,29 @@ fn sources_of_shim() -> Vec<PathBuf> {
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "cc"));
     sources.sort();
     sources
+}
+
+/// Writes the constants that Rust and C++ share as a C++ header, and returns its folder.
+fn write_constants() -> PathBuf {
+    let mut header = String::from(
+        "// Written by build.rs from constants.rs.\n#include <cstddef>\nnamespace vekter::shared {\n",
+    );
+    for &(rust_type, name, value) in constants::DEFINITIONS {
+        let cpp_type = match rust_type {
+            "f32" => "float",
+            "usize" => "std::size_t",
+            other => panic!("no C++ type for {name}: {other}"),
+        };
+        header += &format!("constexpr {cpp_type} {name} = {value};\n");
+    }
+    header += "}\n";
+    let Some(folder) = env::var_os("OUT_DIR").map(PathBuf::from) else { panic!("cargo sets OUT_DIR") };
+    write(&folder.join("shared_constants.h"), &header);
+    folder
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
 }
 
 /// Links OpenBLAS's OpenMP flavour where Debian keeps it, and has the loader look there first.

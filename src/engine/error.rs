@@ -57,9 +57,11 @@ impl EngineError {
 }
 
 fn last_message() -> String {
-    // SAFETY: vekter_message returns a NUL-terminated buffer of this thread, which lives as long as the thread and
-    // changes only when this thread calls the shim again.
-    let text = unsafe { CStr::from_ptr(ffi::vekter_message()) };
+    // SAFETY: has no requirements.
+    let message = unsafe { ffi::vekter_message() };
+    // SAFETY: a NUL-terminated buffer of this thread, which lives as long as the thread and changes only when this
+    // thread calls the shim again.
+    let text = unsafe { CStr::from_ptr(message) };
     text.to_string_lossy().into_owned()
 }
 

@@ -221,7 +221,7 @@ impl Builder {
     /// Whether a search can miss rows, so that there is something to calibrate.
     pub fn is_approximate(&self) -> bool {
         let about = self.index.describe();
-        about.scans_all == 0 || about.ranks_exactly == 0 || about.refines != 0
+        about.scans_all == 0 || about.stores_rows == 0 || about.refines != 0
     }
 
     pub(in crate::engine) fn handle(&self) -> &Handle {

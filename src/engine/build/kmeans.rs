@@ -2,13 +2,12 @@
 
 use super::builder::norm;
 use crate::engine::calibrate::nearest_rows;
+use crate::engine::shim::constants::ROWS_PER_CENTROID;
 use crate::engine::shim::ffi;
 use crate::engine::{EngineError, MAX_DIMS, Metric};
 
 /// Longer rows may overflow sums of squared differences, and FAISS would write out of bounds (see `Recipe::max_norm`).
 const MAX_NORM: f64 = 1e12;
-/// More rows for each centroid hardly change the means (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
-const ROWS_PER_CENTROID: usize = 256;
 /// The smallest sample, even for few centroids.
 const MIN_SAMPLE_ROWS: usize = 1 << 16;
 /// FAISS numbers centroids by 32-bit integers; this many of 16,000 dimensions take 64 GB.

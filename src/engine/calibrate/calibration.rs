@@ -73,12 +73,12 @@ struct Calibration<'a> {
 impl Calibration<'_> {
     /// Whether candidates are ranked again by exact distance.
     fn is_lossy(&self) -> bool {
-        self.about.ranks_exactly == 0 || self.about.refines != 0
+        self.about.stores_rows == 0 || self.about.refines != 0
     }
 
     /// Microseconds to rank one more candidate; None where candidates are not ranked again.
     fn ranking_us(&self) -> Option<f64> {
-        let (row, value) = if self.about.ranks_exactly != 0 { REFINE_US } else { FETCH_US };
+        let (row, value) = if self.about.stores_rows != 0 { REFINE_US } else { FETCH_US };
         self.is_lossy().then(|| row + value * f64::from(self.about.dims))
     }
 

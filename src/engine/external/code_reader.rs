@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::index_reader::{IndexHeader, header};
 use super::serial_bytes::{ByteReader, ReadResult, damaged, require, unsupported};
+use crate::engine::shim::constants::MAX_PRODUCT_BITS;
 
 /// FAISS's scalar quantiser types (faiss/impl/ScalarQuantizer.h) with their names in factory strings.
 const SCALAR_TYPES: [(i32, &str); 7] = [
@@ -18,7 +19,6 @@ const SCALAR_TYPES: [(i32, &str); 7] = [
 const HALF: i32 = 4;
 const BRAIN_FLOAT: i32 = 7;
 const LAST_RANGE_STATISTIC: i32 = 3;
-const MAX_PRODUCT_BITS: u64 = 12;
 
 /// A kind of code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn product(reader: &mut ByteReader, dims: usize) -> ReadResult<ExternalCodec
     let Some(parts) = parts else {
         return damaged("it has a product quantiser with parts of different width");
     };
-    if !(1..=MAX_PRODUCT_BITS).contains(&bits) {
+    if !(1..=MAX_PRODUCT_BITS as u64).contains(&bits) {
         return unsupported(format!("its product quantiser has {bits} bits for each part"));
     }
     reader.floats_of(dims << bits, "values of a product quantiser")?;

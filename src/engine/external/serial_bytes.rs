@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use super::external_index::ExternalIndexError;
 use crate::engine::is_interrupted;
+use crate::engine::shim::constants::MAX_VALUE;
 
-/// The largest value whose squares can be summed as floats; as `largest_value` in building.cc.
-const MAX_VALUE: f32 = 1e16;
 /// Bytes that are checked between two polls of the interrupt flag.
 const CHUNK_BYTES: usize = 16 << 20;
 

@@ -12,6 +12,9 @@
 use super::grammar::Scan;
 use super::recipe::TrainingRows;
 use crate::engine::EngineError;
+use crate::engine::shim::constants::{
+    BEAM_BYTES, ENCODED_ROWS, MAX_ADDITIVE_BITS, PRODUCT_BYTES, ROWS_PER_CENTROID,
+};
 
 /// Most centroids in the codebooks of one residual quantiser. Each process that searches holds a copy: 12 MiB at 384
 /// dimensions.
@@ -21,14 +24,8 @@ const MAX_RESIDUAL_CENTROIDS: usize = 1 << 13;
 const MAX_SEARCHED_CENTROIDS: usize = 1 << 11;
 const MAX_CODEBOOKS: usize = 256;
 const MAX_ALL_CODEBOOKS: usize = 2_048;
-const MAX_BITS: usize = 12;
 /// FAISS's `ResidualQuantizer::max_beam_size`.
 const BEAM: usize = 5;
-/// As in additive_quantizer.cc.
-const BEAM_BYTES: usize = 16 << 20;
-const PRODUCT_BYTES: u64 = 32 << 20;
-const ROWS_PER_CENTROID: usize = 256;
-const ENCODED_ROWS: usize = 256;
 /// Rows in one call of FAISS's `add` to a residual quantiser, which does not poll the interrupt flag.
 const RESIDUAL_BATCH_ROWS: usize = 2_048;
 
@@ -62,10 +59,6 @@ pub(in crate::engine) struct Additive {
 }
 
 impl Additive {
-    /// The longest row, by Euclidean norm, of an index that learns norms: their squares are clustered, so fourth powers
-    /// must not overflow.
-    pub(super) const MAX_LEARNT_NORM: f64 = 1e7;
-
     pub(super) fn learns_norms(self) -> bool {
         self.norm == Norm::Pair
     }
@@ -195,7 +188,7 @@ impl Additive {
             return 4 * square;
         }
         let bytes = self.parts as u64 * 2 * square;
-        if bytes <= PRODUCT_BYTES { bytes } else { 0 }
+        if bytes <= PRODUCT_BYTES as u64 { bytes } else { 0 }
     }
 
     /// Bytes while one call encodes `rows` rows.
@@ -272,11 +265,10 @@ fn check_numbers(
         let why = format!("{dims} dimensions cannot be divided into {parts} equal parts");
         return refused(text, why).map(|_| ());
     }
-    if groups
-        .iter()
-        .any(|&(count, bits)| !(1..=MAX_CODEBOOKS).contains(&count) || !(1..=MAX_BITS).contains(&bits))
-    {
-        let why = format!("codebooks are 1 to {MAX_CODEBOOKS}, of 1 to {MAX_BITS} bits each");
+    if groups.iter().any(|&(count, bits)| {
+        !(1..=MAX_CODEBOOKS).contains(&count) || !(1..=MAX_ADDITIVE_BITS).contains(&bits)
+    }) {
+        let why = format!("codebooks are 1 to {MAX_CODEBOOKS}, of 1 to {MAX_ADDITIVE_BITS} bits each");
         return refused(text, why).map(|_| ());
     }
     Ok(())

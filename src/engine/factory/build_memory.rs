@@ -1,14 +1,13 @@
 //! Estimates of a build's memory before it begins: FAISS ends the process if memory runs out in one of its threads.
 
-use super::recipe::{BATCH_ROWS, Codec, ROWS_PER_CENTROID, Recipe, Structure};
+use super::recipe::{BATCH_ROWS, Codec, Recipe, Structure};
+use crate::engine::shim::constants::{DISTANCE_BLOCK_ROWS, ROWS_PER_CENTROID};
 
 /// Bytes of the two `std::vector`s and views of an inverted list (faiss/invlists/InvertedLists.h), and of fragments
 /// that growing lists leave between each other.
 const LIST_OVERHEAD_BYTES: u64 = 192 + 2048;
 /// Bytes of threads and libraries at work: stacks, arenas, OpenBLAS's panels.
 const LIBRARY_BYTES: u64 = 8 << 20;
-/// Sides of a block of distances between rows and centroids: see vekter_initialise in shim.cc.
-const DISTANCE_BLOCK_ROWS: u64 = 1024;
 /// Values in one call of FAISS's `add`, a quarter of a second's work or so even for slow codecs, some of which do not
 /// poll the interrupt flag.
 const BATCH_VALUES: usize = 4 << 20;
@@ -137,7 +136,7 @@ impl Recipe {
         match (self.structure, self.codec) {
             (Structure::Lists { lists, coarse_links }, _) => {
                 let links = coarse_links.map_or(0, |links| 8 * links as u64 + 64);
-                let block = DISTANCE_BLOCK_ROWS * DISTANCE_BLOCK_ROWS.min(lists as u64);
+                let block = (DISTANCE_BLOCK_ROWS * DISTANCE_BLOCK_ROWS.min(lists)) as u64;
                 bytes += lists as u64 * (4 * inner as u64 + LIST_OVERHEAD_BYTES + links) + 4 * block;
             }
             // Distances between any two centroids.

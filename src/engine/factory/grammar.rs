@@ -23,6 +23,7 @@ use super::auto_choice::AUTO;
 use super::recipe::{Codec, Recipe, Structure, Transform, TransformKind};
 use super::refusals::{reason_against, reason_against_code};
 use super::spelling;
+use crate::engine::shim::constants::MAX_PRODUCT_BITS;
 use crate::engine::{EngineError, MAX_DIMS};
 
 const MAX_BYTES: usize = 1_000;
@@ -31,8 +32,6 @@ const MAX_TRANSFORMS: usize = 4;
 const MAX_LISTS: usize = 1 << 20;
 /// HNSW: links of 512 are 4 KiB a row.
 const MAX_LINKS: usize = 512;
-/// PQ: 2^12 centroids in each subspace; FAISS allows more, with hours of training.
-const MAX_PRODUCT_BITS: usize = 12;
 /// A matrix costs d^2 bytes and, in LAPACK, d^3 steps that cannot be interrupted.
 const MAX_MATRIX_DIMS: usize = 4_096;
 /// LSH's random rotation is computed even for an empty index.
@@ -56,8 +55,8 @@ pub(in crate::engine) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
     })
 }
 
-/// Parses a factory string for rows of unknown dimensions; None where no dimensions would do. Of the recipe only structure
-/// and codecs mean anything.
+/// Parses a factory string for rows of unknown dimensions; None where no dimensions would do. Of the recipe only
+/// structure and codecs mean anything.
 pub(in crate::engine) fn parse_without_dims(factory: &str) -> Option<Recipe> {
     understand(factory, None).ok()
 }

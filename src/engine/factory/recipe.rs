@@ -2,14 +2,11 @@
 
 use super::additive_codec::Additive;
 use super::grammar;
+use crate::engine::shim::constants::{MAX_HALF_NORM, MAX_LEARNT_NORM, ROWS_PER_CENTROID, TABLE_ROWS};
 
 /// The largest training sample: more rows improve no quantiser noticeably, and a million rows of 16,000 dimensions are
 /// 64 GB.
 const MAX_SAMPLE_ROWS: usize = 1 << 20;
-/// Rows for each centroid that k-means uses (FAISS's `max_points_per_centroid`, faiss/Clustering.h).
-pub(in crate::engine) const ROWS_PER_CENTROID: usize = 256;
-/// Rows whose tables of distances to a product quantiser's centroids exist at once: see vekter_initialise.
-const TABLE_ROWS: u64 = 256;
 /// Width of a subspace from which on FAISS encodes through such tables (faiss/impl/ProductQuantizer.cpp).
 const TABLE_MIN_WIDTH: usize = 16;
 /// Columns in a block of LAPACK's.
@@ -120,10 +117,10 @@ impl Codec {
         match self {
             Self::Additive(additive) => additive.encoding_bytes(dims, additive.batch_rows().min(BATCH_ROWS)),
             Self::Product { parts, bits, .. } if dims / parts >= TABLE_MIN_WIDTH => {
-                (TABLE_ROWS * 4 * parts as u64) << bits
+                ((TABLE_ROWS * 4 * parts) as u64) << bits
             }
             Self::FastScan { parts } if dims / parts >= TABLE_MIN_WIDTH => {
-                (TABLE_ROWS * 4 * parts as u64) << 4
+                ((TABLE_ROWS * 4 * parts) as u64) << 4
             }
             _ => 0,
         }
@@ -324,12 +321,12 @@ impl Recipe {
     pub(in crate::engine) fn max_norm(&self) -> f64 {
         if [Some(self.codec), self.refine].contains(&Some(Codec::Half)) {
             // 16-bit floats end at 65,504, and lists store residuals.
-            return 3e4;
+            return MAX_HALF_NORM.into();
         }
         if let Codec::Additive(additive) = self.codec
             && additive.learns_norms()
         {
-            return Additive::MAX_LEARNT_NORM;
+            return MAX_LEARNT_NORM.into();
         }
         let plain = self.structure == Structure::Scan && self.codec == Codec::Flat;
         if plain && self.transforms.is_empty() && self.refine.is_none() { f64::INFINITY } else { 1e12 }

@@ -109,7 +109,7 @@ impl OpenIndex {
     /// Whether a search returns the operator's distances, up to rounding: float vectors are stored, without a
     /// transform. Otherwise the caller ranks the hits again by the rows themselves.
     pub fn ranks_exactly(&self) -> bool {
-        self.about.ranks_exactly != 0
+        self.about.stores_rows != 0
     }
 
     /// Whether a search with k = rows finds every row, whatever the parameters: each query is compared with all rows.
@@ -223,7 +223,7 @@ pub(super) fn check_query(about: &Description, query: &[f32]) -> Result<(), Engi
     if !query.iter().all(|value| value.is_finite()) {
         return Err(EngineError::bad_parameter("the query holds values that are not finite"));
     }
-    let scans_floats = about.scans_all != 0 && about.ranks_exactly != 0 && about.refines == 0;
+    let scans_floats = about.scans_all != 0 && about.stores_rows != 0 && about.refines == 0;
     if !scans_floats && norm(query) > MAX_QUERY_NORM {
         return Err(EngineError::bad_parameter(format!(
             "the query is longer than {MAX_QUERY_NORM:e}, which overflows in this index type"

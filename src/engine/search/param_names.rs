@@ -72,8 +72,8 @@ impl KnownParams {
         Self { names: ParamName::ALL.to_vec(), factory: None }
     }
 
-    /// The parameters of an index of this factory string; for [`AUTO`] those of all indexes that it may choose, for a string
-    /// that is not built those of any index. `metric`: None where it is not known yet.
+    /// The parameters of an index of this factory string; for [`AUTO`] those of all indexes that it may choose, for a
+    /// string that is not built those of any index. `metric`: None where it is not known yet.
     pub fn of(factory: &str, metric: Option<Metric>) -> Self {
         let names = if factory == AUTO {
             vec![Nprobe, EfSearch, KFactor, QuantizerEfSearch, MaxCodes]

@@ -27,21 +27,6 @@ using faiss::LocalSearchQuantizer;
 using faiss::ProductAdditiveQuantizer;
 using faiss::ResidualQuantizer;
 
-// Bytes that RQ may take for the beams of the rows that it encodes at once, as it counts them; the pools around them
-// take three times as much. FAISS's own limit is 5 GiB. additive_codec.rs counts on it.
-constexpr size_t BEAM_BYTES = size_t{16} << 20;
-// Bytes of the products between codebooks, up to which RQ encodes by them, five times as fast. They are computed after
-// training or reading, and never written.
-constexpr size_t PRODUCT_BYTES = size_t{32} << 20;
-// Rows for each centroid that one of the k-means of RQ looks at; a row counts once for each of its beams.
-constexpr int ROWS_PER_CENTROID = 256;
-// Rows that LSQ encodes between two looks at the interrupt flag.
-constexpr size_t ENCODED_ROWS = 256;
-// As recipe.rs limits rows.
-constexpr float MAX_LEARNT_NORM = 1e7f;
-// As factory strings are limited: additive_codec.rs.
-constexpr size_t MAX_BITS = 12;
-
 // LSQ's encoder, in steps that can be interrupted.
 struct InterruptibleEncoder : faiss::lsq::IcmEncoder {
     using IcmEncoder::IcmEncoder;
@@ -52,9 +37,9 @@ struct InterruptibleEncoder : faiss::lsq::IcmEncoder {
         check_interrupts();
     }
     void encode(int32_t* codes, const float* values, std::mt19937& random, size_t rows, size_t rounds) const override {
-        for (size_t start = 0; start < rows; start += ENCODED_ROWS) {
+        for (size_t start = 0; start < rows; start += shared::ENCODED_ROWS) {
             check_interrupts();
-            const size_t count = std::min(ENCODED_ROWS, rows - start);
+            const size_t count = std::min(shared::ENCODED_ROWS, rows - start);
             IcmEncoder::encode(codes + start * lsq->M, values + start * lsq->d, random, count, rounds);
         }
     }
@@ -79,10 +64,10 @@ bool looks_norms_up(const AdditiveQuantizer& quantizer) {
 // For `parts` residual quantisers like this one.
 void tune_residual(ResidualQuantizer& quantizer, size_t parts) {
     const size_t centroids = quantizer.total_codebook_size;
-    const bool has_products = parts * 2 * centroids * centroids <= PRODUCT_BYTES;
+    const bool has_products = parts * 2 * centroids * centroids <= shared::PRODUCT_BYTES;
     quantizer.use_beam_LUT = has_products;
     quantizer.cp.min_points_per_centroid = 1;
-    quantizer.cp.max_points_per_centroid = ROWS_PER_CENTROID;
+    quantizer.cp.max_points_per_centroid = shared::ROWS_PER_CENTROID;
     if (quantizer.is_trained) {
         if (has_products) {
             quantizer.compute_codebook_tables();
@@ -99,7 +84,7 @@ void tune_residual(ResidualQuantizer& quantizer, size_t parts) {
 
 void tune(AdditiveQuantizer& quantizer, size_t parts) {
     quantizer.verbose = false;
-    quantizer.max_mem_distances = BEAM_BYTES;
+    quantizer.max_mem_distances = shared::BEAM_BYTES;
     if (auto* residual = dynamic_cast<ResidualQuantizer*>(&quantizer)) {
         tune_residual(*residual, parts);
     } else if (auto* search = dynamic_cast<LocalSearchQuantizer*>(&quantizer)) {
@@ -117,7 +102,7 @@ void tune(AdditiveQuantizer& quantizer, size_t parts) {
 // overflow. Rows come no longer than that, but a transform may stretch them.
 void check_norms(const AdditiveQuantizer& quantizer, size_t rows, const float* values) {
     for (size_t i = 0; stores_pairs_of_norms(quantizer) && i < rows; i++) {
-        require(faiss::fvec_norm_L2sqr(values + i * quantizer.d, quantizer.d) <= MAX_LEARNT_NORM * MAX_LEARNT_NORM,
+        require(faiss::fvec_norm_L2sqr(values + i * quantizer.d, quantizer.d) <= shared::MAX_LEARNT_NORM * shared::MAX_LEARNT_NORM,
                 "the index's transform overflows");
     }
 }
@@ -149,7 +134,7 @@ void check_codebooks(const AdditiveQuantizer& quantizer, size_t dims) {
     require(quantizer.d == dims && quantizer.is_trained && quantizer.M > 0 && quantizer.nbits.size() == quantizer.M,
             "additive quantiser of another dimension");
     for (size_t bits : quantizer.nbits) {
-        require(bits >= 1 && bits <= MAX_BITS, "additive quantiser with an impossible number of bits");
+        require(bits >= 1 && bits <= shared::MAX_ADDITIVE_BITS, "additive quantiser with an impossible number of bits");
     }
     if (auto* search = dynamic_cast<const LocalSearchQuantizer*>(&quantizer)) {
         require(search->K == size_t{1} << quantizer.nbits[0] && search->chunk_size > 0 && search->nperts <= search->M &&
@@ -162,40 +147,27 @@ void check_codebooks(const AdditiveQuantizer& quantizer, size_t dims) {
 
 } // namespace
 
-AdditiveQuantizer* additive_quantizer(const Index& index) {
-    if (auto* plain = dynamic_cast<const faiss::IndexAdditiveQuantizer*>(&index)) {
-        return plain->aq;
-    }
-    if (auto* lists = dynamic_cast<const faiss::IndexIVFAdditiveQuantizer*>(&index)) {
-        return lists->aq;
-    }
-    if (auto* packed = dynamic_cast<const faiss::IndexAdditiveQuantizerFastScan*>(&index)) {
-        return packed->aq;
-    }
-    auto* packed_lists = dynamic_cast<const faiss::IndexIVFAdditiveQuantizerFastScan*>(&index);
-    return packed_lists ? packed_lists->aq : nullptr;
-}
-
 void tune_additive(AdditiveQuantizer& quantizer) {
     tune(quantizer, 1);
 }
 
-void train_additive(Index* index, idx_t rows, const float* values, idx_t encoder_rows) {
-    const size_t dims = index->d;
+void train_additive(const Codes& codes, idx_t rows, const float* values, idx_t encoder_rows) {
+    Index& index = *codes.index;
+    const size_t dims = index.d;
     const idx_t count = std::min(rows, encoder_rows);
-    auto* lists = dynamic_cast<faiss::IndexIVF*>(index);
+    faiss::IndexIVF* lists = codes.lists;
     if (lists) {
         lists->train_q1(rows, values, false, lists->metric_type);
     }
     check_interrupts();
-    check_norms(*additive_quantizer(*index), rows, values);
+    check_norms(*codes.additive, rows, values);
     std::vector<float> sample;
     if (count < rows) {
         sample = sample_of(values, rows, count, dims);
         values = sample.data();
     }
     if (!lists) {
-        index->train(count, values);
+        index.train(count, values);
     } else if (lists->by_residual) {
         std::vector<idx_t> list_of_row(count);
         lists->quantizer->assign(count, values, list_of_row.data());
@@ -206,13 +178,11 @@ void train_additive(Index* index, idx_t rows, const float* values, idx_t encoder
     } else {
         lists->train_encoder(count, values, nullptr);
     }
-    index->is_trained = true;
-    write_without_products(*additive_quantizer(*index));
+    index.is_trained = true;
+    write_without_products(*codes.additive);
     // Of rows that are all equal no scale is learnt.
-    if (auto* packed = dynamic_cast<faiss::IndexAdditiveQuantizerFastScan*>(index)) {
-        packed->norm_scale = std::max(packed->norm_scale, 1);
-    } else if (auto* packed_lists = dynamic_cast<faiss::IndexIVFAdditiveQuantizerFastScan*>(index)) {
-        packed_lists->norm_scale = std::max(packed_lists->norm_scale, 1);
+    if (codes.norm_scale) {
+        *codes.norm_scale = std::max(*codes.norm_scale, 1);
     }
 }
 

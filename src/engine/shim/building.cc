@@ -9,13 +9,9 @@
 
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
-#include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexIVFPQFastScan.h>
-#include <faiss/IndexPQ.h>
-#include <faiss/IndexPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRefine.h>
-#include <faiss/IndexScalarQuantizer.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/invlists/InvertedLists.h>
 
@@ -23,27 +19,24 @@ namespace vekter {
 
 namespace {
 
-// OPQ trains a product quantiser in every round, with the same warnings: it gets one that is quiet.
+// OPQ trains a product quantiser in every round, and FAISS's own warns on stderr about small samples. This one is
+// quiet.
 struct QuietOpq {
-    std::vector<std::pair<faiss::OPQMatrix*, std::unique_ptr<faiss::ProductQuantizer>>> steps;
+    std::vector<std::pair<faiss::OPQMatrix*, std::unique_ptr<faiss::ProductQuantizer>>> quantizers;
 
-    explicit QuietOpq(Index* index) {
-        if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-            index = refined->base_index;
-        }
-        auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index);
-        for (size_t i = 0; transformed && i < transformed->chain.size(); i++) {
-            if (auto* opq = dynamic_cast<faiss::OPQMatrix*>(transformed->chain[i])) {
+    explicit QuietOpq(const Parts& parts) {
+        for (const Step& step : parts.steps) {
+            if (faiss::OPQMatrix* opq = step.opq) {
                 // 8 bits, as OPQMatrix::train chooses itself.
                 auto pq = std::make_unique<faiss::ProductQuantizer>(opq->d_out, opq->M, 8);
                 pq->cp.min_points_per_centroid = 1;
                 opq->pq = pq.get();
-                steps.emplace_back(opq, std::move(pq));
+                quantizers.emplace_back(opq, std::move(pq));
             }
         }
     }
     ~QuietOpq() {
-        for (auto& [opq, pq] : steps) {
+        for (auto& [opq, pq] : quantizers) {
             opq->pq = nullptr;
         }
     }
@@ -55,8 +48,8 @@ void reserve_vector(faiss::MaybeOwnedVector<T>& vector, size_t elements) {
     vector.c_ptr = vector.owned_data.data();
 }
 
-// FAISS lets each list grow to twice its size, and with that the whole index, once more than there was room for. Here
-// they grow by a sixteenth: what is copied for it is little beside the work of finding the lists.
+// Makes room in the lists for new rows. FAISS would double lists that are full, and so take memory for the whole index
+// twice. Here they grow by a sixteenth: the copying is little beside the work of finding the lists.
 void grow_lists(faiss::ArrayInvertedLists& lists, const std::vector<idx_t>& list_of_row) {
     std::vector<size_t> rows(lists.nlist);
     for (idx_t list : list_of_row) {
@@ -89,48 +82,67 @@ void add_to_lists(faiss::IndexIVF& inverted, idx_t rows, const float* values) {
     malloc_trim(0);
 }
 
-void train(Index* index, idx_t rows, const float* values, idx_t additive_rows);
-
-// IndexPreTransform::train.
-void train_transformed(faiss::IndexPreTransform& transformed, idx_t rows, const float* values, idx_t additive_rows) {
+// As IndexPreTransform::train, IndexRefine::train and Index::train, but additive quantisers learn from at most
+// `additive_rows` rows, as was estimated.
+void train_parts(const Parts& parts, idx_t rows, const float* values, idx_t additive_rows) {
     std::unique_ptr<const float[]> images;
-    for (auto* step : transformed.chain) {
-        if (!step->is_trained) {
-            step->train(rows, values);
+    const float* inputs = values;
+    for (const Step& step : parts.steps) {
+        if (!step.transform->is_trained) {
+            step.transform->train(rows, inputs);
         }
-        images.reset(step->apply(rows, values));
-        values = images.get();
+        images.reset(step.transform->apply(rows, inputs));
+        inputs = images.get();
     }
-    train(transformed.index, rows, values, additive_rows);
-    transformed.is_trained = true;
+    if (parts.codes.additive) {
+        train_additive(parts.codes, rows, inputs, additive_rows);
+    } else {
+        parts.core->train(rows, inputs);
+    }
+    if (parts.transformed) {
+        parts.transformed->is_trained = true;
+    }
+    images.reset();
+    if (parts.refinement) {
+        parts.fine.index->train(rows, values);
+        parts.refinement->is_trained = true;
+    }
 }
 
-// Index::train, where additive quantisers learn from no more rows than were counted on.
-void train(Index* index, idx_t rows, const float* values, idx_t additive_rows) {
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        train_transformed(*transformed, rows, values, additive_rows);
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        train(refined->base_index, rows, values, additive_rows);
-        refined->refine_index->train(rows, values);
-        refined->is_trained = true;
-    } else if (additive_quantizer(*index)) {
-        train_additive(index, rows, values, additive_rows);
-    } else {
-        index->train(rows, values);
+// FAISS warns on stderr about small training sets; the caller decides how many rows train an index. Polysemous training
+// permutes codes, for seconds in which it cannot be interrupted.
+void tune_codes(const Codes& codes) {
+    if (!codes.index) {
+        return;
+    }
+    codes.index->verbose = false;
+    if (codes.lists) {
+        codes.lists->cp.min_points_per_centroid = 1;
+    }
+    if (codes.product) {
+        codes.product->cp.min_points_per_centroid = 1;
+    }
+    if (codes.product_plain) {
+        codes.product_plain->do_polysemous_training = false;
+    }
+    if (codes.product_lists) {
+        codes.product_lists->do_polysemous_training = false;
+    }
+    if (codes.additive) {
+        tune_additive(*codes.additive);
+    }
+}
+
+void reserve_codes(const Codes& codes, size_t rows) {
+    if (codes.plain) {
+        reserve_vector(codes.plain->codes, rows * codes.plain->code_size);
     }
 }
 
 // See Recipe::max_norm in recipe.rs.
-float largest_value(const Index* index) {
-    const faiss::ScalarQuantizer* sq = nullptr;
-    if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(index)) {
-        return largest_value(graph->storage);
-    } else if (auto* scalar = dynamic_cast<const faiss::IndexScalarQuantizer*>(index)) {
-        sq = &scalar->sq;
-    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(index)) {
-        sq = &inverted->sq;
-    }
-    return sq && sq->qtype == faiss::ScalarQuantizer::QT_fp16 ? 3e4f : 1e16f;
+float largest_value(const Codes& codes) {
+    const bool are_halves = codes.scalar && codes.scalar->qtype == faiss::ScalarQuantizer::QT_fp16;
+    return are_halves ? shared::MAX_HALF_NORM : shared::MAX_VALUE;
 }
 
 } // namespace
@@ -139,84 +151,62 @@ float largest_value(const Index* index) {
 // first. In batches that order is lost, and with 40 candidates whole clusters of clustered rows end up out of reach.
 constexpr int MIN_EF_CONSTRUCTION = 100;
 
-// FAISS warns on stderr about small training sets; how many rows train an index is the caller's decision.
-// Polysemous training permutes codes for a search that is never asked for, and cannot be interrupted for seconds.
-void tune_for_building(Index* index) {
-    index->verbose = false;
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        for (auto* step : transformed->chain) {
-            // Whitening divides by the deviations, which may be zero.
-            if (auto* pca = dynamic_cast<faiss::PCAMatrix*>(step)) {
-                pca->epsilon = 1e-12;
-            }
-        }
-        tune_for_building(transformed->index);
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        tune_for_building(refined->base_index);
-        tune_for_building(refined->refine_index);
-    } else if (auto* graph = dynamic_cast<faiss::IndexHNSW*>(index)) {
-        graph->hnsw.efConstruction = std::max(graph->hnsw.efConstruction, MIN_EF_CONSTRUCTION);
-        tune_for_building(graph->storage);
-    } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
-        inverted->cp.min_points_per_centroid = 1;
-        if (auto* additive = additive_quantizer(*index)) {
-            tune_additive(*additive);
-        } else if (auto* product = dynamic_cast<faiss::IndexIVFPQ*>(index)) {
-            product->pq.cp.min_points_per_centroid = 1;
-            product->do_polysemous_training = false;
-        } else if (auto* fast = dynamic_cast<faiss::IndexIVFPQFastScan*>(index)) {
-            fast->pq.cp.min_points_per_centroid = 1;
-        }
-    } else if (auto* product = dynamic_cast<faiss::IndexPQ*>(index)) {
-        product->pq.cp.min_points_per_centroid = 1;
-        product->do_polysemous_training = false;
-    } else if (auto* fast = dynamic_cast<faiss::IndexPQFastScan*>(index)) {
-        fast->pq.cp.min_points_per_centroid = 1;
-    } else if (auto* additive = additive_quantizer(*index)) {
-        tune_additive(*additive);
+void tune_for_building(const Parts& parts) {
+    parts.whole->verbose = parts.core->verbose = false;
+    if (parts.transformed) {
+        parts.transformed->verbose = false;
     }
+    for (const Step& step : parts.steps) {
+        // Whitening divides by the deviations, which may be zero.
+        if (step.pca) {
+            step.pca->epsilon = 1e-12;
+        }
+    }
+    if (parts.graph) {
+        parts.graph->hnsw.efConstruction = std::max(parts.graph->hnsw.efConstruction, MIN_EF_CONSTRUCTION);
+    }
+    tune_codes(parts.codes);
+    tune_codes(parts.fine);
 }
 
-void train_quietly(Index* index, idx_t rows, const float* values, idx_t additive_rows) {
-    QuietOpq quiet(index);
-    train(index, rows, values, additive_rows);
+void train(const Parts& parts, idx_t rows, const float* values, idx_t additive_rows) {
+    QuietOpq quiet(parts);
+    train_parts(parts, rows, values, additive_rows);
 }
 
-void reserve_rows(Index* index, size_t rows) {
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        reserve_rows(transformed->index, rows);
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        reserve_rows(refined->base_index, rows);
-        reserve_rows(refined->refine_index, rows);
-    } else if (auto* graph = dynamic_cast<faiss::IndexHNSW*>(index)) {
-        reserve_rows(graph->storage, rows);
-        faiss::HNSW& links = graph->hnsw;
+void reserve_rows(const Parts& parts, size_t rows) {
+    reserve_codes(parts.codes, rows);
+    reserve_codes(parts.fine, rows);
+    if (parts.graph) {
+        faiss::HNSW& links = parts.graph->hnsw;
         links.levels.reserve(rows);
         links.offsets.reserve(rows + 1);
         // Row r reaches level l with probability M^-l, so upper levels hold M / (M - 1) links a row on average;
         // 3 % more covers the spread.
         const size_t base = links.nb_neighbors(0);
         reserve_vector(links.neighbors, rows * (base + 2) + rows * base / 32);
-    } else if (auto* codes = dynamic_cast<faiss::IndexFlatCodes*>(index)) {
-        reserve_vector(codes->codes, rows * codes->code_size);
     }
 }
 
-void add_rows(Index* index, idx_t rows, const float* values) {
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        const float* images = transformed->apply_chain(rows, values);
-        std::unique_ptr<const float[]> owned(images == values ? nullptr : images);
-        require_bounded(images, rows * transformed->index->d, largest_value(transformed->index));
-        add_rows(transformed->index, rows, images);
-        transformed->ntotal = transformed->index->ntotal;
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        add_rows(refined->base_index, rows, values);
-        refined->refine_index->add(rows, values);
-        refined->ntotal = refined->refine_index->ntotal;
-    } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
-        add_to_lists(*inverted, rows, values);
+void add_rows(const Parts& parts, idx_t rows, const float* values) {
+    const float* images = values;
+    std::unique_ptr<const float[]> owned;
+    if (parts.transformed) {
+        images = parts.transformed->apply_chain(rows, values);
+        owned.reset(images == values ? nullptr : images);
+        require_bounded(images, rows * parts.core->d, largest_value(parts.codes));
+    }
+    if (parts.codes.lists) {
+        add_to_lists(*parts.codes.lists, rows, images);
     } else {
-        index->add(rows, values);
+        parts.core->add(rows, images);
+    }
+    if (parts.transformed) {
+        parts.transformed->ntotal = parts.core->ntotal;
+    }
+    if (parts.refinement) {
+        parts.fine.index->add(rows, values);
+        parts.refinement->ntotal = parts.fine.index->ntotal;
     }
 }
 

@@ -1,4 +1,4 @@
-// What calibration must know of an index beside its answers, and the exact answers that it judges them by.
+// What calibration needs beside searches: the order of lists, a graph without some links, and exact answers.
 
 #include "internal.h"
 
@@ -6,78 +6,30 @@
 
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
-#include <faiss/IndexPreTransform.h>
-#include <faiss/IndexRefine.h>
 #include <faiss/utils/distances.h>
 
 namespace vekter {
 
-namespace {
-
-// The index that scans lists, inside its wrappers, and the query in its form.
-struct Lists {
-    const faiss::IndexIVF* inverted = nullptr;
-    std::vector<float> query;
-};
-
-Lists lists_of(const Index& index, const float* query) {
-    Lists lists;
-    if (query) {
-        lists.query.assign(query, query + index.d);
-    }
-    const Index* inner = &index;
-    while (!lists.inverted) {
-        if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(inner)) {
-            inner = refined->base_index;
-        } else if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(inner)) {
-            if (query) {
-                const float* image = transformed->apply_chain(1, lists.query.data());
-                std::unique_ptr<const float[]> owned(image == lists.query.data() ? nullptr : image);
-                lists.query = std::vector<float>(image, image + transformed->index->d);
-            }
-            inner = transformed->index;
-        } else {
-            lists.inverted = dynamic_cast<const faiss::IndexIVF*>(inner);
-            require(lists.inverted, "the index has no inverted lists");
-        }
-    }
-    return lists;
-}
-
-// The graph inside the wrappers of an index; null where there is none.
-faiss::HNSW* graph_of(Index& index) {
-    if (auto* refined = dynamic_cast<faiss::IndexRefine*>(&index)) {
-        return graph_of(*refined->base_index);
-    }
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(&index)) {
-        return graph_of(*transformed->index);
-    }
-    auto* graph = dynamic_cast<faiss::IndexHNSW*>(&index);
-    return graph ? &graph->hnsw : nullptr;
-}
-
-} // namespace
-
-std::vector<Link> remove_links(Index& index, const uint8_t* hidden, size_t hidden_bytes) {
+std::vector<Link> remove_links(const Parts& parts, const uint8_t* held_out, size_t held_out_bytes) {
     std::vector<Link> links;
-    faiss::HNSW* graph = graph_of(index);
-    if (!graph) {
+    if (!parts.graph) {
         return links;
     }
-    const auto is_hidden = [&](int32_t row) {
+    faiss::HNSW* graph = &parts.graph->hnsw;
+    const auto is_held_out = [&](int32_t row) {
         const size_t byte = static_cast<size_t>(row) >> 3;
-        return row >= 0 && row != graph->entry_point && byte < hidden_bytes && (hidden[byte] >> (row & 7)) & 1;
+        return row >= 0 && row != graph->entry_point && byte < held_out_bytes && (held_out[byte] >> (row & 7)) & 1;
     };
     auto& neighbors = graph->neighbors;
     for (size_t place = 0; place < neighbors.size(); place++) {
         if (place % (size_t{1} << 24) == 0) {
             check_interrupts();
         }
-        if (is_hidden(neighbors[place])) {
+        if (is_held_out(neighbors[place])) {
             links.push_back({place, neighbors[place]});
         }
     }
-    // A search ends a row's links at the first that leads nowhere, but passes over one from a row to itself.
+    // A link from a row to itself does no harm, while -1 would end the row's links for a search.
     int32_t row = 0;
     for (const Link& link : links) {
         while (link.place >= graph->offsets[row + 1]) {
@@ -88,15 +40,15 @@ std::vector<Link> remove_links(Index& index, const uint8_t* hidden, size_t hidde
     return links;
 }
 
-void restore_links(Index& index, const std::vector<Link>& links) noexcept {
-    faiss::HNSW* graph = graph_of(index);
+void restore_links(const Parts& parts, const std::vector<Link>& links) noexcept {
     for (const Link& link : links) {
-        graph->neighbors[link.place] = link.row;
+        parts.graph->hnsw.neighbors[link.place] = link.row;
     }
 }
 
-void lists_by_position(const Index& index, int32_t* lists) {
-    const faiss::IndexIVF& inverted = *lists_of(index, nullptr).inverted;
+void lists_by_position(const Parts& parts, int32_t* lists) {
+    require(parts.codes.lists, "the index has no inverted lists");
+    const faiss::IndexIVF& inverted = *parts.codes.lists;
     std::fill(lists, lists + inverted.ntotal, -1);
     for (size_t list = 0; list < inverted.nlist; list++) {
         check_interrupts();
@@ -109,12 +61,12 @@ void lists_by_position(const Index& index, int32_t* lists) {
     }
 }
 
-void nearest_lists(const Index& index, const float* query, size_t count, int64_t* lists) {
-    const Lists found = lists_of(index, query);
-    const faiss::IndexIVF& inverted = *found.inverted;
-    require(count <= inverted.nlist, "there are fewer lists");
+void nearest_lists(const Parts& parts, const float* query, size_t count, int64_t* lists) {
+    require(parts.codes.lists, "the index has no inverted lists");
+    require(count <= parts.codes.lists->nlist, "there are fewer lists");
+    const Image image(parts, query);
     std::fill_n(lists, count, -1);
-    for (const Probe& probe : nearest_centroids(inverted, found.query.data(), count, std::max<size_t>(64, 2 * count))) {
+    for (const Probe& probe : nearest_centroids(parts, image.values, count, std::max<size_t>(64, 2 * count))) {
         *lists++ = probe.list;
     }
 }

@@ -1,4 +1,4 @@
-// An index as one file for FAISS's other users: with ids for labels, ready to be searched as it was here.
+// Writing an index for other users of FAISS: with ids as labels, and with the search parameters that it has here.
 
 #include "internal.h"
 
@@ -8,38 +8,33 @@
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVF.h>
-#include <faiss/IndexIVFRaBitQ.h>
 #include <faiss/IndexPreTransform.h>
-#include <faiss/IndexRaBitQ.h>
 #include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/index_io.h>
 
 namespace vekter {
 
-void set_search(Index* index, const vekter_written_params& params) {
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        set_search(transformed->index, params);
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        refined->k_factor = params.k_factor;
-        set_search(refined->base_index, params);
-    } else if (auto* graph = dynamic_cast<faiss::IndexHNSW*>(index)) {
-        graph->hnsw.efSearch = params.ef_search;
-    } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
-        inverted->nprobe = std::min<size_t>(params.nprobe, inverted->nlist);
-        if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(inverted->quantizer)) {
-            coarse->hnsw.efSearch = params.quantizer_ef_search;
-        }
-        if (auto* rabitq = dynamic_cast<faiss::IndexIVFRaBitQ*>(inverted)) {
-            rabitq->qb = params.query_bits;
-        }
-    } else if (auto* rabitq = dynamic_cast<faiss::IndexRaBitQ*>(index)) {
-        rabitq->qb = params.query_bits;
+void set_search(const Parts& parts, const vekter_written_params& params) {
+    if (parts.refinement) {
+        parts.refinement->k_factor = params.k_factor;
+    }
+    if (parts.graph) {
+        parts.graph->hnsw.efSearch = params.ef_search;
+    }
+    if (faiss::IndexIVF* lists = parts.codes.lists) {
+        lists->nprobe = std::min<size_t>(params.nprobe, lists->nlist);
+    }
+    if (parts.centroid_graph) {
+        parts.centroid_graph->hnsw.efSearch = params.quantizer_ef_search;
+    }
+    if (parts.codes.query_bits) {
+        *parts.codes.query_bits = params.query_bits;
     }
 }
 
 void write_labelled(const Index& index, const idx_t* labels, bool normalises, faiss::IOWriter* writer) {
-    // FAISS's containers want what they contain to be mutable; writing does not change it.
+    // FAISS's containers point to mutable indexes; writing does not change them.
     Index* content = const_cast<Index*>(&index);
     faiss::NormalizationTransform unit(index.d, 2.0f);
     faiss::IndexPreTransform prepared;

@@ -13,7 +13,7 @@ pub const INNER_PRODUCT: i32 = 0;
 pub const L2: i32 = 1;
 pub const L1: i32 = 2;
 
-/// A `faiss::Index`.
+/// An index with its parts: `vekter::Handle` of parts.h.
 #[repr(C)]
 pub struct Index {
     opaque: [u8; 0],
@@ -33,7 +33,6 @@ pub struct Description {
     pub dims: i32,
     pub metric: i32,
     pub is_trained: i32,
-    pub ranks_exactly: i32,
     pub scans_all: i32,
     pub searches_graph: i32,
     pub refines: i32,
@@ -226,14 +225,16 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// A `faiss::Index` that is deleted with its owner.
+/// An index that is deleted with its owner.
 #[derive(Debug)]
 pub struct Handle(*mut Index);
 
-// SAFETY: a faiss::Index has no thread affinity; it may be used and deleted on any thread.
+// SAFETY: neither a faiss::Index nor its parts have thread affinity; they may be used and deleted on any thread.
 unsafe impl Send for Handle {}
-// SAFETY: through a shared reference only const methods are called (describe, write, search, decode), which FAISS
-// allows from several threads at once (faiss wiki, "Threads and asynchronous calls"); mutation needs `as_mut`.
+// SAFETY: functions that take a `*const Index` (describe, write, search, decode) do not change the index, which FAISS
+// allows from several threads at once (faiss wiki, "Threads and asynchronous calls"). The one exception, nprobe of some
+// fast-scan lists, is guarded by a lock of the handle's (`NprobeLease` in searching.cc). Everything else needs
+// `as_mut`.
 unsafe impl Sync for Handle {}
 
 impl Handle {

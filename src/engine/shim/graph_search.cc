@@ -20,7 +20,6 @@ namespace vekter {
 
 namespace {
 
-using Hits = std::vector<Hit>;
 using Graph = faiss::HNSW;
 
 // Up to here FAISS's queue is the faster one.

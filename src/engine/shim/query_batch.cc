@@ -1,8 +1,7 @@
-// Many queries against one index, on all of the calling thread's OpenMP threads.
+// Batches of queries, on all of the calling thread's OpenMP threads.
 //
-// Each query gets what `nearest` gives it alone, distances to the bit, so that a batch and its queries one by one agree
-// (of rows at the same distance, an index with inverted lists may keep another one).
-// No exception may leave an OpenMP region: it would end the process.
+// The answers equal those of `nearest`, distances to the bit (of rows at the same distance, an index with inverted
+// lists may keep another one). No exception may leave an OpenMP region: it would end the process.
 
 #include "internal.h"
 
@@ -38,15 +37,13 @@ namespace vekter {
 
 namespace {
 
-using Hits = std::vector<Hit>;
-
 // Queries that share one pass over the rows, and rows of one matrix product: together 1 MiB of products.
 constexpr size_t BLOCK_QUERIES = 256, BLOCK_ROWS = 1024;
-// Values of such a block of rows: 1 MiB, and so at most some milliseconds between two looks at the interrupt flag.
+// Values of such a block of rows: 1 MiB, so at most some milliseconds between two polls of the interrupt flag.
 constexpr size_t BLOCK_VALUES = size_t{1} << 18;
-// Fewer queries than this are answered faster each for itself.
+// Fewer queries than this are faster one by one.
 constexpr size_t MIN_SHARED_QUERIES = 8;
-// Of so few dimensions FAISS computes distances by kernels whose rounding depends on how many rows there are.
+// Up to so many dimensions FAISS has kernels whose rounding depends on the number of rows.
 constexpr size_t MAX_SPECIAL_DIMS = 12;
 
 // Runs `work` for 0 to `count` - 1 on all threads. The first exception ends the rest and goes on from here.
@@ -56,7 +53,7 @@ void on_all_threads(size_t count, const Work& work) {
     std::atomic<bool> failed{false};
 #pragma omp parallel
     {
-        // What FAISS does inside takes this thread alone, as in a search by itself. Holds for this region only.
+        // FAISS uses this thread alone, as in a single search. The setting ends with the region.
         omp_set_num_threads(1);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < static_cast<int64_t>(count); i++) {
@@ -80,36 +77,10 @@ void on_all_threads(size_t count, const Work& work) {
     }
 }
 
-// The k best candidates so far, the worst of them in front.
-struct Best {
-    size_t k;
-    Hits heap;
-
-    explicit Best(size_t k) : k(k) {
-        heap.reserve(k);
-    }
-
-    float worst() const {
-        return heap.size() < k ? std::numeric_limits<float>::infinity() : heap.front().key;
-    }
-
-    void offer(const Hit& candidate) {
-        if (heap.size() == k) {
-            if (!(candidate < heap.front())) {
-                return;
-            }
-            std::pop_heap(heap.begin(), heap.end());
-            heap.back() = candidate;
-        } else {
-            heap.push_back(candidate);
-        }
-        std::push_heap(heap.begin(), heap.end());
-    }
-};
-
-// An exact scan of all rows for a block of queries. A matrix product tells nearly how far each row is, by |q - y|^2 =
-// |q|^2 + |y|^2 - 2 <q, y>, and with a bound of its error, which rows cannot be among the nearest; the others are
-// compared by themselves, as the scan for one query compares every row.
+// An exact scan of all rows for a block of queries. A matrix product approximates the distances by |q - y|^2 = |q|^2 +
+// |y|^2 - 2 <q, y>. With a bound of its error it excludes rows that cannot be among the nearest; only the others are
+// compared one by one. Measured on two busy cores, 1,000 queries: 13 times as fast as queries one by one (20,000 rows
+// of 384 dimensions), 9 times (50,000 of 96).
 //
 // The bound: sums of d products are off by at most g = d u / (1 - d u) of the sum of their absolute values, u = 2^-24
 // (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), whatever their order. So each squared norm is
@@ -124,10 +95,10 @@ struct BlockScan {
     bool similarity;
     float error_share;
     std::vector<float> query_norms, row_norms, products;
-    std::vector<Best> best;
+    std::vector<BestHits> best;
 
-    BlockScan(const faiss::IndexFlat& flat, const vekter_search_params& params, const float* queries, size_t count, size_t k)
-            : flat(flat),
+    BlockScan(const Parts& parts, const vekter_search_params& params, const float* queries, size_t count, size_t k)
+            : flat(*parts.codes.flat),
               alive(params),
               queries(queries),
               count(count),
@@ -160,11 +131,16 @@ struct BlockScan {
         sgemm_("T", "N", &m, &n, &dims, &one, values, &dims, queries, &dims, &zero, products.data(), &m);
         for (size_t query = 0; query < count; query++) {
             const float* products_of = products.data() + query * rows;
-            Best& nearest = best[query];
+            BestHits& nearest = best[query];
             for (size_t row = 0; row < rows; row++) {
-                if (!is_farther(query_norms[query] + row_norms[row], products_of[row], nearest.worst()) &&
-                    alive.is_member(static_cast<idx_t>(start + row))) {
-                    nearest.offer({key(query, values + row * flat.d), static_cast<idx_t>(start + row)});
+                const auto position = static_cast<idx_t>(start + row);
+                if (is_farther(query_norms[query] + row_norms[row], products_of[row], nearest.worst()) ||
+                    !alive.is_member(position)) {
+                    continue;
+                }
+                const Hit hit{key(query, values + row * flat.d), position};
+                if (nearest.accepts(hit)) {
+                    nearest.add(hit);
                 }
             }
         }
@@ -172,9 +148,7 @@ struct BlockScan {
 
     // Once, after the scan.
     Hits found(size_t query) {
-        Hits& heap = best[query].heap;
-        std::sort_heap(heap.begin(), heap.end());
-        return std::move(heap);
+        return best[query].sorted();
     }
 
     // Whether a row's key, as computed by itself, is certainly above `worst`. What overflows to infinity or NaN is not
@@ -201,9 +175,11 @@ size_t block_of(size_t count) {
     return std::min(BLOCK_QUERIES, (count + threads - 1) / threads);
 }
 
-// A scan of inverted lists for a block of queries: list by list, so that a list's rows come from memory once and from
-// the processor's cache for all queries but the first.
+// A scan of inverted lists for a block of queries, list by list, so that a list's rows come from memory once and then
+// from the processor's cache. Measured on two busy cores, 1,000 queries with nprobe = 32: three times as fast as
+// queries one by one (256 lists, 50,000 rows of 384 dimensions), twice (512 lists, 100,000 of 96).
 struct ListScan {
+    const Parts& parts;
     const faiss::IndexIVFFlat& inverted;
     const vekter_search_params& params;
     const float* queries;
@@ -211,13 +187,9 @@ struct ListScan {
     std::vector<float> distances;
     std::vector<idx_t> positions;
 
-    ListScan(
-            const faiss::IndexIVFFlat& inverted,
-            const vekter_search_params& params,
-            const float* queries,
-            size_t count,
-            size_t k)
-            : inverted(inverted),
+    ListScan(const Parts& parts, const vekter_search_params& params, const float* queries, size_t count, size_t k)
+            : parts(parts),
+              inverted(*parts.codes.flat_lists),
               params(params),
               queries(queries),
               count(count),
@@ -236,7 +208,7 @@ struct ListScan {
         };
         std::vector<Visit> visits;
         for (size_t query = 0; query < count; query++) {
-            for (const Probe& probe : lists_to_scan(inverted, queries + query * inverted.d, params)) {
+            for (const Probe& probe : lists_to_scan(parts, queries + query * inverted.d, params)) {
                 visits.push_back({probe, query});
             }
         }
@@ -268,9 +240,9 @@ struct ListScan {
 };
 
 // Has a `Scan` of the index answer each block of queries.
-template <class Scan, class Scanned>
+template <class Scan>
 void scan_in_blocks(
-        const Scanned& index,
+        const Parts& parts,
         size_t count,
         const float* queries,
         size_t k,
@@ -279,7 +251,7 @@ void scan_in_blocks(
     const size_t block = block_of(count);
     on_all_threads((count + block - 1) / block, [&](size_t at) {
         const size_t start = at * block, queries_left = count - start;
-        Scan scan(index, params, queries + start * index.d, std::min(block, queries_left), k);
+        Scan scan(parts, params, queries + start * parts.whole->d, std::min(block, queries_left), k);
         scan.run();
         for (size_t i = 0; i < scan.count; i++) {
             found[start + i] = scan.found(i);
@@ -290,7 +262,7 @@ void scan_in_blocks(
 } // namespace
 
 void nearest_of_each(
-        const Index& index,
+        const Handle& handle,
         size_t count,
         const float* queries,
         size_t k,
@@ -299,22 +271,20 @@ void nearest_of_each(
     if (count == 0) {
         return;
     }
-    if (block_of(count) >= MIN_SHARED_QUERIES) {
-        auto* flat = dynamic_cast<const faiss::IndexFlat*>(&index);
-        const bool by_products = index.metric_type != faiss::METRIC_L1;
-        if (flat && by_products && static_cast<size_t>(flat->d) > MAX_SPECIAL_DIMS) {
-            return scan_in_blocks<BlockScan>(*flat, count, queries, k, params, found);
+    const Parts& parts = handle.parts;
+    // The scans below are of indexes that are nothing but floats, in lists or by position.
+    const bool is_bare = parts.core == parts.whole && !parts.graph;
+    if (is_bare && block_of(count) >= MIN_SHARED_QUERIES) {
+        const bool by_products = parts.whole->metric_type != faiss::METRIC_L1;
+        if (parts.codes.flat && by_products && static_cast<size_t>(parts.whole->d) > MAX_SPECIAL_DIMS) {
+            return scan_in_blocks<BlockScan>(parts, count, queries, k, params, found);
         }
         // A limit of rows counts them in the order of each query's lists.
-        auto* inverted = dynamic_cast<const faiss::IndexIVFFlat*>(&index);
-        if (inverted && params.max_codes == 0) {
-            return scan_in_blocks<ListScan>(*inverted, count, queries, k, params, found);
+        if (parts.codes.flat_lists && params.max_codes == 0) {
+            return scan_in_blocks<ListScan>(parts, count, queries, k, params, found);
         }
     }
-    const auto search = [&](size_t i) { found[i] = nearest(index, queries + i * index.d, k, params); };
-    // By itself, as it may leave its parameters with the index (fast scan's nprobe): the others then find them there.
-    search(0);
-    on_all_threads(count - 1, [&](size_t i) { search(i + 1); });
+    on_all_threads(count, [&](size_t i) { found[i] = nearest(handle, queries + i * parts.whole->d, k, params); });
 }
 
 void distances_of_each(

@@ -11,8 +11,6 @@
 #include <new>
 #include <typeinfo>
 
-#include <faiss/IndexPreTransform.h>
-#include <faiss/IndexRefine.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/io.h>
 #include <faiss/impl/zerocopy_io.h>
@@ -207,16 +205,6 @@ int mapped_io_flags() {
     return faiss::IO_FLAG_SKIP_IVF_DATA | (key & 0xffff0000) | faiss::IO_FLAG_PQ_SKIP_SDC_TABLE;
 }
 
-void forget_encoding(Index* index) {
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        forget_encoding(transformed->index);
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        forget_encoding(refined->base_index);
-    } else if (auto* additive = additive_quantizer(*index)) {
-        keep_only_decoding(*additive);
-    }
-}
-
 } // namespace
 
 void register_mapped_lists() {
@@ -238,13 +226,15 @@ size_t packed_bytes(const faiss::InvertedLists& lists, size_t list) {
     return mapped ? mapped->lists[list].code_bytes : 0;
 }
 
-std::unique_ptr<Index> open_mapped(const uint8_t* bytes, size_t length, bool adds) {
+std::unique_ptr<Handle> open_mapped(const uint8_t* bytes, size_t length, bool adds) {
     MapReader reader(bytes, length);
-    std::unique_ptr<Index> opened(faiss::read_index(&reader, mapped_io_flags()));
+    std::unique_ptr<Index> read(faiss::read_index(&reader, mapped_io_flags()));
     require(reader.rp_ == length, "bytes do not end where the index does");
-    check_sizes(opened.get());
-    if (!adds) {
-        forget_encoding(opened.get());
+    require(read != nullptr, "part of an index is missing");
+    auto opened = std::make_unique<Handle>(std::move(read));
+    check_sizes(opened->parts);
+    if (!adds && opened->parts.codes.additive) {
+        keep_only_decoding(*opened->parts.codes.additive);
     }
     return opened;
 }

@@ -1,25 +1,15 @@
-// An index that was written, taken up again to be added to: in memory of its own, since what was read lies in a map.
+// Reopens a written index to add rows to it: in memory of its own, since what was read lies in a map.
 
 #include "internal.h"
 
 #include <cstring>
 #include <typeinfo>
 
-#include <faiss/IndexFlat.h>
-#include <faiss/IndexFlatCodes.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
-#include <faiss/IndexIVFFlat.h>
-#include <faiss/IndexIVFPQ.h>
-#include <faiss/IndexIVFPQFastScan.h>
-#include <faiss/IndexIVFRaBitQ.h>
 #include <faiss/IndexLSH.h>
-#include <faiss/IndexPQ.h>
 #include <faiss/IndexPQFastScan.h>
 #include <faiss/IndexPreTransform.h>
-#include <faiss/IndexRaBitQ.h>
-#include <faiss/IndexRefine.h>
-#include <faiss/IndexScalarQuantizer.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/AdditiveQuantizer.h>
 #include <faiss/invlists/BlockInvertedLists.h>
@@ -29,115 +19,81 @@ namespace vekter {
 
 namespace {
 
-// ---------------------------------------------------------------- is it the index that was asked for?
+// ---------------------------------------------------------------- the same factory string
 
 constexpr char OTHER_FACTORY[] = "the index was built after another factory string";
 
-// `read` as the type that `like` has.
-template <class T>
-const T& same_type(const T*, const Index& read) {
-    auto* same = dynamic_cast<const T*>(&read);
-    require(same, OTHER_FACTORY);
-    return *same;
-}
-
-void check_quantizers_alike(const faiss::ProductQuantizer& like, const faiss::ProductQuantizer& read) {
-    require(like.M == read.M && like.nbits == read.nbits, OTHER_FACTORY);
-}
-
-void check_additive_alike(const Index& like, const faiss::AdditiveQuantizer& quantizer, const Index& read) {
-    require(typeid(like) == typeid(read) && are_additive_alike(quantizer, *additive_quantizer(read)), OTHER_FACTORY);
-}
-
-void check_transforms_alike(const faiss::VectorTransform* like, const faiss::VectorTransform* read) {
-    require(like->d_in == read->d_in && like->d_out == read->d_out, OTHER_FACTORY);
-    if (auto* pca = dynamic_cast<const faiss::PCAMatrix*>(like)) {
-        auto* same = dynamic_cast<const faiss::PCAMatrix*>(read);
-        require(same && same->eigen_power == pca->eigen_power && same->random_rotation == pca->random_rotation,
+void check_transforms_alike(const Step& like, const Step& read) {
+    require(like.transform->d_in == read.transform->d_in && like.transform->d_out == read.transform->d_out, OTHER_FACTORY);
+    if (like.pca) {
+        require(read.pca && read.pca->eigen_power == like.pca->eigen_power &&
+                        read.pca->random_rotation == like.pca->random_rotation,
                 OTHER_FACTORY);
-    } else if (dynamic_cast<const faiss::RandomRotationMatrix*>(like)) {
-        require(dynamic_cast<const faiss::RandomRotationMatrix*>(read), OTHER_FACTORY);
-    } else if (dynamic_cast<const faiss::LinearTransform*>(like)) {
+    } else if (like.rotation) {
+        require(read.rotation, OTHER_FACTORY);
+    } else if (like.matrix) {
         // An OPQMatrix is written as the plain matrix that it learnt.
-        require(dynamic_cast<const faiss::LinearTransform*>(read) && !dynamic_cast<const faiss::PCAMatrix*>(read) &&
-                        !dynamic_cast<const faiss::RandomRotationMatrix*>(read),
-                OTHER_FACTORY);
+        require(read.matrix && !read.pca && !read.rotation, OTHER_FACTORY);
     } else {
-        require(typeid(*like) == typeid(*read), OTHER_FACTORY);
+        require(typeid(*like.transform) == typeid(*read.transform), OTHER_FACTORY);
     }
 }
 
-void check_alike(const Index& like, const Index& read);
-
-void check_lists_alike(const faiss::IndexIVF& like, const faiss::IndexIVF& read) {
-    require(like.nlist == read.nlist, OTHER_FACTORY);
-    check_alike(*like.quantizer, *read.quantizer);
-    if (auto* additive = additive_quantizer(like)) {
-        check_additive_alike(like, *additive, read);
-        require(like.by_residual == read.by_residual, OTHER_FACTORY);
-    } else if (auto* product = dynamic_cast<const faiss::IndexIVFPQ*>(&like)) {
-        check_quantizers_alike(product->pq, same_type(product, read).pq);
-        require(product->by_residual == read.by_residual, OTHER_FACTORY);
-    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFPQFastScan*>(&like)) {
-        check_quantizers_alike(fast->pq, same_type(fast, read).pq);
-        require(fast->bbs == same_type(fast, read).bbs && fast->by_residual == read.by_residual, OTHER_FACTORY);
-    } else if (auto* scalar = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&like)) {
-        require(scalar->sq.qtype == same_type(scalar, read).sq.qtype && scalar->by_residual == read.by_residual,
-                OTHER_FACTORY);
-    } else if (auto* rabitq = dynamic_cast<const faiss::IndexIVFRaBitQ*>(&like)) {
-        same_type(rabitq, read);
-    } else {
-        same_type(dynamic_cast<const faiss::IndexIVFFlat*>(&like), read);
-    }
+void check_graphs_alike(const faiss::IndexHNSW* like, const faiss::IndexHNSW* read) {
+    require(!like == !read, OTHER_FACTORY);
+    require(!like || (like->hnsw.cum_nneighbor_per_level == read->hnsw.cum_nneighbor_per_level &&
+                      like->hnsw.assign_probas == read->hnsw.assign_probas),
+            OTHER_FACTORY);
 }
 
-void check_codes_alike(const Index& like, const Index& read) {
-    if (auto* additive = additive_quantizer(like)) {
-        check_additive_alike(like, *additive, read);
-    } else if (auto* fast = dynamic_cast<const faiss::IndexPQFastScan*>(&like)) {
-        check_quantizers_alike(fast->pq, same_type(fast, read).pq);
-        require(fast->bbs == same_type(fast, read).bbs, OTHER_FACTORY);
-    } else if (auto* product = dynamic_cast<const faiss::IndexPQ*>(&like)) {
-        check_quantizers_alike(product->pq, same_type(product, read).pq);
-    } else if (auto* scalar = dynamic_cast<const faiss::IndexScalarQuantizer*>(&like)) {
-        require(scalar->sq.qtype == same_type(scalar, read).sq.qtype, OTHER_FACTORY);
-    } else if (auto* signs = dynamic_cast<const faiss::IndexLSH*>(&like)) {
-        const auto& same = same_type(signs, read);
-        require(signs->nbits == same.nbits && signs->rotate_data == same.rotate_data &&
-                        signs->train_thresholds == same.train_thresholds,
-                OTHER_FACTORY);
-    } else if (auto* rabitq = dynamic_cast<const faiss::IndexRaBitQ*>(&like)) {
-        same_type(rabitq, read);
-    } else {
-        same_type(dynamic_cast<const faiss::IndexFlat*>(&like), read);
-    }
-}
-
-// Whether `read` is what `like`, a new index after the factory string, would become.
-void check_alike(const Index& like, const Index& read) {
+void check_rows_alike(const Index& like, const Index& read) {
     require(like.d == read.d, "the index has rows of another dimension");
     require(like.metric_type == read.metric_type, "the index was built for another metric");
-    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&like)) {
-        const auto& same = same_type(transformed, read);
-        require(transformed->chain.size() == same.chain.size(), OTHER_FACTORY);
-        for (size_t i = 0; i < same.chain.size(); i++) {
-            check_transforms_alike(transformed->chain[i], same.chain[i]);
-        }
-        check_alike(*transformed->index, *same.index);
-    } else if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&like)) {
-        const auto& same = same_type(refined, read);
-        check_alike(*refined->base_index, *same.base_index);
-        check_alike(*refined->refine_index, *same.refine_index);
-    } else if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&like)) {
-        const auto& same = same_type(graph, read);
-        require(graph->hnsw.cum_nneighbor_per_level == same.hnsw.cum_nneighbor_per_level &&
-                        graph->hnsw.assign_probas == same.hnsw.assign_probas,
+}
+
+// FAISS reads some subclasses (of IndexFlat, of IndexRefine) as their base, so types are compared by what they store.
+void check_codes_alike(const Codes& like, const Codes& read) {
+    require(!like.index == !read.index, OTHER_FACTORY);
+    if (!like.index) {
+        return;
+    }
+    check_rows_alike(*like.index, *read.index);
+    require(!like.packed == !read.packed && !like.lists == !read.lists && !like.packed_lists == !read.packed_lists &&
+                    like.are_floats() == read.are_floats() && !like.product == !read.product &&
+                    !like.scalar == !read.scalar && !like.additive == !read.additive && !like.rabitq == !read.rabitq &&
+                    !like.signs == !read.signs,
+            OTHER_FACTORY);
+    require(!like.packed || like.packed->bbs == read.packed->bbs, OTHER_FACTORY);
+    require(!like.packed_lists || like.packed_lists->bbs == read.packed_lists->bbs, OTHER_FACTORY);
+    require(!like.lists || (like.lists->nlist == read.lists->nlist && like.lists->by_residual == read.lists->by_residual),
+            OTHER_FACTORY);
+    if (like.product) {
+        require(like.product->M == read.product->M && like.product->nbits == read.product->nbits, OTHER_FACTORY);
+    } else if (like.scalar) {
+        require(like.scalar->qtype == read.scalar->qtype, OTHER_FACTORY);
+    } else if (like.additive) {
+        require(typeid(*like.index) == typeid(*read.index) && are_additive_alike(*like.additive, *read.additive),
                 OTHER_FACTORY);
-        check_alike(*graph->storage, *same.storage);
-    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&like)) {
-        check_lists_alike(*inverted, same_type(inverted, read));
-    } else {
-        check_codes_alike(like, read);
+    } else if (like.signs) {
+        require(like.signs->nbits == read.signs->nbits && like.signs->rotate_data == read.signs->rotate_data &&
+                        like.signs->train_thresholds == read.signs->train_thresholds,
+                OTHER_FACTORY);
+    }
+}
+
+// Throws unless `read` is an index of the factory string that `like`, a new index, was made after.
+void check_alike(const Parts& like, const Parts& read) {
+    check_rows_alike(*like.whole, *read.whole);
+    check_codes_alike(like.fine, read.fine);
+    require(!like.transformed == !read.transformed && like.steps.size() == read.steps.size(), OTHER_FACTORY);
+    for (size_t i = 0; i < like.steps.size(); i++) {
+        check_transforms_alike(like.steps[i], read.steps[i]);
+    }
+    check_graphs_alike(like.graph, read.graph);
+    check_codes_alike(like.codes, read.codes);
+    check_graphs_alike(like.centroid_graph, read.centroid_graph);
+    if (like.centroids) {
+        check_rows_alike(*like.centroids, *read.centroids);
     }
 }
 
@@ -159,12 +115,13 @@ void own(faiss::MaybeOwnedVector<T>& vector, bool keeps) {
     vector = faiss::MaybeOwnedVector<T>(std::move(owned));
 }
 
-void own_packed_lists(faiss::IndexIVFFastScan& fast, bool keeps) {
+void own_packed_lists(const Codes& codes, bool keeps) {
+    faiss::IndexIVFFastScan& fast = *codes.packed_lists;
     // FAISS leaves this pointer empty when it reads.
-    if (auto* product = dynamic_cast<faiss::IndexIVFPQFastScan*>(&fast)) {
-        fast.fine_quantizer = &product->pq;
+    if (codes.product) {
+        fast.fine_quantizer = codes.product;
     } else {
-        fast.fine_quantizer = additive_quantizer(fast);
+        fast.fine_quantizer = codes.additive;
     }
     auto lists = std::make_unique<faiss::BlockInvertedLists>(fast.nlist, fast.get_CodePacker());
     for (size_t list = 0; keeps && list < fast.nlist; list++) {
@@ -179,10 +136,6 @@ void own_packed_lists(faiss::IndexIVFFastScan& fast, bool keeps) {
 }
 
 void own_lists(faiss::IndexIVF& inverted, bool keeps) {
-    if (auto* fast = dynamic_cast<faiss::IndexIVFFastScan*>(&inverted)) {
-        own_packed_lists(*fast, keeps);
-        return;
-    }
     auto lists = std::make_unique<faiss::ArrayInvertedLists>(inverted.nlist, inverted.code_size);
     for (size_t list = 0; keeps && list < inverted.nlist; list++) {
         const size_t rows = inverted.invlists->list_size(list);
@@ -195,54 +148,76 @@ void own_lists(faiss::IndexIVF& inverted, bool keeps) {
     inverted.replace_invlists(lists.release(), true);
 }
 
-// Puts the rows into memory of their own, or drops them; models stay.
-void own_rows(Index* index, bool keeps) {
-    check_interrupts();
-    if (auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index)) {
-        own_rows(transformed->index, keeps);
-    } else if (auto* refined = dynamic_cast<faiss::IndexRefine*>(index)) {
-        own_rows(refined->base_index, keeps);
-        own_rows(refined->refine_index, keeps);
-    } else if (auto* graph = dynamic_cast<faiss::IndexHNSW*>(index)) {
-        own_rows(graph->storage, keeps);
-        own(graph->hnsw.neighbors, keeps);
-        if (keeps) {
-            // Not the levels of the first rows once more: FAISS starts every graph with the same seed.
-            graph->hnsw.rng = faiss::RandomGenerator(graph->ntotal);
-        } else {
-            graph->hnsw.reset();
-        }
-        if (auto* product = dynamic_cast<faiss::IndexPQ*>(graph->storage)) {
-            // Distances between two codes, which only building needs.
-            product->pq.compute_sdc_table();
-        }
-    } else if (auto* inverted = dynamic_cast<faiss::IndexIVF*>(index)) {
-        own_rows(inverted->quantizer, true);
-        own_lists(*inverted, keeps);
-    } else if (auto* fast = dynamic_cast<faiss::IndexFastScan*>(index)) {
-        if (!keeps) {
-            fast->codes.resize(0);
-            fast->ntotal2 = 0;
-        }
-    } else if (auto* codes = dynamic_cast<faiss::IndexFlatCodes*>(index)) {
-        own(codes->codes, keeps);
+void own_codes(const Codes& codes, bool keeps) {
+    if (!codes.index) {
+        return;
     }
-    if (auto* additive = additive_quantizer(*index)) {
-        own_norms(*additive);
+    check_interrupts();
+    if (codes.packed_lists) {
+        own_packed_lists(codes, keeps);
+    } else if (codes.lists) {
+        own_lists(*codes.lists, keeps);
+    } else if (codes.packed) {
+        if (!keeps) {
+            codes.packed->codes.resize(0);
+            codes.packed->ntotal2 = 0;
+        }
+    } else {
+        own(codes.plain->codes, keeps);
+    }
+    if (codes.additive) {
+        own_norms(*codes.additive);
     }
     if (!keeps) {
-        index->ntotal = 0;
+        codes.index->ntotal = 0;
+    }
+}
+
+void own_graph(faiss::IndexHNSW& graph, bool keeps) {
+    own(graph.hnsw.neighbors, keeps);
+    if (keeps) {
+        // Not the levels of the first rows once more: FAISS starts every graph with the same seed.
+        graph.hnsw.rng = faiss::RandomGenerator(graph.ntotal);
+    } else {
+        graph.hnsw.reset();
+        graph.ntotal = 0;
+    }
+}
+
+// Copies the rows into memory of the index's own, or drops them; models stay.
+void own_rows(const Parts& parts, bool keeps) {
+    own_codes(parts.codes, keeps);
+    own_codes(parts.fine, keeps);
+    if (parts.graph) {
+        own_graph(*parts.graph, keeps);
+        if (parts.codes.product) {
+            // Distances between two codes, which only building needs.
+            parts.codes.product->compute_sdc_table();
+        }
+    }
+    if (parts.centroids) {
+        own(parts.centroids->codes, true);
+    }
+    if (parts.centroid_graph) {
+        own_graph(*parts.centroid_graph, true);
+    }
+    if (!keeps) {
+        parts.core->ntotal = 0;
+        parts.whole->ntotal = 0;
+        if (parts.transformed) {
+            parts.transformed->ntotal = 0;
+        }
     }
 }
 
 } // namespace
 
-std::unique_ptr<Index> resume(const Index& like, const uint8_t* bytes, size_t length, bool keeps_rows) {
-    std::unique_ptr<Index> index = open_mapped(bytes, length, true);
-    check_alike(like, *index);
-    own_rows(index.get(), keeps_rows);
-    tune_for_building(index.get());
-    return index;
+std::unique_ptr<Handle> resume(const Handle& like, const uint8_t* bytes, size_t length, bool keeps_rows) {
+    std::unique_ptr<Handle> read = open_mapped(bytes, length, true);
+    check_alike(like.parts, read->parts);
+    own_rows(read->parts, keeps_rows);
+    tune_for_building(read->parts);
+    return read;
 }
 
 } // namespace vekter

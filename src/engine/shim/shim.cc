@@ -1,4 +1,4 @@
-// The C face of FAISS: see shim.h for what each function promises.
+// The C interface to FAISS; shim.h documents each function.
 
 #include "internal.h"
 
@@ -18,12 +18,7 @@
 #include <mutex>
 #include <new>
 
-#include <faiss/IndexFlat.h>
-#include <faiss/IndexHNSW.h>
-#include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
-#include <faiss/IndexPreTransform.h>
-#include <faiss/IndexRefine.h>
 #include <faiss/impl/AuxIndexStructures.h>
 #include <faiss/impl/FaissAssert.h>
 #include <faiss/impl/ProductQuantizer.h>
@@ -83,7 +78,15 @@ struct Interrupts : faiss::InterruptCallback {
 
 // ---------------------------------------------------------------- exit
 
-std::atomic<int> exit_status{0};
+// Ends the process when the thread's objects are destroyed.
+struct ProcessEnd {
+    int status;
+
+    explicit ProcessEnd(int status) : status(status) {}
+    ~ProcessEnd() {
+        _exit(status);
+    }
+};
 
 // ---------------------------------------------------------------- writing
 
@@ -101,44 +104,23 @@ struct SinkWriter : faiss::IOWriter {
     }
 };
 
-// ---------------------------------------------------------------- describing
-
-void describe(const Index& index, vekter_description& about) {
-    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
-        describe(*transformed->index, about);
-        about.ranks_exactly = transformed->chain.empty() ? about.ranks_exactly : 0;
-    } else if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
-        describe(*refined->base_index, about);
-        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(refined->refine_index) != nullptr;
-        about.refines = 1;
-    } else if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
-        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(graph->storage) != nullptr;
-        about.searches_graph = 1;
-    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index)) {
-        about.lists = static_cast<int64_t>(inverted->nlist);
-        about.ranks_exactly = dynamic_cast<const faiss::IndexIVFFlat*>(&index) != nullptr;
-    } else {
-        about.ranks_exactly = dynamic_cast<const faiss::IndexFlat*>(&index) != nullptr;
-        about.scans_all = 1;
-    }
+// The handle of the C interface.
+vekter_index* wrap(std::unique_ptr<vekter::Handle> handle) {
+    return reinterpret_cast<vekter_index*>(handle.release());
 }
 
-Index* unwrap(vekter_index* index) {
-    return reinterpret_cast<Index*>(index);
+vekter::Handle& unwrap(vekter_index* index) {
+    return *reinterpret_cast<vekter::Handle*>(index);
 }
 
-const Index* unwrap(const vekter_index* index) {
-    return reinterpret_cast<const Index*>(index);
+const vekter::Handle& unwrap(const vekter_index* index) {
+    return *reinterpret_cast<const vekter::Handle*>(index);
 }
 
-vekter_index* wrap(std::unique_ptr<Index> index) {
-    return reinterpret_cast<vekter_index*>(index.release());
-}
-
-// What a search found, as the C face gives it.
+// Stores the hits of a search.
 void store(
         const Index& index,
-        const std::vector<vekter::Hit>& nearest,
+        const vekter::Hits& nearest,
         float* distances,
         int64_t* positions,
         int64_t* found) {
@@ -183,10 +165,10 @@ int vekter_initialise(bool (*interrupted)(void)) {
             vekter::register_mapped_lists();
             // Tables of IVFPQ are private memory of each process: beyond this size they are computed per list.
             faiss::precomputed_table_max_bytes = size_t{2} << 20;
-            // Blocks of distances that matrix products fill, 4 MiB instead of 16, and tables for 256 rows at once
-            // instead of 262,144, which take gigabytes; recipe.rs and build_memory.rs count on them. No slower.
-            faiss::distance_compute_blas_query_bs = 1024;
-            faiss::product_quantizer_compute_codes_bs = 256;
+            // Blocks of distances from matrix products take 4 MiB instead of 16, and tables are for 256 rows at once
+            // instead of 262,144, which take gigabytes. No slower.
+            faiss::distance_compute_blas_query_bs = vekter::shared::DISTANCE_BLOCK_ROWS;
+            faiss::product_quantizer_compute_codes_bs = vekter::shared::TABLE_ROWS;
         });
     });
 }
@@ -213,9 +195,10 @@ void vekter_lower_priority() {
 }
 
 void vekter_skip_destructors(int status) {
-    // exit(3) calls what was registered last before anything else but the thread's own destructors.
-    exit_status.store(status);
-    std::atexit([] { _exit(exit_status.load()); });
+    // exit(3) destroys the calling thread's objects before anything else, the latest first. Among them are open
+    // indexes.
+    thread_local ProcessEnd end(status);
+    end.status = status;
 }
 
 int vekter_block_signals(void* previous, size_t previous_bytes) {
@@ -238,8 +221,9 @@ int vekter_index_new(const char* factory, int32_t dims, int32_t metric, vekter_i
         std::unique_ptr<Index> built(faiss::index_factory(dims, factory, type));
         vekter::require(built && built->d == dims, "the factory string made an index of another dimension");
         vekter::require(built->metric_type == type, "this index type has no such metric");
-        vekter::tune_for_building(built.get());
-        *index = wrap(std::move(built));
+        auto handle = std::make_unique<vekter::Handle>(std::move(built));
+        vekter::tune_for_building(handle->parts);
+        *index = wrap(std::move(handle));
     });
 }
 
@@ -255,32 +239,36 @@ int vekter_index_resume(
         size_t length,
         int keeps_rows,
         vekter_index** index) {
-    return guarded([&] { *index = wrap(vekter::resume(*unwrap(like), bytes, length, keeps_rows != 0)); });
+    return guarded([&] { *index = wrap(vekter::resume(unwrap(like), bytes, length, keeps_rows != 0)); });
 }
 
 void vekter_index_free(vekter_index* index) {
-    delete unwrap(index);
+    delete reinterpret_cast<vekter::Handle*>(index);
 }
 
 void vekter_index_describe(const vekter_index* index, vekter_description* description) {
-    const Index* subject = unwrap(index);
+    const vekter::Parts& parts = unwrap(index).parts;
+    const Index& whole = *parts.whole;
     *description = {};
-    describe(*subject, *description);
-    description->rows = subject->ntotal;
-    description->dims = subject->d;
-    description->metric = subject->metric_type;
-    description->is_trained = subject->is_trained;
-    description->stores_rows = vekter::stores_rows(*subject);
+    description->rows = whole.ntotal;
+    description->lists = parts.codes.lists ? static_cast<int64_t>(parts.codes.lists->nlist) : 0;
+    description->dims = whole.d;
+    description->metric = whole.metric_type;
+    description->is_trained = whole.is_trained;
+    description->scans_all = !parts.graph && !parts.codes.lists;
+    description->searches_graph = parts.graph != nullptr;
+    description->refines = parts.refinement != nullptr;
+    description->stores_rows = parts.stored().are_floats() && !parts.stores_images();
 }
 
 int vekter_index_reserve(vekter_index* index, int64_t rows) {
-    return guarded([&] { vekter::reserve_rows(unwrap(index), static_cast<size_t>(rows)); });
+    return guarded([&] { vekter::reserve_rows(unwrap(index).parts, static_cast<size_t>(rows)); });
 }
 
 int vekter_index_train(vekter_index* index, int64_t rows, const float* values, int64_t additive_rows) {
     return guarded([&] {
         vekter::check_interrupts();
-        vekter::train_quietly(unwrap(index), rows, values, additive_rows);
+        vekter::train(unwrap(index).parts, rows, values, additive_rows);
         // What training freed stays with the allocator otherwise, beside the rows that come now.
         malloc_trim(0);
     });
@@ -289,19 +277,19 @@ int vekter_index_train(vekter_index* index, int64_t rows, const float* values, i
 int vekter_index_add(vekter_index* index, int64_t rows, const float* values) {
     return guarded([&] {
         vekter::check_interrupts();
-        vekter::add_rows(unwrap(index), rows, values);
+        vekter::add_rows(unwrap(index).parts, rows, values);
     });
 }
 
 int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context) {
     return guarded([&] {
         SinkWriter writer(sink, context);
-        faiss::write_index(unwrap(index), &writer);
+        faiss::write_index(unwrap(index).index.get(), &writer);
     });
 }
 
 void vekter_index_set_search(vekter_index* index, const vekter_written_params* params) {
-    vekter::set_search(unwrap(index), *params);
+    vekter::set_search(unwrap(index).parts, *params);
 }
 
 int vekter_index_write_labelled(
@@ -312,7 +300,7 @@ int vekter_index_write_labelled(
         void* context) {
     return guarded([&] {
         SinkWriter writer(sink, context);
-        vekter::write_labelled(*unwrap(index), labels, normalises != 0, &writer);
+        vekter::write_labelled(*unwrap(index).index, labels, normalises != 0, &writer);
     });
 }
 
@@ -326,8 +314,9 @@ int vekter_index_search(
         int64_t* found) {
     return guarded([&] {
         vekter::check_interrupts();
-        const Index& subject = *unwrap(index);
-        store(subject, vekter::nearest(subject, query, static_cast<size_t>(k), *params), distances, positions, found);
+        const vekter::Handle& handle = unwrap(index);
+        const vekter::Hits hits = vekter::nearest(handle, query, static_cast<size_t>(k), *params);
+        store(*handle.index, hits, distances, positions, found);
     });
 }
 
@@ -341,17 +330,17 @@ int vekter_index_search_each(
         int64_t* positions,
         int64_t* found) {
     return guarded([&] {
-        const Index& subject = *unwrap(index);
-        std::vector<std::vector<vekter::Hit>> nearest(count);
-        vekter::nearest_of_each(subject, count, queries, static_cast<size_t>(k), *params, nearest.data());
+        const vekter::Handle& handle = unwrap(index);
+        std::vector<vekter::Hits> nearest(count);
+        vekter::nearest_of_each(handle, count, queries, static_cast<size_t>(k), *params, nearest.data());
         for (size_t query = 0; query < count; query++) {
-            store(subject, nearest[query], distances + query * k, positions + query * k, found + query);
+            store(*handle.index, nearest[query], distances + query * k, positions + query * k, found + query);
         }
     });
 }
 
 int vekter_index_can_decode(const vekter_index* index, int32_t* can) {
-    return guarded([&] { *can = vekter::can_decode(*unwrap(index)); });
+    return guarded([&] { *can = vekter::can_decode(unwrap(index).parts); });
 }
 
 int vekter_index_next_rows(
@@ -361,11 +350,11 @@ int vekter_index_next_rows(
         int64_t* positions,
         float* values,
         size_t* found) {
-    return guarded([&] { *found = vekter::next_rows(*unwrap(index), *cursor, limit, positions, values); });
+    return guarded([&] { *found = vekter::next_rows(unwrap(index).parts, *cursor, limit, positions, values); });
 }
 
 int vekter_index_rows_at(const vekter_index* index, size_t count, const int64_t* positions, float* values) {
-    return guarded([&] { vekter::rows_at(*unwrap(index), count, positions, values); });
+    return guarded([&] { vekter::rows_at(unwrap(index).parts, count, positions, values); });
 }
 
 int vekter_index_distances_at(
@@ -375,40 +364,40 @@ int vekter_index_distances_at(
         const int64_t* positions,
         float* distances,
         int32_t* can) {
-    return guarded([&] { *can = vekter::distances_at(*unwrap(index), query, count, positions, distances); });
+    return guarded([&] { *can = vekter::distances_at(unwrap(index).parts, query, count, positions, distances); });
 }
 
 int vekter_index_only_code(const vekter_index* index, uint8_t* code, size_t room, size_t* length) {
     return guarded([&] {
-        const auto bytes = vekter::only_code(*unwrap(index));
+        const auto bytes = vekter::only_code(unwrap(index).parts);
         std::copy_n(bytes.begin(), std::min(room, bytes.size()), code);
         *length = bytes.size();
     });
 }
 
 int vekter_index_imbalance(const vekter_index* index, double* factor) {
-    return guarded([&] { *factor = vekter::imbalance(*unwrap(index)); });
+    return guarded([&] { *factor = vekter::imbalance(unwrap(index).parts); });
 }
 
 int vekter_index_lists_by_position(const vekter_index* index, int32_t* lists) {
-    return guarded([&] { vekter::lists_by_position(*unwrap(index), lists); });
+    return guarded([&] { vekter::lists_by_position(unwrap(index).parts, lists); });
 }
 
 int vekter_index_nearest_lists(const vekter_index* index, const float* query, int64_t count, int64_t* lists) {
-    return guarded([&] { vekter::nearest_lists(*unwrap(index), query, static_cast<size_t>(count), lists); });
+    return guarded([&] { vekter::nearest_lists(unwrap(index).parts, query, static_cast<size_t>(count), lists); });
 }
 
 int vekter_index_remove_links(vekter_index* index, const uint8_t* hidden, size_t hidden_bytes, vekter_removed_links** links) {
     return guarded([&] {
         auto taken = std::make_unique<std::vector<vekter::Link>>();
-        *taken = vekter::remove_links(*unwrap(index), hidden, hidden_bytes);
+        *taken = vekter::remove_links(unwrap(index).parts, hidden, hidden_bytes);
         *links = reinterpret_cast<vekter_removed_links*>(taken.release());
     });
 }
 
 void vekter_index_restore_links(vekter_index* index, vekter_removed_links* links) {
     const std::unique_ptr<std::vector<vekter::Link>> taken(reinterpret_cast<std::vector<vekter::Link>*>(links));
-    vekter::restore_links(*unwrap(index), *taken);
+    vekter::restore_links(unwrap(index).parts, *taken);
 }
 
 int vekter_nearest_rows(

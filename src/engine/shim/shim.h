@@ -23,9 +23,9 @@ enum vekter_code {
     VEKTER_SINK_STOPPED = 4,
 };
 
-// A faiss::Index.
+// A faiss::Index with its parts.
 typedef struct vekter_index vekter_index;
-// Links that were taken out of a graph.
+// Links that were removed from a graph.
 typedef struct vekter_removed_links vekter_removed_links;
 
 // faiss::MetricType, for those that are used.
@@ -38,13 +38,11 @@ typedef struct {
     int32_t dims;
     int32_t metric;
     int32_t is_trained;
-    // Distances that a search returns are those of the stored float vectors.
-    int32_t ranks_exactly;
     // Every row is compared with every query.
     int32_t scans_all;
     int32_t searches_graph;
     int32_t refines;
-    // The float rows themselves are in it, and no transform stands before them.
+    // The rows are stored as floats, without a transform, so that searches return exact distances.
     int32_t stores_rows;
 } vekter_description;
 
@@ -89,9 +87,11 @@ int vekter_initialise(bool (*interrupted)(void));
 void vekter_set_threads(int threads);
 // As vekter_set_threads, and starts those threads.
 void vekter_start_openmp_threads(int threads);
-// Lets the calling thread, and those that it starts, have the processor when others do not want it.
+// Lowers the priority of the calling thread and of those that it starts.
 void vekter_lower_priority(void);
-// Has exit(3), once it is called, end the process with this status before it destroys anything.
+// Makes a later exit(3) of the calling thread end the process with this status before any destructor that was
+// registered earlier, be it of thread-local or static objects, and before functions that were registered with
+// atexit(3).
 void vekter_skip_destructors(int status);
 const char* vekter_message(void);
 

@@ -1,28 +1,18 @@
-// Whether an index that was read is one that the engine builds, of parts that fit each other: FAISS trusts its bytes,
-// and proportions that do not hold would let it read out of bounds.
+// Checks the sizes of an index's parts against each other: FAISS trusts its bytes, and would read out of bounds
+// otherwise.
 
 #include "internal.h"
 
 #include <algorithm>
 
-#include <faiss/IndexAdditiveQuantizer.h>
-#include <faiss/IndexAdditiveQuantizerFastScan.h>
-#include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
-#include <faiss/IndexIVFAdditiveQuantizer.h>
 #include <faiss/IndexIVFAdditiveQuantizerFastScan.h>
-#include <faiss/IndexIVFFlat.h>
-#include <faiss/IndexIVFPQ.h>
-#include <faiss/IndexIVFPQFastScan.h>
-#include <faiss/IndexIVFRaBitQ.h>
 #include <faiss/IndexLSH.h>
 #include <faiss/IndexPQ.h>
 #include <faiss/IndexPQFastScan.h>
-#include <faiss/IndexPreTransform.h>
 #include <faiss/IndexRaBitQ.h>
 #include <faiss/IndexRefine.h>
-#include <faiss/IndexScalarQuantizer.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/invlists/BlockInvertedLists.h>
 #include <faiss/invlists/InvertedLists.h>
@@ -31,9 +21,12 @@ namespace vekter {
 
 namespace {
 
+constexpr char MISFITTING_TRANSFORMS[] = "transforms do not fit";
+
 void check_quantizer(const faiss::ProductQuantizer& pq, size_t dims) {
     require(pq.d == dims && pq.M > 0 && pq.M * pq.dsub == dims, "product quantiser of another dimension");
-    require(pq.nbits >= 1 && pq.nbits <= 12 && pq.code_size == (pq.nbits * pq.M + 7) / 8, "product quantiser with an impossible number of bits");
+    require(pq.nbits >= 1 && pq.nbits <= shared::MAX_PRODUCT_BITS && pq.code_size == (pq.nbits * pq.M + 7) / 8,
+            "product quantiser with an impossible number of bits");
     require(pq.centroids.size() == dims * pq.ksub, "product quantiser without its centroids");
 }
 
@@ -85,56 +78,92 @@ void check_matrix(const faiss::LinearTransform& matrix) {
     require(!matrix.have_bias || matrix.b.size() == d_out, "a transform without its bias");
 }
 
-void check_transform(const faiss::VectorTransform* step, int width) {
-    require(step && step->d_in == width && step->d_out >= 1 && step->is_trained, "transforms do not fit");
-    if (auto* matrix = dynamic_cast<const faiss::LinearTransform*>(step)) {
-        check_matrix(*matrix);
-    } else if (auto* itq = dynamic_cast<const faiss::ITQTransform*>(step)) {
-        const auto& matrix = itq->pca_then_itq;
+void check_step(const Step& step, int width) {
+    const faiss::VectorTransform& transform = *step.transform;
+    require(transform.d_in == width && transform.d_out >= 1 && transform.is_trained, MISFITTING_TRANSFORMS);
+    if (step.matrix) {
+        check_matrix(*step.matrix);
+    } else if (step.itq) {
+        const auto& matrix = step.itq->pca_then_itq;
         check_matrix(matrix);
-        require(itq->mean.size() == static_cast<size_t>(width) && matrix.d_in == width && matrix.d_out == step->d_out,
-                "transforms do not fit");
-    } else if (auto* remap = dynamic_cast<const faiss::RemapDimensionsTransform*>(step)) {
-        require(remap->map.size() == static_cast<size_t>(step->d_out), "transforms do not fit");
-        for (int from : remap->map) {
-            require(from >= -1 && from < width, "transforms do not fit");
+        require(step.itq->mean.size() == static_cast<size_t>(width) && matrix.d_in == width &&
+                        matrix.d_out == transform.d_out,
+                MISFITTING_TRANSFORMS);
+    } else if (step.remap) {
+        require(step.remap->map.size() == static_cast<size_t>(transform.d_out), MISFITTING_TRANSFORMS);
+        for (int from : step.remap->map) {
+            require(from >= -1 && from < width, MISFITTING_TRANSFORMS);
         }
     } else {
-        require(dynamic_cast<const faiss::NormalizationTransform*>(step) && step->d_out == width,
-                "a transform that is not supported");
+        require(step.normalisation && transform.d_out == width, "a transform that is not supported");
     }
 }
 
-void check_rabitq(const faiss::RaBitQuantizer& quantizer, const Index& index, size_t code_size, uint8_t query_bits) {
+void check_rabitq(const faiss::RaBitQuantizer& quantizer, const Index& index, uint8_t query_bits) {
     const size_t dims = index.d;
     // Signs and two factors: faiss/impl/RaBitQuantizer.cpp.
-    require(quantizer.d == dims && quantizer.code_size == (dims + 7) / 8 + 8 && code_size == quantizer.code_size &&
+    require(quantizer.d == dims && quantizer.code_size == (dims + 7) / 8 + 8 &&
                     quantizer.metric_type == index.metric_type && query_bits <= 8,
             "RaBitQ codes of another dimension");
 }
 
-// Fast-scan kernels: blocks of 32 or 64 codes of two 4-bit parts a byte, and no kernel but the default; the codes are
-// those of a product quantiser (Product) or additive.
-template <class Product, class FastScan>
-void check_fast_scan(const FastScan& fast) {
-    require(fast.nbits == 4 && fast.ksub == 16 && fast.implem == 0 && fast.qbs == 0 && (fast.bbs == 32 || fast.bbs == 64) &&
-                    fast.M2 == (fast.M + 1) / 2 * 2,
-            "fast-scan codes of an impossible form");
-    if (auto* product = dynamic_cast<const Product*>(&fast)) {
-        check_quantizer(product->pq, fast.d);
-        require(product->pq.M == fast.M, "fast-scan codes of an impossible form");
+// The quantiser of codes that are not packed. Returns the size of a code.
+size_t check_quantiser(const Codes& codes) {
+    const Index& index = *codes.index;
+    const size_t dims = index.d;
+    if (codes.are_floats()) {
+        return dims * sizeof(float);
+    }
+    if (codes.product) {
+        check_quantizer(*codes.product, dims);
+        return codes.product->code_size;
+    }
+    if (codes.scalar) {
+        check_scalar_quantizer(*codes.scalar, dims);
+        return codes.scalar->code_size;
+    }
+    if (codes.rabitq) {
+        check_rabitq(*codes.rabitq, index, *codes.query_bits);
+        return codes.rabitq->code_size;
+    }
+    if (codes.additive) {
+        check_additive(*codes.additive, dims);
+        return codes.additive->code_size;
+    }
+    const faiss::IndexLSH& signs = *codes.signs;
+    require(signs.nbits >= 1 && signs.nbits <= index.d, "signs of another dimension");
+    if (signs.rotate_data) {
+        require(signs.rrot.d_in == index.d && signs.rrot.d_out == signs.nbits, "signs of another dimension");
+        check_matrix(signs.rrot);
+    }
+    require(!signs.train_thresholds || signs.thresholds.size() == static_cast<size_t>(signs.nbits),
+            "signs without their thresholds");
+    return (signs.nbits + 7) / 8;
+}
+
+// Codes for fast scan, by position or in lists: blocks of 32 or 64 codes of two 4-bit parts a byte, and no kernel but
+// the default.
+template <class FastScan>
+void check_fast_scan(const FastScan& fast, const Codes& codes) {
+    constexpr char IMPOSSIBLE[] = "fast-scan codes of an impossible form";
+    require(fast.nbits == 4 && fast.ksub == 16 && fast.implem == 0 && fast.qbs == 0 &&
+                    (fast.bbs == 32 || fast.bbs == 64) && fast.M2 == (fast.M + 1) / 2 * 2,
+            IMPOSSIBLE);
+    if (codes.product) {
+        check_quantizer(*codes.product, fast.d);
+        require(codes.product->M == fast.M, IMPOSSIBLE);
     } else {
-        auto* additive = additive_quantizer(fast);
-        require(additive, "an index type that is not supported");
-        check_packed_additive(*additive, fast.d, fast.metric_type, fast.M);
+        check_packed_additive(*codes.additive, fast.d, fast.metric_type, fast.M);
     }
 }
 
-void check_packed_lists(const faiss::IndexIVFFastScan& fast) {
-    check_fast_scan<faiss::IndexIVFPQFastScan>(fast);
+void check_packed_lists(const Codes& codes) {
+    const faiss::IndexIVFFastScan& fast = *codes.packed_lists;
+    check_fast_scan(fast, codes);
     auto* blocks = dynamic_cast<const faiss::BlockInvertedLists*>(fast.invlists);
     require(fast.qbs2 == 0 && fast.bbs == 32 && blocks && are_mapped(*blocks) &&
-                    blocks->n_per_block == static_cast<size_t>(fast.bbs) && blocks->block_size == fast.bbs * fast.M2 / 2,
+                    blocks->n_per_block == static_cast<size_t>(fast.bbs) &&
+                    blocks->block_size == fast.bbs * fast.M2 / 2,
             "fast-scan lists of another form");
     for (size_t list = 0; list < blocks->nlist; list++) {
         const size_t filled = (blocks->list_size(list) + blocks->n_per_block - 1) / blocks->n_per_block;
@@ -142,136 +171,113 @@ void check_packed_lists(const faiss::IndexIVFFastScan& fast) {
     }
 }
 
-void check_packed_codes(const faiss::IndexFastScan& fast) {
-    check_fast_scan<faiss::IndexPQFastScan>(fast);
-    const size_t rows = fast.ntotal;
-    require(fast.ntotal2 >= rows && fast.ntotal2 % fast.bbs == 0 &&
-                    fast.ntotal2 - rows < static_cast<size_t>(fast.bbs) && fast.codes.size() >= fast.ntotal2 * fast.M2 / 2,
-            "codes do not fit the row count");
-}
-
-void check_lists(const faiss::IndexIVF& index) {
-    const size_t dims = index.d;
-    size_t code_size = 0;
-    if (auto* product = dynamic_cast<const faiss::IndexIVFPQ*>(&index)) {
-        check_quantizer(product->pq, dims);
-        code_size = product->pq.code_size;
-    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(&index)) {
-        check_packed_lists(*fast);
-        return;
-    } else if (auto* additive = additive_quantizer(index)) {
-        check_additive(*additive, dims);
-        code_size = additive->code_size;
-    } else if (auto* scalar = dynamic_cast<const faiss::IndexIVFScalarQuantizer*>(&index)) {
-        check_scalar_quantizer(scalar->sq, dims);
-        code_size = scalar->sq.code_size;
-    } else if (auto* rabitq = dynamic_cast<const faiss::IndexIVFRaBitQ*>(&index)) {
-        check_rabitq(rabitq->rabitq, index, rabitq->code_size, rabitq->qb);
-        code_size = rabitq->code_size;
+void check_lists(const Codes& codes) {
+    const faiss::IndexIVF& lists = *codes.lists;
+    require(lists.nlist >= 1 && static_cast<size_t>(lists.quantizer->ntotal) == lists.nlist,
+            "coarse quantiser without its centroids");
+    require(lists.invlists && lists.invlists->nlist == lists.nlist, "inverted lists are missing");
+    if (codes.packed_lists) {
+        check_packed_lists(codes);
     } else {
-        require(dynamic_cast<const faiss::IndexIVFFlat*>(&index), "an index type that is not supported");
-        code_size = dims * sizeof(float);
+        const size_t code_size = check_quantiser(codes);
+        const bool has_blocks = dynamic_cast<const faiss::BlockInvertedLists*>(lists.invlists);
+        require(are_mapped(*lists.invlists) && !has_blocks && lists.code_size == code_size &&
+                        lists.invlists->code_size == code_size,
+                "inverted lists of another code");
     }
-    const bool has_blocks = dynamic_cast<const faiss::BlockInvertedLists*>(index.invlists);
-    require(index.invlists && are_mapped(*index.invlists) && !has_blocks && index.code_size == code_size &&
-                    index.invlists->code_size == code_size,
-            "inverted lists of another code");
+    require(lists.invlists->compute_ntotal() == static_cast<size_t>(lists.ntotal), "inverted lists do not hold all rows");
 }
 
-void check_codes(const Index& index) {
-    const size_t dims = index.d;
-    const size_t rows = index.ntotal;
-    size_t code_size = 0;
-    if (auto* fast = dynamic_cast<const faiss::IndexFastScan*>(&index)) {
-        check_packed_codes(*fast);
+void check_codes(const Codes& codes) {
+    constexpr char MISFITTING[] = "codes do not fit the row count";
+    const size_t rows = codes.index->ntotal;
+    if (codes.packed) {
+        const faiss::IndexFastScan& fast = *codes.packed;
+        check_fast_scan(fast, codes);
+        require(fast.ntotal2 >= rows && fast.ntotal2 % fast.bbs == 0 &&
+                        fast.ntotal2 - rows < static_cast<size_t>(fast.bbs) &&
+                        fast.codes.size() >= fast.ntotal2 * fast.M2 / 2,
+                MISFITTING);
         return;
     }
-    if (dynamic_cast<const faiss::IndexFlat*>(&index)) {
-        code_size = dims * sizeof(float);
-    } else if (auto* product = dynamic_cast<const faiss::IndexPQ*>(&index)) {
-        check_quantizer(product->pq, dims);
-        require(product->search_type == faiss::IndexPQ::ST_PQ, "product codes that are searched in an unknown way");
-        code_size = product->pq.code_size;
-    } else if (auto* scalar = dynamic_cast<const faiss::IndexScalarQuantizer*>(&index)) {
-        check_scalar_quantizer(scalar->sq, dims);
-        code_size = scalar->sq.code_size;
-    } else if (auto* signs = dynamic_cast<const faiss::IndexLSH*>(&index)) {
-        require(signs->nbits >= 1 && signs->nbits <= index.d, "signs of another dimension");
-        require(!signs->rotate_data || (signs->rrot.d_in == index.d && signs->rrot.d_out == signs->nbits),
-                "signs of another dimension");
-        if (signs->rotate_data) {
-            check_matrix(signs->rrot);
-        }
-        require(!signs->train_thresholds || signs->thresholds.size() == static_cast<size_t>(signs->nbits),
-                "signs without their thresholds");
-        code_size = (signs->nbits + 7) / 8;
-    } else if (auto* rabitq = dynamic_cast<const faiss::IndexRaBitQ*>(&index)) {
-        check_rabitq(rabitq->rabitq, index, rabitq->code_size, rabitq->qb);
-        require(rabitq->center.size() == dims, "RaBitQ codes without their centre");
-        code_size = rabitq->code_size;
-    } else if (auto* additive = additive_quantizer(index)) {
-        check_additive(*additive, dims);
-        code_size = additive->code_size;
-    }
-    auto* flat = dynamic_cast<const faiss::IndexFlatCodes*>(&index);
-    require(flat && code_size > 0, "an index type that is not supported");
-    require(flat->code_size == code_size && flat->codes.size() / code_size == rows &&
-                    flat->codes.size() % code_size == 0,
-            "codes do not fit the row count");
+    require(!codes.product_plain || codes.product_plain->search_type == faiss::IndexPQ::ST_PQ,
+            "product codes that are searched in an unknown way");
+    require(!codes.rabitq_plain || codes.rabitq_plain->center.size() == static_cast<size_t>(codes.index->d),
+            "RaBitQ codes without their centre");
+    const size_t code_size = check_quantiser(codes);
+    const auto& bytes = codes.plain->codes;
+    require(codes.plain->code_size == code_size && bytes.size() / code_size == rows && bytes.size() % code_size == 0,
+            MISFITTING);
 }
 
-// As Recipe::has_taxicab_distance of recipe.rs.
-bool knows_taxicab_distance(const Index& index) {
-    return dynamic_cast<const faiss::IndexFlat*>(&index) || dynamic_cast<const faiss::IndexIVFFlat*>(&index) ||
-            dynamic_cast<const faiss::IndexHNSW*>(&index) || dynamic_cast<const faiss::IndexPreTransform*>(&index) ||
-            dynamic_cast<const faiss::IndexRefine*>(&index);
+// An index by itself; `has_l1`: it is one of those for which FAISS has taxicab distance (see
+// Recipe::has_taxicab_distance).
+void check_header(const Index& index, bool has_l1) {
+    require(index.d >= 1 && index.d <= (1 << 16) && index.ntotal >= 0, "impossible dimension or row count");
+    require(index.metric_type == faiss::METRIC_L2 || index.metric_type == faiss::METRIC_INNER_PRODUCT ||
+                    (index.metric_type == faiss::METRIC_L1 && has_l1),
+            "unknown metric");
+    require(index.is_trained, "index was not trained");
+}
+
+// A part that has the rows of the index around it.
+void check_part(const Index& part, const Index& around, const char* reason, bool has_l1) {
+    check_header(part, has_l1);
+    require(part.d == around.d && part.ntotal == around.ntotal && part.metric_type == around.metric_type, reason);
+}
+
+void check_graph_part(const faiss::IndexHNSW& graph, bool is_flat) {
+    check_header(graph, true);
+    check_part(*graph.storage, graph, "graph without its vectors", is_flat);
+    check_graph(graph.hnsw, graph.ntotal);
+}
+
+void check_core(const Parts& parts) {
+    const Codes& codes = parts.codes;
+    if (parts.graph) {
+        check_graph_part(*parts.graph, codes.are_floats());
+        check_codes(codes);
+        return;
+    }
+    check_header(*parts.core, codes.are_floats());
+    if (!codes.lists) {
+        check_codes(codes);
+        return;
+    }
+    check_header(*parts.centroids, true);
+    if (parts.centroid_graph) {
+        check_graph_part(*parts.centroid_graph, true);
+    }
+    Codes centroids;
+    centroids.index = centroids.plain = centroids.flat = parts.centroids;
+    check_codes(centroids);
+    require(codes.lists->quantizer->d == parts.core->d, "coarse quantiser of another dimension");
+    check_lists(codes);
 }
 
 } // namespace
 
-void check_sizes(const Index* index) {
-    require(index != nullptr, "part of an index is missing");
-    require(index->d >= 1 && index->d <= (1 << 16) && index->ntotal >= 0, "impossible dimension or row count");
-    require(index->metric_type == faiss::METRIC_L2 || index->metric_type == faiss::METRIC_INNER_PRODUCT ||
-                    (index->metric_type == faiss::METRIC_L1 && knows_taxicab_distance(*index)),
-            "unknown metric");
-    require(index->is_trained, "index was not trained");
-    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(index)) {
-        int width = index->d;
-        for (auto* step : transformed->chain) {
-            check_transform(step, width);
-            width = step->d_out;
-        }
-        check_sizes(transformed->index);
-        require(transformed->index->d == width && transformed->index->ntotal == index->ntotal &&
-                        transformed->index->metric_type == index->metric_type,
-                "transforms do not fit");
-    } else if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(index)) {
-        check_sizes(refined->base_index);
-        check_sizes(refined->refine_index);
-        for (auto* part : {refined->base_index, refined->refine_index}) {
-            require(part->d == index->d && part->ntotal == index->ntotal && part->metric_type == index->metric_type,
-                    "refinement does not fit its base");
-        }
-        require(dynamic_cast<const faiss::IndexFlatCodes*>(refined->refine_index), "refinement without codes");
-    } else if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(index)) {
-        check_sizes(graph->storage);
-        require(dynamic_cast<const faiss::IndexFlatCodes*>(graph->storage) && graph->storage->d == index->d &&
-                        graph->storage->ntotal == index->ntotal && graph->storage->metric_type == index->metric_type,
-                "graph without its vectors");
-        check_graph(graph->hnsw, index->ntotal);
-    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(index)) {
-        check_sizes(inverted->quantizer);
-        require(inverted->quantizer->d == index->d, "coarse quantiser of another dimension");
-        require(inverted->nlist >= 1 && static_cast<size_t>(inverted->quantizer->ntotal) == inverted->nlist,
-                "coarse quantiser without its centroids");
-        require(inverted->invlists && inverted->invlists->nlist == inverted->nlist, "inverted lists are missing");
-        check_lists(*inverted);
-        require(inverted->invlists->compute_ntotal() == static_cast<size_t>(index->ntotal),
-                "inverted lists do not hold all rows");
-    } else {
-        check_codes(*index);
+void check_sizes(const Parts& parts) {
+    check_header(*parts.whole, parts.refinement || parts.transformed || parts.graph || parts.codes.are_floats());
+    const Index* base = parts.whole;
+    if (parts.refinement) {
+        constexpr char MISFITTING[] = "refinement does not fit its base";
+        base = parts.refinement->base_index;
+        check_part(*base, *parts.whole, MISFITTING, true);
+        check_part(*parts.fine.index, *parts.whole, MISFITTING, parts.fine.are_floats());
+        check_codes(parts.fine);
     }
+    if (parts.transformed) {
+        int width = base->d;
+        for (const Step& step : parts.steps) {
+            check_step(step, width);
+            width = step.transform->d_out;
+        }
+        require(parts.core->d == width && parts.core->ntotal == base->ntotal &&
+                        parts.core->metric_type == base->metric_type,
+                MISFITTING_TRANSFORMS);
+    }
+    check_core(parts);
 }
 
 } // namespace vekter

@@ -1,4 +1,4 @@
-// The rows of an index, given back: exactly where they are stored as floats, else as their codes say.
+// Reading the rows of an index back: exactly where they are stored as floats, else decoded.
 
 #include "internal.h"
 
@@ -8,14 +8,9 @@
 #include <utility>
 
 #include <faiss/IndexFlat.h>
-#include <faiss/IndexFlatCodes.h>
-#include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFFlat.h>
-#include <faiss/IndexIVFPQFastScan.h>
 #include <faiss/IndexPQFastScan.h>
-#include <faiss/IndexPreTransform.h>
-#include <faiss/IndexRefine.h>
 #include <faiss/VectorTransform.h>
 #include <faiss/impl/AdditiveQuantizer.h>
 #include <faiss/impl/ProductQuantizer.h>
@@ -26,33 +21,11 @@ namespace vekter {
 
 namespace {
 
-// Of a row that is about to be read, and in a line of the processor's cache.
+// Values of a row that are prefetched, and values in a cache line.
 constexpr size_t PREFETCHED_VALUES = 512;
 constexpr size_t LINE_VALUES = 16;
-// Rows that are compared between two looks at the interrupt flag.
+// Rows that are compared between two polls of the interrupt flag.
 constexpr size_t INTERRUPTIBLE_ROWS = size_t{1} << 14;
-
-// Where an index keeps its rows, and the transforms that stand before them.
-struct Store {
-    // An IndexFlatCodes, IndexPQFastScan or IndexIVF.
-    const Index* codes;
-    std::vector<const faiss::VectorTransform*> steps;
-};
-
-Store store_of(const Index& index) {
-    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
-        return store_of(*refined->refine_index);
-    }
-    if (auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index)) {
-        return store_of(*graph->storage);
-    }
-    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
-        Store store = store_of(*transformed->index);
-        store.steps.insert(store.steps.begin(), transformed->chain.begin(), transformed->chain.end());
-        return store;
-    }
-    return {&index, {}};
-}
 
 // Whether A A^T is the identity, so that A^T undoes A as far as that goes; judged by one vector (Freivalds, 1977).
 // FAISS's own flag says yes to every matrix that was read: it is set before the dimensions are (impl/index_read.cpp).
@@ -77,13 +50,9 @@ bool is_orthonormal(const faiss::LinearTransform& matrix) {
     return error <= 1e-6 * length;
 }
 
-bool is_reversible(const faiss::VectorTransform* step) {
-    if (auto* matrix = dynamic_cast<const faiss::LinearTransform*>(step)) {
-        return is_orthonormal(*matrix);
-    }
-    // Normalisation is taken back as it is: of a row's length nothing is left.
-    return dynamic_cast<const faiss::RemapDimensionsTransform*>(step) ||
-            dynamic_cast<const faiss::NormalizationTransform*>(step);
+bool is_reversible(const Step& step) {
+    // Normalisation counts: the length is lost, but the direction is not.
+    return step.matrix ? is_orthonormal(*step.matrix) : step.remap || step.normalisation;
 }
 
 // One row of fast-scan codes, of `parts` (even) parts, as pq4_pack_codes of faiss/impl/pq4_fast_scan.cpp lays them out:
@@ -103,17 +72,16 @@ void unpack(const uint8_t* codes, size_t block, size_t parts, size_t row, uint8_
     }
 }
 
-// Rows `first` to `first + count` of fast-scan codes, without the centroids that residuals are of.
-template <class FastScan, class ProductFastScan>
-void decode_packed(const FastScan& fast, const uint8_t* codes, size_t first, size_t count, float* values) {
-    auto* product = dynamic_cast<const ProductFastScan*>(&fast);
+// Rows `first` to `first + count` of fast-scan codes, without the centroids that residuals are added to.
+template <class FastScan>
+void decode_packed(const Codes& codes, const FastScan& fast, const uint8_t* bytes, size_t first, size_t count, float* values) {
     std::vector<uint8_t> code(fast.M2 / 2);
     for (size_t i = 0; i < count; i++) {
-        unpack(codes, fast.bbs, fast.M2, first + i, code.data());
-        if (product) {
-            product->pq.decode(code.data(), values + i * fast.d);
+        unpack(bytes, fast.bbs, fast.M2, first + i, code.data());
+        if (codes.product) {
+            codes.product->decode(code.data(), values + i * fast.d);
         } else {
-            additive_quantizer(fast)->decode(code.data(), values + i * fast.d, 1);
+            codes.additive->decode(code.data(), values + i * fast.d, 1);
         }
     }
 }
@@ -134,59 +102,61 @@ std::vector<uint8_t> first_packed(const uint8_t* codes, size_t block, size_t par
 }
 
 // Rows `first` to `first + count` of an inverted list, or of the whole index where it has none.
-void decode(const Index& codes, size_t list, size_t first, size_t count, float* values) {
-    const size_t dims = codes.d;
-    if (auto* fast = dynamic_cast<const faiss::IndexFastScan*>(&codes)) {
-        decode_packed<faiss::IndexFastScan, faiss::IndexPQFastScan>(*fast, fast->codes.get(), first, count, values);
-    } else if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(&codes)) {
-        decode_packed<faiss::IndexIVFFastScan, faiss::IndexIVFPQFastScan>(
-                *fast, packed_codes(*fast->invlists, list), first, count, values);
+void decode(const Codes& codes, size_t list, size_t first, size_t count, float* values) {
+    const size_t dims = codes.index->d;
+    if (codes.packed) {
+        decode_packed(codes, *codes.packed, codes.packed->codes.get(), first, count, values);
+    } else if (const faiss::IndexIVFFastScan* fast = codes.packed_lists) {
+        decode_packed(codes, *fast, packed_codes(*fast->invlists, list), first, count, values);
         if (fast->by_residual) {
             add_centroid(*fast, list, count, values);
         }
-    } else if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&codes)) {
+    } else if (codes.lists) {
         for (size_t i = 0; i < count; i++) {
-            inverted->reconstruct_from_offset(list, first + i, values + i * dims);
+            codes.lists->reconstruct_from_offset(list, first + i, values + i * dims);
         }
     } else {
         // IndexLSH leaves the dimensions beyond its bits as they are.
         std::fill_n(values, count * dims, 0.0f);
-        codes.reconstruct_n(first, count, values);
+        codes.index->reconstruct_n(first, count, values);
     }
 }
 
-// Takes the transforms back, last first; `images` are rows of the store, and become rows of the index.
-void reverse(const Store& store, size_t rows, std::vector<float> images, float* values) {
-    for (size_t i = store.steps.size(); i-- > 0;) {
-        const faiss::VectorTransform* step = store.steps[i];
-        std::vector<float> before(i == 0 ? 0 : rows * step->d_in);
-        float* target = i == 0 ? values : before.data();
-        if (auto* matrix = dynamic_cast<const faiss::LinearTransform*>(step)) {
-            matrix->transform_transpose(rows, images.data(), target);
-        } else {
-            step->reverse_transform(rows, images.data(), target);
-        }
-        images = std::move(before);
-    }
-}
-
-// Where to decode to: the images of transforms, or the values themselves.
-struct Target {
+// Decoded rows on their way back through the transforms; without transforms they are decoded into their final place.
+struct DecodedRows {
+    const std::vector<Step> steps;
     std::vector<float> images;
-    float* start;
+    float* final_values;
     size_t dims;
 
-    Target(const Store& store, size_t rows, float* values)
-            : images(store.steps.empty() ? 0 : rows * store.codes->d),
-              start(store.steps.empty() ? values : images.data()),
-              dims(store.codes->d) {}
+    DecodedRows(const Parts& parts, size_t rows, float* values)
+            : steps(parts.stores_images() ? parts.steps : std::vector<Step>()),
+              images(steps.empty() ? 0 : rows * parts.stored().index->d),
+              final_values(values),
+              dims(parts.stored().index->d) {}
 
     float* row(size_t number) {
-        return start + number * dims;
+        return (steps.empty() ? final_values : images.data()) + number * dims;
+    }
+
+    // Undoes the transforms of the first `rows` rows, last transform first.
+    void reverse_transforms(size_t rows) {
+        for (size_t i = steps.size(); i-- > 0;) {
+            const Step& step = steps[i];
+            std::vector<float> before(i == 0 ? 0 : rows * step.transform->d_in);
+            float* target = i == 0 ? final_values : before.data();
+            if (step.matrix) {
+                step.matrix->transform_transpose(rows, images.data(), target);
+            } else {
+                step.transform->reverse_transform(rows, images.data(), target);
+            }
+            images = std::move(before);
+        }
     }
 };
 
-void decode_from_lists(const faiss::IndexIVF& inverted, size_t count, const idx_t* positions, Target& target) {
+void decode_from_lists(const Codes& codes, size_t count, const idx_t* positions, DecodedRows& decoded) {
+    const faiss::IndexIVF& inverted = *codes.lists;
     std::vector<std::pair<idx_t, size_t>> wanted(count);
     for (size_t i = 0; i < count; i++) {
         wanted[i] = {positions[i], i};
@@ -202,7 +172,7 @@ void decode_from_lists(const faiss::IndexIVF& inverted, size_t count, const idx_
             for (auto found = std::lower_bound(wanted.begin(), wanted.end(), first);
                  found != wanted.end() && found->first == ids[i];
                  ++found) {
-                decode(inverted, list, i, 1, target.row(found->second));
+                decode(codes, list, i, 1, decoded.row(found->second));
                 is_done[found->second] = true;
             }
         }
@@ -210,13 +180,13 @@ void decode_from_lists(const faiss::IndexIVF& inverted, size_t count, const idx_
     require(std::find(is_done.begin(), is_done.end(), false) == is_done.end(), "a row is in no inverted list");
 }
 
-// A row that is stored as floats, and its number among those that are asked for.
-struct Placed {
+// The floats of a row, and its number among the requested ones.
+struct RowValues {
     const float* values;
     size_t number;
 };
 
-// Lists lie apart, and the processor notices late where the next one begins.
+// Lists are not adjacent, and the processor's own prefetching notices the next one too late.
 void prefetch_ids(const faiss::InvertedLists& lists, size_t list) {
     constexpr size_t LINE_IDS = 64 / sizeof(idx_t), PREFETCHED_IDS = 512;
     faiss::InvertedLists::ScopedIds ids(&lists, list);
@@ -227,7 +197,7 @@ void prefetch_ids(const faiss::InvertedLists& lists, size_t list) {
 
 // Where the rows at positions (ascending, each once) lie in inverted lists, list by list: one walk over the ids of all
 // rows.
-std::vector<Placed> place_in_lists(const faiss::IndexIVFFlat& inverted, size_t count, const idx_t* positions) {
+std::vector<RowValues> place_in_lists(const faiss::IndexIVFFlat& inverted, size_t count, const idx_t* positions) {
     constexpr size_t WORD_BITS = 64;
     // Which positions are asked for, and how many of them are before each word.
     std::vector<uint64_t> words(inverted.ntotal / WORD_BITS + 1);
@@ -238,7 +208,7 @@ std::vector<Placed> place_in_lists(const faiss::IndexIVFFlat& inverted, size_t c
     for (size_t i = 1; i < words.size(); i++) {
         before[i] = before[i - 1] + __builtin_popcountll(words[i - 1]);
     }
-    std::vector<Placed> placed;
+    std::vector<RowValues> placed;
     placed.reserve(count);
     for (size_t list = 0; list < inverted.nlist; list++) {
         check_interrupts();
@@ -277,13 +247,13 @@ void measure(const Index& index, const float* query, size_t count, Row&& row, fl
         if (i % INTERRUPTIBLE_ROWS == 0) {
             check_interrupts();
         }
-        // Rows lie apart, and the processor sees only each one's own course.
+        // Rows are not adjacent, so the processor does not prefetch the next one.
         for (size_t next = i + 4; next < std::min(count, i + 8); next++) {
             for (size_t line = 0; line < std::min(dims, PREFETCHED_VALUES); line += LINE_VALUES) {
                 prefetch_L2(row(next).values + line);
             }
         }
-        const Placed at[] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
+        const RowValues at[] = {row(i), row(i + 1), row(i + 2), row(i + 3)};
         float found[4];
         four(query, at[0].values, at[1].values, at[2].values, at[3].values, dims, found[0], found[1], found[2], found[3]);
         for (size_t k = 0; k < 4; k++) {
@@ -291,39 +261,29 @@ void measure(const Index& index, const float* query, size_t count, Row&& row, fl
         }
     }
     for (; i < count; i++) {
-        const Placed last = row(i);
+        const RowValues last = row(i);
         distances[last.number] = one(query, last.values, dims);
     }
 }
 
 } // namespace
 
-bool stores_rows(const Index& index) {
-    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
-        return stores_rows(*refined->refine_index);
-    }
-    auto* graph = dynamic_cast<const faiss::IndexHNSW*>(&index);
-    const Index* codes = graph ? graph->storage : &index;
-    return dynamic_cast<const faiss::IndexFlat*>(codes) || dynamic_cast<const faiss::IndexIVFFlat*>(codes);
+bool can_decode(const Parts& parts) {
+    return !parts.stores_images() || std::all_of(parts.steps.begin(), parts.steps.end(), is_reversible);
 }
 
-bool can_decode(const Index& index) {
-    const Store store = store_of(index);
-    return std::all_of(store.steps.begin(), store.steps.end(), is_reversible);
-}
-
-size_t next_rows(const Index& index, vekter_row_cursor& cursor, size_t limit, idx_t* positions, float* values) {
-    const Store store = store_of(index);
-    auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes);
+size_t next_rows(const Parts& parts, vekter_row_cursor& cursor, size_t limit, idx_t* positions, float* values) {
+    const Codes& codes = parts.stored();
+    const faiss::IndexIVF* inverted = codes.lists;
     const size_t lists = inverted ? inverted->nlist : 1;
-    Target target(store, limit, values);
+    DecodedRows decoded(parts, limit, values);
     size_t found = 0;
     while (found < limit && cursor.list < lists) {
         check_interrupts();
-        const size_t rows = inverted ? inverted->invlists->list_size(cursor.list) : store.codes->ntotal;
+        const size_t rows = inverted ? inverted->invlists->list_size(cursor.list) : codes.index->ntotal;
         const size_t count = std::min(limit - found, rows - std::min(rows, cursor.offset));
         if (count > 0) {
-            decode(*store.codes, cursor.list, cursor.offset, count, target.row(found));
+            decode(codes, cursor.list, cursor.offset, count, decoded.row(found));
             if (inverted) {
                 faiss::InvertedLists::ScopedIds ids(inverted->invlists, cursor.list);
                 std::memcpy(positions + found, ids.get() + cursor.offset, count * sizeof(idx_t));
@@ -339,80 +299,74 @@ size_t next_rows(const Index& index, vekter_row_cursor& cursor, size_t limit, id
             cursor = {cursor.list + 1, 0};
         }
     }
-    reverse(store, found, std::move(target.images), values);
+    decoded.reverse_transforms(found);
     return found;
 }
 
-void rows_at(const Index& index, size_t count, const idx_t* positions, float* values) {
-    const Store store = store_of(index);
-    Target target(store, count, values);
-    if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes)) {
-        decode_from_lists(*inverted, count, positions, target);
+void rows_at(const Parts& parts, size_t count, const idx_t* positions, float* values) {
+    const Codes& codes = parts.stored();
+    DecodedRows decoded(parts, count, values);
+    if (codes.lists) {
+        decode_from_lists(codes, count, positions, decoded);
     } else {
         for (size_t i = 0; i < count; i++) {
-            decode(*store.codes, 0, positions[i], 1, target.row(i));
+            decode(codes, 0, positions[i], 1, decoded.row(i));
         }
     }
-    reverse(store, count, std::move(target.images), values);
+    decoded.reverse_transforms(count);
 }
 
-bool distances_at(const Index& index, const float* query, size_t count, const idx_t* positions, float* distances) {
-    const Store store = store_of(index);
-    if (!store.steps.empty() || store.codes->metric_type == faiss::METRIC_L1) {
+bool distances_at(const Parts& parts, const float* query, size_t count, const idx_t* positions, float* distances) {
+    const Codes& codes = parts.stored();
+    if (parts.stores_images() || !codes.are_floats() || codes.index->metric_type == faiss::METRIC_L1) {
         return false;
     }
-    if (auto* flat = dynamic_cast<const faiss::IndexFlat*>(store.codes)) {
+    if (const faiss::IndexFlat* flat = codes.flat) {
         const auto row = [values = flat->get_xb(), dims = flat->d, positions](size_t i) {
-            return Placed{values + static_cast<size_t>(positions[i]) * dims, i};
+            return RowValues{values + static_cast<size_t>(positions[i]) * dims, i};
         };
         measure(*flat, query, count, row, distances);
-        return true;
+    } else {
+        const std::vector<RowValues> placed = place_in_lists(*codes.flat_lists, count, positions);
+        measure(*codes.flat_lists, query, count, [&placed](size_t i) { return placed[i]; }, distances);
     }
-    if (auto* inverted = dynamic_cast<const faiss::IndexIVFFlat*>(store.codes)) {
-        const std::vector<Placed> placed = place_in_lists(*inverted, count, positions);
-        measure(*inverted, query, count, [&placed](size_t i) { return placed[i]; }, distances);
-        return true;
-    }
-    return false;
+    return true;
 }
 
-std::vector<uint8_t> only_code(const Index& index) {
-    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
-        std::vector<uint8_t> code = only_code(*refined->base_index);
-        const std::vector<uint8_t> finer = only_code(*refined->refine_index);
-        code.insert(code.end(), finer.begin(), finer.end());
-        return code;
-    }
-    const Store store = store_of(index);
-    if (auto* inverted = dynamic_cast<const faiss::IndexIVF*>(store.codes)) {
+// The code of the first row.
+static std::vector<uint8_t> first_code(const Codes& codes) {
+    if (const faiss::IndexIVF* lists = codes.lists) {
         size_t list = 0;
-        while (list < inverted->nlist && inverted->invlists->list_size(list) == 0) {
+        while (list < lists->nlist && lists->invlists->list_size(list) == 0) {
             list++;
         }
-        require(list < inverted->nlist, "the row is in no inverted list");
-        if (auto* fast = dynamic_cast<const faiss::IndexIVFFastScan*>(inverted)) {
+        require(list < lists->nlist, "the row is in no inverted list");
+        if (const faiss::IndexIVFFastScan* fast = codes.packed_lists) {
             return first_packed(packed_codes(*fast->invlists, list), fast->bbs, fast->M2);
         }
-        faiss::InvertedLists::ScopedCodes codes(inverted->invlists, list);
-        return {codes.get(), codes.get() + inverted->code_size};
+        faiss::InvertedLists::ScopedCodes bytes(lists->invlists, list);
+        return {bytes.get(), bytes.get() + lists->code_size};
     }
-    if (auto* fast = dynamic_cast<const faiss::IndexFastScan*>(store.codes)) {
+    if (const faiss::IndexFastScan* fast = codes.packed) {
         return first_packed(fast->codes.get(), fast->bbs, fast->M2);
     }
-    auto* flat = dynamic_cast<const faiss::IndexFlatCodes*>(store.codes);
-    require(flat && flat->codes.size() >= flat->code_size, "this index type has no codes");
-    return {flat->codes.data(), flat->codes.data() + flat->code_size};
+    const auto& bytes = codes.plain->codes;
+    require(bytes.size() >= codes.plain->code_size, "this index type has no codes");
+    return {bytes.data(), bytes.data() + codes.plain->code_size};
 }
 
-double imbalance(const Index& index) {
-    if (auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
-        return imbalance(*transformed->index);
+std::vector<uint8_t> only_code(const Parts& parts) {
+    std::vector<uint8_t> code = first_code(parts.codes);
+    if (parts.refinement) {
+        const std::vector<uint8_t> finer = first_code(parts.fine);
+        code.insert(code.end(), finer.begin(), finer.end());
     }
-    if (auto* refined = dynamic_cast<const faiss::IndexRefine*>(&index)) {
-        return imbalance(*refined->base_index);
-    }
-    auto* inverted = dynamic_cast<const faiss::IndexIVF*>(&index);
-    return inverted && inverted->ntotal > 0 ? inverted->invlists->imbalance_factor() : 0;
+    return code;
+}
+
+double imbalance(const Parts& parts) {
+    const faiss::IndexIVF* lists = parts.codes.lists;
+    return lists && lists->ntotal > 0 ? lists->invlists->imbalance_factor() : 0;
 }
 
 } // namespace vekter

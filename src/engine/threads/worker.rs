@@ -168,7 +168,7 @@ pub fn stop_worker(status: i32) {
         }
         std::thread::sleep(Duration::from_millis(TICK_MS));
     }
-    // SAFETY: ends the process in exit(3), before what was registered earlier.
+    // SAFETY: only registers a destructor of this thread, which is the one that is going to exit.
     unsafe { ffi::vekter_skip_destructors(status) };
 }
 

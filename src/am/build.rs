@@ -5,11 +5,15 @@ use std::time::Instant;
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::export::{id_bytes, integer};
+use super::maintenance::sweep_cache;
+use super::resources::resources;
+use super::table_scan::{Collector, collect, id_bytes, integer};
 use super::{definition, search_options, tid_of};
-use crate::index::build::{self, Built, Heap, Identified, Resources, Untrained, VisitRow};
+use crate::index::build::{self, Built, Untrained};
 use crate::index::create_init_fork;
 use crate::index::error::IndexError;
+use crate::index::table::{Heap, Identified, VisitRow};
+use crate::index::train::check_factory;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress;
 use crate::pg::relation::Rel;
@@ -44,7 +48,7 @@ pub unsafe extern "C-unwind" fn ambuild(
     if !built.shortage.is_empty() {
         pgrx::notice!("index \"{}\" has {}", index.name(), built.shortage);
     }
-    super::vacuum::sweep_cache(index);
+    sweep_cache(index);
     result(built)
 }
 
@@ -54,30 +58,6 @@ fn untrained_notice(index: &str, Untrained { factory, rows, needed_rows }: &Untr
         "Training takes {needed_rows} rows, and there are {rows}. The index is exact, and a search reads all of it, until a \
          merge or REINDEX finds enough rows."
     ))
-}
-
-/// Below this much, `maintenance_work_mem` is taken for this much: FAISS needs it for anything but a scan.
-const MIN_WORK_BYTES: u64 = 32 << 20;
-
-/// Threads for the leader and the workers that it might have had; an eighth of maintenance_work_mem for a batch, of
-/// which two are in memory at times, within limits between which it matters.
-pub fn resources() -> Resources {
-    // SAFETY: plain reads of settings.
-    let (workers, kilobytes) =
-        unsafe { (pg_sys::max_parallel_maintenance_workers, pg_sys::maintenance_work_mem) };
-    let work_bytes = (kilobytes.max(0) as u64 * 1024).max(MIN_WORK_BYTES);
-    Resources {
-        threads: workers.max(0) as usize + 1,
-        batch_bytes: (work_bytes as usize / 8).min(64 << 20),
-        work_bytes: Some(work_bytes),
-        cache_bytes: cache_bytes(),
-    }
-}
-
-/// What the planner, too, takes the system to keep of tables and indexes in memory.
-pub fn cache_bytes() -> u64 {
-    // SAFETY: a plain read of a setting.
-    u64::from(unsafe { pg_sys::effective_cache_size }.unsigned_abs()) * u64::from(pg_sys::BLCKSZ)
 }
 
 fn result(built: Built) -> *mut pg_sys::IndexBuildResult {
@@ -93,7 +73,7 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     // SAFETY: PostgreSQL keeps the relation open and locked.
     let index = unsafe { Rel::new(index) };
     let definition = definition::read(index).or_raise();
-    build::check_factory(&definition).or_raise();
+    check_factory(&definition).or_raise();
     search_options::check(index, &definition).or_raise();
     create_init_fork(index, &definition).or_raise();
 }
@@ -212,29 +192,4 @@ unsafe extern "C-unwind" fn identify(
     // SAFETY: the column is of type vector, and the tuple stays while the callback runs.
     let (tid, vector) = unsafe { (tid_of(tid), Vector::from_datum(datum)) };
     identifier.outcome = (identifier.visit)(Identified { tid, id, is_alive, vector: vector.as_slice() });
-}
-
-pub(super) struct Collector<'a, 'v> {
-    pub(super) visit: &'a mut VisitRow<'v>,
-    pub(super) outcome: Result<(), IndexError>,
-}
-
-#[pgrx::pg_guard]
-pub(super) unsafe extern "C-unwind" fn collect(
-    _index: pg_sys::Relation,
-    tid: pg_sys::ItemPointer,
-    values: *mut pg_sys::Datum,
-    nulls: *mut bool,
-    _is_alive: bool,
-    state: *mut c_void,
-) {
-    // SAFETY: `state` is the collector of `scan`, which is waiting for this call to end; the arrays have an element
-    // for each column of the index, at least one.
-    let (collector, datum, is_null) = unsafe { (&mut *state.cast::<Collector>(), *values, *nulls) };
-    if is_null || collector.outcome.is_err() {
-        return;
-    }
-    // SAFETY: the column is of type vector, and the tuple stays while the callback runs.
-    let (tid, vector) = unsafe { (tid_of(tid), Vector::from_datum(datum)) };
-    collector.outcome = (collector.visit)(tid, vector.as_slice());
 }

@@ -2,11 +2,11 @@
 
 use pgrx::pg_sys;
 
-use super::build::{Collector, collect};
 use super::table::scan_visible;
-use crate::index::build::VisitRow;
+use super::table_scan::{Collector, collect};
 use crate::index::check::{self, Finding, LinePointers, Table};
 use crate::index::error::IndexError;
+use crate::index::table::VisitRow;
 use crate::pg::buffer::PageLock;
 use crate::pg::error::SqlError;
 use crate::pg::owner::as_owner;

@@ -4,8 +4,9 @@ use core::ffi::c_void;
 
 use pgrx::pg_sys;
 
-use super::build::resources;
+use super::resources::resources;
 use super::table::{TableRows, scan_visible};
+use super::table_scan::{id_bytes, integer};
 use super::{search_options, tid_of};
 use crate::engine::SearchParams;
 use crate::index::error::IndexError;
@@ -69,12 +70,6 @@ impl Table for VisibleRows {
     }
 }
 
-/// Width of the id column's type.
-pub(super) fn id_bytes(heap: Rel, attribute: pg_sys::AttrNumber) -> i16 {
-    // SAFETY: looks catalogue rows up.
-    unsafe { pg_sys::get_typlen(pg_sys::get_atttype(heap.oid(), attribute)) }
-}
-
 struct Collector<'a> {
     id_bytes: i16,
     visit: &'a mut dyn FnMut(Tid, i64) -> Result<(), IndexError>,
@@ -105,13 +100,4 @@ unsafe extern "C-unwind" fn collect(
     // SAFETY: a pointer to the row's TID.
     let tid = unsafe { tid_of(tid) };
     collector.outcome = (collector.visit)(tid, id);
-}
-
-/// The value of a smallint, integer or bigint.
-pub(super) fn integer(datum: pg_sys::Datum, bytes: i16) -> i64 {
-    match bytes {
-        2 => i64::from(datum.value() as i16),
-        4 => i64::from(datum.value() as i32),
-        _ => datum.value() as i64,
-    }
 }

@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::build::cache_bytes;
 use super::options;
+use super::resources::cache_bytes;
 use super::table::TableRows;
 use crate::engine::{self, DEFAULT_RECALL};
 use crate::failpoint;
 use crate::guc;
-use crate::index::build::Resources;
 use crate::index::compact::plan::Effort;
 use crate::index::compact::{self, Settings, Surroundings, seal};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
+use crate::index::train::Resources;
+use crate::index::vacuum;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::owner::as_owner;
@@ -172,8 +173,13 @@ pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -
             .hint("Run VACUUM on the table, and call vekter_compact() again.")
             .warn();
     }
-    super::vacuum::sweep_cache(index);
+    sweep_cache(index);
     Ok(())
+}
+
+/// Removes cache files that are of no use to anybody.
+pub fn sweep_cache(index: Rel) {
+    vacuum::sweep_cache(index).or_raise();
 }
 
 // ---------------------------------------------------------------- the worker
@@ -278,7 +284,7 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     if !as_owner(index, || compact::run(index, Effort::Tiers, settings(index), &mut table, &lock))? {
         return Ok(false);
     }
-    super::vacuum::sweep_cache(index);
+    sweep_cache(index);
     let start = Instant::now();
     while start.elapsed() < failpoint::pause(LINGER) && !table.must_yield() {
         if compact::is_due(index, settings(index))? {

@@ -13,10 +13,12 @@ pub mod insert;
 pub mod maintenance;
 pub mod options;
 pub mod plan_hint;
+pub mod resources;
 pub mod scan;
 pub mod search_options;
 pub mod stored;
 pub mod table;
+mod table_scan;
 pub mod vacuum;
 pub mod validate;
 

@@ -59,7 +59,7 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     stats.pages_deleted = retired;
     stats.pages_free = free;
     maintenance::after_vacuum(index).or_raise();
-    sweep_cache(index);
+    maintenance::sweep_cache(index);
     stats.into_pg()
 }
 
@@ -71,9 +71,4 @@ fn stats_or_new(stats: *mut pg_sys::IndexBulkDeleteResult) -> PgBox<pg_sys::Inde
         // SAFETY: made by an earlier call of these functions.
         unsafe { PgBox::from_pg(stats) }
     }
-}
-
-/// Removes cache files that are of no use to anybody.
-pub fn sweep_cache(index: Rel) {
-    vacuum::sweep_cache(index).or_raise();
 }

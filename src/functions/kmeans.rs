@@ -13,10 +13,10 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::column::Column;
 use super::target::{qualified_name, relation_name};
-use crate::am::build::resources;
+use crate::am::resources::resources;
 use crate::engine::{Clustering, ClusteringPlan, EngineError, Metric};
-use crate::index::build::Resources;
 use crate::index::interruptible::interruptible;
+use crate::index::train::Resources;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::results::ResultRows;

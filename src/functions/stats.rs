@@ -5,9 +5,9 @@ use pgrx::prelude::*;
 
 use super::target;
 use crate::engine;
-use crate::index::build::{UNTRAINED_FACTORY, rows_to_train};
 use crate::index::error::IndexError;
 use crate::index::format::{FORMAT_VERSION, Manifest, Meta, SegmentRef};
+use crate::index::train::{UNTRAINED_FACTORY, rows_to_train};
 use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;

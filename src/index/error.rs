@@ -2,7 +2,6 @@
 
 use pgrx::PgSqlErrorCode as Code;
 
-use super::build::ImportError;
 use super::format::FormatError;
 use crate::engine::{EngineError, ExternalIndexError};
 use crate::pg::error::{SqlError, capitalised};
@@ -71,6 +70,54 @@ pub enum ShortageKind {
     System,
     /// Of `maintenance_work_mem`, for what it takes beside the index itself.
     Setting,
+}
+
+/// Ids that an error names.
+pub const NAMED_IDS: usize = 5;
+
+/// Why an index from elsewhere does not become the table's.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error(transparent)]
+    Foreign(#[from] ExternalIndexError),
+    /// The engine found it to be another one than it says.
+    #[error("{0}")]
+    Disordered(String),
+    #[error("it has {file} dimensions, and the column has {table}")]
+    Dimensions { file: usize, table: usize },
+    #[error(
+        "its rows have no ids, so they must be those of the table in the order of ids; it has {file} rows, and the table has {table}"
+    )]
+    Count { file: u64, table: u64 },
+    #[error("{count} of its {rows} rows have an id that no row of the table with a vector has: {ids}")]
+    Missing { count: usize, rows: u64, ids: Ids },
+    #[error("{count} of its {rows} rows are not those that the table has under their ids: {ids}")]
+    Changed { count: usize, rows: u64, ids: Ids },
+    #[error(
+        "{count} of {compared} rows that were compared are not those that the table has under their ids: {ids}"
+    )]
+    Strangers { count: usize, compared: usize, ids: Ids },
+    #[error("two rows of the table have the id {0}")]
+    Ambiguous(i64),
+    #[error("the table has no rows with vectors, so there is nothing to keep it for")]
+    EmptyTable,
+}
+
+/// Some ids, and whether there are more.
+#[derive(Debug)]
+pub struct Ids(String);
+
+impl Ids {
+    pub fn of(ids: &[i64], count: usize) -> Self {
+        let names: Vec<String> = ids.iter().take(NAMED_IDS).map(i64::to_string).collect();
+        Ids(names.join(", ") + if count > NAMED_IDS { " and others" } else { "" })
+    }
+}
+
+impl std::fmt::Display for Ids {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
 }
 
 const REINDEX: &str = "Rebuild the index with REINDEX.";

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::Snapshot;
-use super::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
 use super::error::IndexError;
 use super::format::Tid;
 use super::interruptible::interruptible;
 use super::segment::OpenedSegment;
+use super::train::{Resources, TrainingSample, UNTRAINED_FACTORY, check_memory};
 use crate::engine::Builder;
 use crate::pg::relation::Rel;
 
@@ -81,7 +81,7 @@ fn start(
     let (dims, metric) = (snapshot.dims(), snapshot.metric);
     let factory = base.map_or(UNTRAINED_FACTORY, |base| base.reference.factory.as_str());
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
-    build::check_memory(&Builder::new(factory, dims, metric)?, factory, untrained, rows, resources)?;
+    check_memory(&Builder::new(factory, dims, metric)?, factory, untrained, rows, resources)?;
     let mut builder = match base {
         Some(base) => {
             let serial = base.segment.serial();

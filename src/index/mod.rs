@@ -21,6 +21,7 @@ pub mod interruptible;
 pub mod search;
 pub mod segment;
 pub mod storage;
+pub mod table;
 pub mod train;
 pub mod vacuum;
 

@@ -16,8 +16,8 @@ use super::arguments::{Effort, row_count};
 use super::knn::query::{id_of, order};
 use super::target::{self, Target};
 use crate::am::batch::{self, Batch};
-use crate::am::build;
 use crate::am::plan_hint::{self, COLUMN};
+use crate::am::resources::resources;
 use crate::guc;
 use crate::index::search::Request;
 use crate::pg::error::SqlError;
@@ -85,7 +85,7 @@ impl Searcher {
 
     /// The nearest rows of each of `queries`, each of `dims` values: query by query, nearest first.
     fn nearest(&self, queries: &[f32], dims: usize) -> Result<Vec<Neighbor>, SqlError> {
-        let threads = guc::batch_threads().unwrap_or(build::resources().threads);
+        let threads = guc::batch_threads().unwrap_or(resources().threads);
         let batch = Batch::search(&self.target.indexes, dims, queries, &self.request, threads)?;
         Ok(self.run(batch, queries, dims))
     }

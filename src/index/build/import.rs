@@ -5,77 +5,22 @@
 
 use std::time::Instant;
 
-use super::from_table::{Beginning, Heap, Resources, Runs, TrainingSample, check_memory};
+use super::add_rows::Beginning;
+use super::runs::Runs;
 use super::sample::Sample;
-use crate::engine::{Builder, ExternalIndex, ExternalIndexError};
+use crate::engine::{Builder, ExternalIndex};
 use crate::index::Definition;
-use crate::index::error::IndexError;
+use crate::index::error::{Ids, ImportError, IndexError, NAMED_IDS};
 use crate::index::format::Tid;
 use crate::index::interruptible::interruptible;
-use crate::index::train::HeldBack;
+use crate::index::table::{Heap, Identified};
+use crate::index::train::{HeldBack, Resources, TrainingSample, check_memory};
 use crate::pg::progress::{self, Phase};
 
 /// Rows of lossy codes that are compared, and how many of them may be off: a coarse quantiser that is a graph, or
 /// another processor's rounding, now and then leads to another list.
 const COMPARED_ROWS: usize = 1000;
 const MAX_STRANGER_SHARE: f64 = 0.1;
-/// Ids that an error names.
-const NAMED_IDS: usize = 5;
-
-/// A row of the table.
-pub struct Identified<'a> {
-    pub tid: Tid,
-    /// None: NULL.
-    pub id: Option<i64>,
-    /// False: deleted, and perhaps still seen by others.
-    pub is_alive: bool,
-    pub vector: &'a [f32],
-}
-
-/// Why an index from elsewhere does not become the table's.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    #[error(transparent)]
-    Foreign(#[from] ExternalIndexError),
-    /// The engine found it to be another one than it says.
-    #[error("{0}")]
-    Disordered(String),
-    #[error("it has {file} dimensions, and the column has {table}")]
-    Dimensions { file: usize, table: usize },
-    #[error(
-        "its rows have no ids, so they must be those of the table in the order of ids; it has {file} rows, and the table has {table}"
-    )]
-    Count { file: u64, table: u64 },
-    #[error("{count} of its {rows} rows have an id that no row of the table with a vector has: {ids}")]
-    Missing { count: usize, rows: u64, ids: Ids },
-    #[error("{count} of its {rows} rows are not those that the table has under their ids: {ids}")]
-    Changed { count: usize, rows: u64, ids: Ids },
-    #[error(
-        "{count} of {compared} rows that were compared are not those that the table has under their ids: {ids}"
-    )]
-    Strangers { count: usize, compared: usize, ids: Ids },
-    #[error("two rows of the table have the id {0}")]
-    Ambiguous(i64),
-    #[error("the table has no rows with vectors, so there is nothing to keep it for")]
-    EmptyTable,
-}
-
-/// Some ids, and whether there are more.
-#[derive(Debug)]
-pub struct Ids(String);
-
-impl Ids {
-    fn of(ids: &[i64], count: usize) -> Self {
-        let names: Vec<String> = ids.iter().take(NAMED_IDS).map(i64::to_string).collect();
-        Ids(names.join(", ") + if count > NAMED_IDS { " and others" } else { "" })
-    }
-}
-
-impl std::fmt::Display for Ids {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// What rows of the table are added to: `foreign` with its rows, which are found in the table.
 pub fn begin(

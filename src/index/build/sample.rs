@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use super::from_table::{Heap, Resources, TrainingSample};
 use crate::engine::{self, Builder, TrainingRows};
 use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
-use crate::index::train::{HeldBack, wanted_queries};
+use crate::index::table::Heap;
+use crate::index::train::{HeldBack, Resources, TrainingSample, wanted_queries};
 use crate::pg::progress;
 
 /// Rows looked at, at least, to estimate how many there are.

@@ -1,9 +1,9 @@
 //! The index beside its table.
 
 use super::{Check, MAX_FINDINGS, checksum, row_name};
-use crate::index::build::VisitRow;
 use crate::index::error::IndexError;
 use crate::index::format::{Tid, tid_block};
+use crate::index::table::VisitRow;
 
 /// The table as the check wants it.
 pub trait Table {

@@ -4,9 +4,8 @@
 //! and those of lower tiers go along. So there are at most `MERGE_WIDTH - 1` for each power of `TIER_FACTOR`, and a row
 //! is written again O(log n) times.
 
-use crate::index::build::UNTRAINED_FACTORY;
 use crate::index::format::{SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
-use crate::index::train::{Chosen, Target};
+use crate::index::train::{Chosen, Target, UNTRAINED_FACTORY};
 
 /// Segments of one tier that are merged into one.
 const MERGE_WIDTH: usize = 4;

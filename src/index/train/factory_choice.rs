@@ -1,9 +1,14 @@
 //! What the segments of an index are to be: what its `factory` option says, or what `auto` chooses whenever one is made.
 
-use crate::engine::{self, Choice, Memory, Metric, Situation, grouped};
-use crate::index::build::{Resources, UNTRAINED_FACTORY};
+use super::budget::Resources;
+use crate::engine::{self, Builder, Choice, Memory, Metric, Situation, grouped};
+use crate::index::Definition;
+use crate::index::error::IndexError;
 use crate::index::format::SegmentRef;
 use crate::pg::memory;
+
+/// The index of a table that is too small to train what was asked for.
+pub const UNTRAINED_FACTORY: &str = "Flat";
 
 pub enum Target<'a> {
     /// A factory string.
@@ -63,6 +68,20 @@ impl<'a> Target<'a> {
             }
         }
     }
+}
+
+/// The fewest rows that train this factory; None: it needs no training, or cannot be built.
+pub fn rows_to_train(factory: &str, dims: usize, metric: Metric) -> Option<u64> {
+    let builder = Builder::new(factory, dims, metric).ok()?;
+    builder.needs_training().then(|| builder.training_rows().min as u64)
+}
+
+/// Err: FAISS does not build this factory for so many dimensions.
+pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
+    // Of what may be chosen anything can be built.
+    let factory = if definition.factory == engine::AUTO { UNTRAINED_FACTORY } else { &definition.factory };
+    Builder::new(factory, definition.dims, definition.metric)?;
+    Ok(())
 }
 
 fn asked_for(factory: &str) -> Chosen {

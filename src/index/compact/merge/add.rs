@@ -2,13 +2,12 @@
 
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
-use crate::index::build::Resources;
 use crate::index::compact::source_rows::{Host, Outcome, read};
 use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 use crate::index::interruptible::stoppable;
 use crate::index::segment::OpenedSegment;
-use crate::index::train::HeldBack;
+use crate::index::train::{HeldBack, Resources};
 
 /// Rows that are read from a segment in one go.
 const READ_ROWS: usize = 1024;

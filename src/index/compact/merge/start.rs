@@ -6,13 +6,14 @@ use std::time::Instant;
 use crate::engine::Builder;
 use crate::failpoint;
 use crate::index::Snapshot;
-use crate::index::build::{self, Resources, TrainingSample, UNTRAINED_FACTORY};
 use crate::index::compact::plan::Plan;
 use crate::index::compact::source_rows::{Host, Outcome, read, sample};
 use crate::index::error::IndexError;
 use crate::index::interruptible::{interruptible, stoppable};
 use crate::index::segment::{Models, OpenedSegment};
-use crate::index::train::{HeldBack, wanted_queries};
+use crate::index::train::{
+    HeldBack, Resources, TrainingSample, UNTRAINED_FACTORY, check_memory, wanted_queries,
+};
 
 /// The index to add to, its factory string, and where its models come from.
 pub(super) type Started = (Builder, String, Models);
@@ -31,7 +32,7 @@ pub(super) fn start(
     let fresh = Builder::new(factory, dims, metric)?;
     let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
-    build::check_memory(&fresh, factory, untrained, plan.rows, resources)?;
+    check_memory(&fresh, factory, untrained, plan.rows, resources)?;
     let quantiser = match base {
         Some(base) => Some((base, true)),
         None if plan.retrain || !fresh.needs_training() => None,
@@ -56,7 +57,7 @@ pub(super) fn start(
     }
     let mut builder = fresh;
     let taken = TrainingSample { rows: sample.len() / dims, table_rows: sample.len() / dims };
-    build::check_memory(&builder, factory, taken, plan.rows, resources)?;
+    check_memory(&builder, factory, taken, plan.rows, resources)?;
     let trained = stoppable(resources.threads, &mut || !host.must_yield(), || builder.train(&sample))?;
     if trained.is_none() {
         return Ok(Err(Outcome::Yielded));

@@ -1,0 +1,144 @@
+//! The table's rows, handed to FAISS batch by batch; and what rows are added to.
+
+use std::time::{Duration, Instant};
+
+use super::runs::Runs;
+use crate::engine::Builder;
+use crate::index::Definition;
+use crate::index::error::IndexError;
+use crate::index::format::{PointRef, Tid};
+use crate::index::interruptible::interruptible;
+use crate::index::table::Heap;
+use crate::index::train::{HeldBack, Resources};
+use crate::pg::progress;
+
+/// What rows are added to.
+pub struct Beginning {
+    pub builder: Builder,
+    pub factory: String,
+    /// Of the rows that are to be added.
+    pub held: HeldBack,
+    /// How many rows it is going to have, about.
+    pub expected_rows: u64,
+    /// Its models were learnt from this table.
+    pub is_trained: bool,
+    /// The rows that it has already, by position.
+    pub tids: Vec<Tid>,
+    /// The table's rows, if none of them is to be added.
+    pub complete: Option<f64>,
+    pub untrained: Option<Untrained>,
+    /// As of what was built.
+    pub shortage: String,
+}
+
+/// There are too few rows to train what was asked for, so the index is a scan for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untrained {
+    pub factory: String,
+    pub rows: u64,
+    pub needed_rows: u64,
+}
+
+/// What came of adding the table's rows.
+#[derive(Default)]
+pub struct Added {
+    /// By position.
+    pub tids: Vec<Tid>,
+    /// Rows that FAISS cannot take, as their sums would overflow: they stay in the delta.
+    pub strays: Vec<(Tid, Vec<f32>)>,
+    pub heap_rows: f64,
+    /// The segment's models were learnt from this table.
+    pub is_trained: bool,
+    /// What its search parameters bring, and the time that it took to know.
+    pub points: Vec<PointRef>,
+    pub calibration: Duration,
+    /// Why `auto` chose what it is.
+    pub reason: String,
+    pub untrained: Option<Untrained>,
+    /// As of what was built.
+    pub shortage: String,
+}
+
+/// Adds every row of the table that is not in the index yet.
+pub fn add_rows(
+    definition: &Definition,
+    heap: &mut dyn Heap,
+    beginning: Beginning,
+    resources: Resources,
+) -> Result<(Builder, String, Added), IndexError> {
+    let Beginning {
+        mut builder,
+        factory,
+        mut held,
+        expected_rows,
+        is_trained,
+        tids,
+        complete,
+        untrained,
+        shortage,
+    } = beginning;
+    let mut present = tids.clone();
+    present.sort_unstable();
+    let (heap_rows, is_complete) = (complete.unwrap_or(0.0), complete.is_some());
+    let mut added = Added { tids, heap_rows, is_trained, untrained, shortage, ..Added::default() };
+    progress::rows(added.tids.len() as u64, expected_rows);
+    let mut batch = Vec::<f32>::new();
+    let Added { tids, strays, heap_rows, .. } = &mut added;
+    // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
+    let mut runs = Runs::new(if is_complete { 0 } else { heap.blocks() });
+    while let Some(run) = runs.next() {
+        pgrx::check_for_interrupts!();
+        let filled = batch.len();
+        *heap_rows += heap.scan(run.start, run.blocks, false, &mut |tid, vector| {
+            if present.binary_search(&tid).is_ok() {
+                return Ok(());
+            }
+            let at = batch.len();
+            batch.extend_from_slice(vector);
+            let row = &mut batch[at..];
+            match definition.metric.prepare(row) {
+                true if builder.accepts(row) && held.takes(tid, row) => batch.truncate(at),
+                true if builder.accepts(row) => tids.push(tid),
+                is_indexed => {
+                    strays.extend(is_indexed.then(|| (tid, row.to_vec())));
+                    batch.truncate(at);
+                }
+            }
+            Ok(())
+        })?;
+        let run_bytes = (batch.len() - filled) * size_of::<f32>();
+        if runs.is_over() || batch.len() * size_of::<f32>() >= resources.batch_bytes {
+            add_batch(&mut builder, &mut held, &batch, resources)?;
+            batch.clear();
+        }
+        let done = tids.len() as u64;
+        // There are at least as many rows as were seen, and in the end no more.
+        progress::rows(done, if runs.is_over() { done } else { expected_rows.max(done) });
+        runs.report();
+        runs.adapt(run_bytes, resources.batch_bytes);
+    }
+    let started = Instant::now();
+    added.points =
+        interruptible(resources.threads, || held.calibrate_hiding(&mut builder, resources.threads))?;
+    added.calibration = held.comparing() + started.elapsed();
+    for (tid, row) in held.release() {
+        added.tids.push(tid);
+        batch.extend_from_slice(&row);
+    }
+    interruptible(resources.threads, || builder.add(&batch))?;
+    Ok((builder, factory, added))
+}
+
+fn add_batch(
+    builder: &mut Builder,
+    held: &mut HeldBack,
+    batch: &[f32],
+    resources: Resources,
+) -> Result<(), IndexError> {
+    interruptible(resources.threads, || {
+        let first = builder.rows();
+        builder.add(batch)?;
+        let positions: Vec<u64> = (first..builder.rows()).collect();
+        held.compare(&positions, batch)
+    })
+}

@@ -59,20 +59,20 @@ fn faiss_handler() -> PgBox<pg_sys::IndexAmRoutine> {
     routine.into_pg_boxed()
 }
 
-/// A TID as one number (`index::format`).
+/// PostgreSQL's item pointer as a TID.
 ///
 /// # Safety
 /// `pointer` points to a valid item pointer.
 pub(crate) unsafe fn tid_of(pointer: pg_sys::ItemPointer) -> Tid {
     // SAFETY: the caller's promise.
     let pointer = unsafe { *pointer };
-    let (high, low) = (u64::from(pointer.ip_blkid.bi_hi), u64::from(pointer.ip_blkid.bi_lo));
-    high << 32 | low << 16 | u64::from(pointer.ip_posid)
+    let (high, low) = (u32::from(pointer.ip_blkid.bi_hi), u32::from(pointer.ip_blkid.bi_lo));
+    Tid::new(high << 16 | low, pointer.ip_posid)
 }
 
 fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
     pg_sys::ItemPointerData {
-        ip_blkid: pg_sys::BlockIdData { bi_hi: (tid >> 32) as u16, bi_lo: (tid >> 16) as u16 },
-        ip_posid: tid as u16,
+        ip_blkid: pg_sys::BlockIdData { bi_hi: (tid.block() >> 16) as u16, bi_lo: tid.block() as u16 },
+        ip_posid: tid.offset(),
     }
 }

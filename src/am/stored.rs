@@ -20,7 +20,7 @@ pub fn find(index: pg_sys::Oid, versions: &[Tid]) -> Result<Vec<Option<Place>>, 
 
 fn find_version(rel: Rel, rows: &mut TableRows, version: Tid) -> Result<Option<Place>, IndexError> {
     // Such chains do not leave their block.
-    let candidates = by_tid::on_block(rel, version >> 16)?;
+    let candidates = by_tid::on_block(rel, version.block())?;
     Ok(candidates
         .into_iter()
         .find(|(tid, _)| rows.visible_version(*tid) == Some(version))

@@ -8,8 +8,10 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 use super::arguments::row_count;
 use super::target::{self, Target};
 use crate::am::plan_hint::{self, COLUMN};
+use crate::am::tid_of;
 use crate::engine::{OperatingPoint, SearchParams};
 use crate::index::error::IndexError;
+use crate::index::format::Tid;
 use crate::index::search::Request;
 use crate::index::{read_manifest, read_meta, retry};
 use crate::pg::error::{OrRaise, SqlError};
@@ -121,14 +123,13 @@ fn rows_of(target: &Target) -> String {
 }
 
 /// Table and place of a row.
-type RowId = (u32, u64);
+type RowId = (u32, Tid);
 
 fn row_id(row: &spi::Row) -> Option<RowId> {
     let table = row.datum(1)?.value() as u32;
     let place = row.datum(2)?.cast_mut_ptr::<pg_sys::ItemPointerData>();
     // SAFETY: the query's second column is a tid, which is passed by reference.
-    let (block, offset) = unsafe { pgrx::itemptr::item_pointer_get_both(*place) };
-    Some((table, u64::from(block) << 16 | u64::from(offset)))
+    Some((table, unsafe { tid_of(place) }))
 }
 
 /// The rows that a plan returns without `own`, at most `k`.

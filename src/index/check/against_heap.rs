@@ -2,7 +2,7 @@
 
 use super::{Check, MAX_FINDINGS, checksum, row_name};
 use crate::index::error::IndexError;
-use crate::index::format::{Tid, tid_block};
+use crate::index::format::Tid;
 use crate::index::table::VisitRow;
 
 /// The table as the check wants it.
@@ -63,7 +63,7 @@ impl Check {
         let mut wrong: Vec<(Tid, &str)> = Vec::new();
         let mut page: Option<(u32, Option<LinePointers>)> = None;
         for entry in &self.entries {
-            let block = tid_block(entry.tid);
+            let block = entry.tid.block();
             if page.as_ref().is_none_or(|(known, _)| *known != block) {
                 page = Some((block, table.line_pointers(block)));
             }
@@ -71,7 +71,7 @@ impl Check {
                 Some((_, None)) => Some("the table has no such page"),
                 Some((_, Some(LinePointers::Taken(taken)))) => {
                     let is_taken =
-                        (entry.tid as u16).checked_sub(1).and_then(|at| taken.get(usize::from(at)));
+                        entry.tid.offset().checked_sub(1).and_then(|at| taken.get(usize::from(at)));
                     (is_taken != Some(&true)).then_some("the line pointer is free and still in the index")
                 }
                 _ => None,

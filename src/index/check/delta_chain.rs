@@ -5,7 +5,7 @@ use crate::index::delta::Place;
 use crate::index::error::IndexError;
 use crate::index::format::{
     DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Extent, META_BLOCK, Meta,
-    NO_BLOCK, PageKind, SegmentRef, split_overflow, tid_from_bytes,
+    NO_BLOCK, PageKind, SegmentRef, Tid, split_overflow,
 };
 use crate::index::segment;
 use crate::pg::buffer::PageLock;
@@ -78,7 +78,7 @@ impl Check {
             } else if !is_finite(&row) {
                 self.error(&place, "a row has values that are not finite");
             }
-            self.add_entry(Entry { tid: tid_from_bytes(entry), row_crc32c: Some(crc32c::crc32c(&row)) })?;
+            self.add_entry(Entry { tid: Tid::from_bytes(entry), row_crc32c: Some(crc32c::crc32c(&row)) })?;
         }
         Ok(Some(head))
     }

@@ -205,7 +205,7 @@ impl Check {
         for tid in twice {
             self.error(row_name(tid), "the row is in the index more than once");
         }
-        let impossible = |tid: Tid| tid as u16 == 0 || tid >> 16 == u64::from(u32::MAX);
+        let impossible = |tid: Tid| tid.offset() == 0 || tid.block() == u32::MAX;
         let impossible: Vec<Tid> = self
             .entries
             .iter()
@@ -221,9 +221,8 @@ impl Check {
 
 const LAST: usize = MAX_FINDINGS - 1;
 
-/// As PostgreSQL prints a ctid.
 fn row_name(tid: Tid) -> String {
-    format!("row ({},{})", tid >> 16, tid as u16)
+    format!("row {tid}")
 }
 
 /// CRC-32C of a row as it lies in the delta.

@@ -4,7 +4,7 @@ use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{
     DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, META_BLOCK, Meta, NO_BLOCK, OVERFLOW_ELEMENTS, PageKind,
-    PageTag, TID_BYTES, Tid, overflow_head, tid_to_bytes,
+    PageTag, TID_BYTES, Tid, overflow_head,
 };
 use crate::index::storage::blob;
 use crate::index::{read_meta, root_on};
@@ -58,7 +58,7 @@ fn append_bytes(
 ) -> Result<Option<u64>, IndexError> {
     let (head, rest) = bytes.split_at(4 * layout.head_elements);
     let mut tid_head = [0u8; DELTA_ENTRY_HEAD_BYTES];
-    tid_head[..TID_BYTES].copy_from_slice(&tid_to_bytes(tid));
+    tid_head[..TID_BYTES].copy_from_slice(&tid.to_bytes());
     let entry = Entry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
     failpoint::reach("insert.started");
 

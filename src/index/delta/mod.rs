@@ -18,7 +18,6 @@ mod remove_dead;
 use super::error::IndexError;
 use super::format::{
     DELTA_ENTRY_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Meta, NO_BLOCK, PageKind, Tid, split_overflow,
-    tid_from_bytes,
 };
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
@@ -55,7 +54,7 @@ impl DeltaPage {
     }
 
     pub fn tids(&self, layout: DeltaLayout) -> impl Iterator<Item = Tid> + '_ {
-        self.entries.chunks_exact(layout.entry_bytes()).map(tid_from_bytes)
+        self.entries.chunks_exact(layout.entry_bytes()).map(Tid::from_bytes)
     }
 
     /// Appends the page's rows, one after the other.
@@ -68,7 +67,7 @@ impl DeltaPage {
     ) -> Result<(), IndexError> {
         let layout = DeltaLayout::new(dims);
         for entry in self.entries.chunks_exact(layout.entry_bytes()) {
-            tids.push(tid_from_bytes(entry));
+            tids.push(Tid::from_bytes(entry));
             push_elements(rows, &entry[DELTA_ENTRY_HEAD_BYTES..]);
             read_overflow(rel, &self.head, dims - layout.head_elements, rows)?;
         }

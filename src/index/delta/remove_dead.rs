@@ -3,7 +3,7 @@
 use super::{Chain, Walker};
 use crate::failpoint;
 use crate::index::error::IndexError;
-use crate::index::format::{DeltaHead, DeltaLayout, Meta, NO_BLOCK, PageKind, PageTag, Tid, tid_from_bytes};
+use crate::index::format::{DeltaHead, DeltaLayout, Meta, NO_BLOCK, PageKind, PageTag, Tid};
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -53,7 +53,7 @@ fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) -> Re
     let (mut head, entries) = DeltaHead::split(view.body(), layout)?;
     let kept: Vec<&[u8]> = entries
         .chunks_exact(layout.entry_bytes())
-        .filter(|entry| !dead.contains(&tid_from_bytes(entry)))
+        .filter(|entry| !dead.contains(&Tid::from_bytes(entry)))
         .collect();
     head.entries = kept.len() as u16;
     let kept = kept.concat();

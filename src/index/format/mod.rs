@@ -34,7 +34,7 @@ pub use delta_page::{
 pub use manifest::{BlobRef, DeltaRun, Extent, Manifest, PointRef, SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
 pub use meta_page::Meta;
 pub use segment_head::{SEGMENT_HEAD_BYTES, SegmentHead};
-pub use tid::{TID_BYTES, TID_OFFSET_BITS, Tid, tid_block, tid_from_bytes, tid_to_bytes};
+pub use tid::{TID_BYTES, Tid};
 
 /// Size of a page; PostgreSQL's default block size, the only one supported.
 pub const PAGE_BYTES: usize = 8192;

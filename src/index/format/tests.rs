@@ -167,8 +167,11 @@ fn a_segment_head_with_a_flipped_bit_is_refused() {
 
 #[test]
 fn tids_keep_their_order_and_value() {
-    for tid in [1, 0xFFFF, 0x1_0001, 0xFFFF_FFFF_FFFF] {
-        assert_eq!(tid_from_bytes(&tid_to_bytes(tid)), tid);
+    let tids =
+        [(0, 1), (0, 0xFFFF), (1, 1), (u32::MAX, 0xFFFF)].map(|(block, offset)| Tid::new(block, offset));
+    assert!(tids.is_sorted());
+    for tid in tids {
+        assert_eq!(Tid::from_bytes(&tid.to_bytes()), tid);
     }
 }
 

@@ -20,8 +20,8 @@ pub enum Place {
 }
 
 /// Every live entry for a row of the table's block, in no order.
-pub fn on_block(rel: Rel, block: u64) -> Result<Vec<(Tid, Place)>, IndexError> {
-    let is_there = |tid: Tid| tid >> 16 == block;
+pub fn on_block(rel: Rel, block: u32) -> Result<Vec<(Tid, Place)>, IndexError> {
+    let is_there = |tid: Tid| tid.block() == block;
     // Root and delta are read together: see `search::Cursor::open`.
     retry(|| {
         let snapshot = Snapshot::try_open(rel)?;

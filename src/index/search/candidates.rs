@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::index::error::IndexError;
-use crate::index::format::{TID_OFFSET_BITS, Tid, tid_block};
+use crate::index::format::Tid;
 use crate::index::segment::OpenedSegment;
 
 const WORD_BITS: usize = u64::BITS as usize;
@@ -91,15 +91,15 @@ impl Candidates {
             let mut lookup = self.lookup();
             return run.clone().filter(|&position| lookup.contains(tid(position))).try_for_each(visit);
         }
-        let (first, last) = (tid_block(tid(run.start)), tid_block(tid(run.end - 1)));
+        let (first, last) = (tid(run.start).block(), tid(run.end - 1).block());
         let rows_per_block = rows as f64 / f64::from(last - first + 1);
         let (mut position, mut block) = (run.start, first);
         for page in self.pages.iter().filter(|page| (first..=last).contains(&page.block)) {
-            let start = u64::from(page.block) << TID_OFFSET_BITS;
+            let start = Tid::new(page.block, 0);
             let ahead = (f64::from(page.block - block) * rows_per_block) as u64;
             position = first_from(position..run.end, position + ahead, |position| tid(position) < start);
             let words = self.words_of(page);
-            while position < run.end && tid_block(tid(position)) == page.block {
+            while position < run.end && tid(position).block() == page.block {
                 if holds(words, tid(position)) {
                     visit(position)?;
                 }
@@ -119,7 +119,7 @@ impl Candidates {
 /// Whether a page's bitmap of offsets has a row.
 #[inline]
 fn holds(words: Option<&[u64]>, tid: Tid) -> bool {
-    let offset = usize::from(tid as u16);
+    let offset = usize::from(tid.offset());
     words.is_none_or(|words| {
         words.get(offset / WORD_BITS).is_some_and(|word| word >> (offset % WORD_BITS) & 1 == 1)
     })
@@ -204,7 +204,7 @@ pub struct Lookup<'a> {
 impl Lookup<'_> {
     #[inline]
     pub fn contains(&mut self, tid: Tid) -> bool {
-        let block = tid_block(tid);
+        let block = tid.block();
         if self.block != Some(block) {
             self.turn_to(block);
         }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     fn tid(block: u32, offset: u16) -> Tid {
-        u64::from(block) << 16 | u64::from(offset)
+        Tid::new(block, offset)
     }
 
     #[test]

@@ -16,9 +16,7 @@ use crate::cache::{Cache, CacheWriter, Claim, FileKey, Mapping, SyncAt};
 use crate::engine::{Builder, MappedBytes, Metric, OpenIndex};
 use crate::failpoint;
 use crate::index::error::IndexError;
-use crate::index::format::{
-    PointRef, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid, tid_from_bytes, tid_to_bytes,
-};
+use crate::index::format::{PointRef, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid};
 use crate::index::storage::blob::{self, Logging, Visit};
 use crate::index::{read_manifest, read_meta};
 use crate::pg::catalogue;
@@ -125,7 +123,7 @@ impl Segment {
     pub fn tids(&self) -> impl Iterator<Item = Tid> + '_ {
         let at = self.head.tids_at as usize;
         let bytes = &self.mapping.bytes()[at..at + self.head.rows as usize * TID_BYTES];
-        bytes.chunks_exact(TID_BYTES).map(tid_from_bytes)
+        bytes.chunks_exact(TID_BYTES).map(Tid::from_bytes)
     }
 
     /// The ranges of positions in which they ascend, if those are few: a build goes through the table, and adds last what
@@ -137,12 +135,12 @@ impl Segment {
     /// The heap TID of a position, which is less than `rows`.
     pub fn tid(&self, position: u64) -> Tid {
         let at = self.head.tids_at as usize + position as usize * TID_BYTES;
-        tid_from_bytes(&self.mapping.bytes()[at..at + TID_BYTES])
+        Tid::from_bytes(&self.mapping.bytes()[at..at + TID_BYTES])
     }
 }
 
 /// The ranges in which TIDs ascend; None if there are many.
-fn ascending_runs(tids: impl Iterator<Item = Tid>) -> Option<Vec<Range<u64>>> {
+fn ascending_runs(tids: impl Iterator<Item = impl Ord + Copy>) -> Option<Vec<Range<u64>>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     let mut last = None;
     for (position, tid) in (0..).zip(tids) {
@@ -226,7 +224,7 @@ pub fn for_each_tid(
         let used = wanted as usize * TID_BYTES;
         crc = crc32c::crc32c_append(crc, &rest[..used]);
         for tid in rest[..used].chunks_exact(TID_BYTES) {
-            visit(position, tid_from_bytes(tid));
+            visit(position, Tid::from_bytes(tid));
             position += 1;
         }
         rest.drain(..used);
@@ -299,7 +297,7 @@ pub fn stage(
 
 /// CRC-32C of TIDs as they lie in a payload.
 pub fn checksum(tids: &[Tid]) -> u32 {
-    tids.iter().fold(0, |crc, &tid| crc32c::crc32c_append(crc, &tid_to_bytes(tid)))
+    tids.iter().fold(0, |crc, &tid| crc32c::crc32c_append(crc, &tid.to_bytes()))
 }
 
 /// Everything before FAISS's bytes.
@@ -307,7 +305,7 @@ fn write_tids(writer: &mut CacheWriter, head: &SegmentHead, tids: &[Tid]) -> std
     let encoded = head.encode().map_err(std::io::Error::other)?;
     writer.write_all(&encoded)?;
     for &tid in tids {
-        writer.write_all(&tid_to_bytes(tid))?;
+        writer.write_all(&tid.to_bytes())?;
     }
     let written = head.tids_at + (tids.len() * TID_BYTES) as u64;
     writer.write_all(&vec![0; (head.faiss_at - written) as usize])
@@ -378,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_build_and_a_merge_have_a_few_ascending_runs() {
-        assert_eq!(ascending_runs([].into_iter()), Some(vec![]));
+        assert_eq!(ascending_runs([0u64; 0].into_iter()), Some(vec![]));
         assert_eq!(ascending_runs([4, 5, 9, 9].into_iter()), Some(vec![0..3, 3..4]));
         assert_eq!(ascending_runs([4, 5, 9, 6, 8, 1].into_iter()), Some(vec![0..3, 3..5, 5..6]));
         let descending = |count: usize| (0..count as u64).rev();

@@ -11,7 +11,7 @@ use crate::engine::{self, Metric};
 use crate::index::delta::{Chain, Frozen, Walker};
 use crate::index::error::IndexError;
 use crate::index::format::{
-    BlobRef, DeltaRun, Extent, Meta, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, tid_to_bytes,
+    BlobRef, DeltaRun, Extent, Meta, SEGMENT_HEAD_BYTES, SegmentHead, SegmentRef, TID_BYTES, Tid,
 };
 use crate::index::storage::blob::{self, Visit};
 use crate::pg::relation::Rel;
@@ -43,7 +43,7 @@ pub fn segment(
     let (cache, bytes) = (cache_file::cache(), payload.head.payload_bytes());
     let mut file = cache.create(cache_file::file_key(rel, id), bytes).map_err(IndexError::Cache)?;
     let mut start = payload.head.encode()?.to_vec();
-    start.extend(frozen.tids.iter().copied().flat_map(tid_to_bytes));
+    start.extend(frozen.tids.iter().copied().flat_map(Tid::to_bytes));
     payload.begin_rows(&mut start);
     let mut crc32c = 0;
     for part in [start, frozen.rows] {
@@ -109,7 +109,7 @@ impl SealedPayload {
         let mut part = Vec::with_capacity(PART_BYTES);
         let mut pages = Walker::new(rel, self.chain);
         while let Some(page) = pages.next_page()? {
-            part.extend(page.tids(layout).flat_map(tid_to_bytes));
+            part.extend(page.tids(layout).flat_map(Tid::to_bytes));
             if !show_if_full(&mut part, visit)? {
                 return Ok(());
             }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::error::IndexError;
-use super::format::{BlobRef, SegmentRef, Tid};
-use super::storage::{blob, free_pages};
+use super::format::{BlobRef, SegmentRef, Tid, Tombstones};
+use super::storage::free_pages;
 use super::{delta, publish, read_manifest, read_meta, segment};
 use crate::failpoint;
 use crate::pg::free_space;
@@ -63,38 +63,22 @@ fn mark_dead(
     reference: &mut SegmentRef,
     is_dead: &mut dyn FnMut(Tid) -> bool,
 ) -> Result<u64, IndexError> {
-    let mut bits = tombstones(rel, reference)?;
+    let mut dead = segment::tombstones(rel, reference)?.unwrap_or_else(|| Tombstones::none(reference.rows));
     segment::for_each_tid(rel, reference, &mut |position, tid| {
         if position % POSITIONS_PER_BREATH == 0 {
             vacuum_delay_point();
         }
-        let (byte, bit) = (&mut bits[(position / 8) as usize], 1 << (position % 8));
-        if *byte & bit == 0 && is_dead(tid) {
-            *byte |= bit;
+        if !dead.is_dead(position) && is_dead(tid) {
+            dead.bury(position);
         }
     })?;
-    let dead_rows: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
-    let newly_dead = dead_rows.checked_sub(reference.dead_rows).ok_or_else(|| {
+    let newly_dead = dead.count().checked_sub(reference.dead_rows).ok_or_else(|| {
         IndexError::Damaged("a tombstone bitmap has fewer dead rows than its segment".into())
     })?;
     if newly_dead > 0 {
-        reference.dead_rows = dead_rows;
-        reference.tombstones = Some(blob::write(rel, blob::random_id()?, &bits, blob::Logging::Now)?);
+        segment::set_tombstones(rel, reference, &dead)?;
     }
     Ok(newly_dead)
-}
-
-/// The segment's bitmap, all zero if it has none yet.
-fn tombstones(rel: Rel, reference: &SegmentRef) -> Result<Vec<u8>, IndexError> {
-    let bytes = reference.rows.div_ceil(8) as usize;
-    let bits = match &reference.tombstones {
-        Some(blob) => blob::read_to_vec(rel, blob)?,
-        None => vec![0; bytes],
-    };
-    if bits.len() == bytes {
-        return Ok(bits);
-    }
-    Err(IndexError::Damaged("a tombstone bitmap is not as long as its segment".into()))
 }
 
 /// After the last `delete` of a VACUUM, or without any: gives pages and cache files back.

@@ -6,7 +6,7 @@ use super::{Check, Entry, checksum};
 use crate::cache::Content;
 use crate::engine::{EngineError, Metric};
 use crate::index::error::IndexError;
-use crate::index::format::{Manifest, Meta, SegmentRef};
+use crate::index::format::{Manifest, Meta, SegmentRef, Tombstones};
 use crate::index::segment;
 use crate::pg::take_interrupts;
 
@@ -50,13 +50,13 @@ impl Check {
             }
             self.check_cache_file(&place, reference);
             let rows = self.check_faiss(&place, reference, meta, metric)?;
-            self.check_tids(&place, reference, dead.as_deref(), rows.as_deref())?;
+            self.check_tids(&place, reference, dead.as_ref(), rows.as_deref())?;
         }
         Ok(())
     }
 
     /// The bitmap, if there is one that can be used.
-    fn check_tombstones(&mut self, segment: &str, reference: &SegmentRef) -> Option<Vec<u8>> {
+    fn check_tombstones(&mut self, segment: &str, reference: &SegmentRef) -> Option<Tombstones> {
         let place = format!("tombstones of {segment}");
         let Some(blob) = &reference.tombstones else {
             if reference.dead_rows > 0 {
@@ -73,21 +73,20 @@ impl Check {
             self.is_complete = false;
             return None;
         }
-        let bytes = reference.rows.div_ceil(8);
-        if bits.len() as u64 != bytes {
+        let bytes = bits.len();
+        let Ok(dead) = Tombstones::decode(bits, reference.rows) else {
             self.is_complete = false;
-            self.error(place, format!("{} bytes are stored for {} rows", bits.len(), reference.rows));
+            self.error(place, format!("{bytes} bytes are stored for {} rows", reference.rows));
             return None;
-        }
-        let beyond = 8 * bytes - reference.rows;
-        if bits.last().is_some_and(|last| u64::from(last.leading_zeros()) < beyond) {
+        };
+        if dead.reach_beyond(reference.rows) {
             self.error(&place, "a row behind the last one is dead");
         }
-        let dead_rows: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        let dead_rows = dead.count();
         if dead_rows != reference.dead_rows {
             self.error(&place, format!("{dead_rows} rows are dead, {} by the manifest", reference.dead_rows));
         }
-        Some(bits)
+        Some(dead)
     }
 
     /// Adds an entry for each row that is not dead. `rows`: checksums of the stored rows, by position.
@@ -95,11 +94,10 @@ impl Check {
         &mut self,
         place: &str,
         reference: &SegmentRef,
-        dead: Option<&[u8]>,
+        dead: Option<&Tombstones>,
         rows: Option<&[u32]>,
     ) -> Result<(), IndexError> {
-        let is_dead =
-            |position: u64| dead.is_some_and(|bits| bits[(position / 8) as usize] >> (position % 8) & 1 == 1);
+        let is_dead = |position: u64| dead.is_some_and(|dead| dead.is_dead(position));
         self.entries.try_reserve(reference.live_rows() as usize)?;
         let (rel, entries) = (self.rel, &mut self.entries);
         let read = segment::for_each_tid(rel, reference, &mut |position, tid| {

@@ -24,6 +24,7 @@ mod manifest;
 mod meta_page;
 mod segment_head;
 mod tid;
+mod tombstones;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,7 @@ pub use manifest::{BlobRef, DeltaRun, Extent, Manifest, PointRef, SMALL_SEGMENT_
 pub use meta_page::Meta;
 pub use segment_head::{SEGMENT_HEAD_BYTES, SegmentHead};
 pub use tid::{TID_BYTES, Tid};
+pub use tombstones::Tombstones;
 
 /// Size of a page; PostgreSQL's default block size, the only one supported.
 pub const PAGE_BYTES: usize = 8192;

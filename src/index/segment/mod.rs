@@ -3,8 +3,10 @@
 //! of the delta's pages (`in_place`).
 
 mod cache_file;
+mod dead_rows;
 pub mod in_place;
 pub mod session;
 
 pub use cache_file::*;
+pub use dead_rows::{set_tombstones, tombstones};
 pub use session::OpenedSegment;

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cache_file::{self, Segment};
+use super::dead_rows::tombstones;
 use crate::cache::FileKey;
 use crate::index::error::IndexError;
-use crate::index::format::{Meta, SegmentRef};
-use crate::index::storage::blob;
+use crate::index::format::{Meta, SegmentRef, Tombstones};
 use crate::index::{metric_of, read_manifest};
 use crate::pg::invalidation::{self, Change};
 use crate::pg::relation::Rel;
@@ -29,8 +29,8 @@ const NOTE_PAUSE: Duration = Duration::from_secs(60);
 /// A segment together with its tombstones as of one manifest.
 pub struct OpenedSegment {
     pub segment: Arc<Segment>,
-    /// Bitmap by position, least significant bit first, 1 = dead.
-    pub dead: Option<Vec<u8>>,
+    /// None: no row is dead.
+    pub dead: Option<Tombstones>,
     pub reference: SegmentRef,
 }
 
@@ -44,7 +44,7 @@ impl OpenedSegment {
     }
 
     pub fn is_dead(&self, position: u64) -> bool {
-        self.dead.as_ref().is_some_and(|bits| bits[(position / 8) as usize] >> (position % 8) & 1 == 1)
+        self.dead.as_ref().is_some_and(|dead| dead.is_dead(position))
     }
 }
 
@@ -104,10 +104,7 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
                 Some(one) => one.segment.clone(),
                 None => Arc::new(cache_file::open(rel, &reference, metric)?),
             };
-            let dead = reference.tombstones.as_ref().map(|blob| blob::read_to_vec(rel, blob)).transpose()?;
-            if dead.as_ref().is_some_and(|bits| bits.len() as u64 != reference.rows.div_ceil(8)) {
-                return Err(IndexError::Damaged("a tombstone bitmap is not as long as its segment".into()));
-            }
+            let dead = tombstones(rel, &reference)?;
             Ok(Arc::new(OpenedSegment { segment, dead, reference }))
         })
         .collect::<Result<Vec<_>, IndexError>>()?;

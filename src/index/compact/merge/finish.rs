@@ -8,7 +8,7 @@ use crate::engine::Builder;
 use crate::failpoint;
 use crate::index::compact::plan::Plan;
 use crate::index::error::IndexError;
-use crate::index::format::{BlobRef, Manifest, PointRef, SegmentRef, Tid};
+use crate::index::format::{BlobRef, Manifest, PointRef, SegmentRef, Tid, Tombstones};
 use crate::index::segment::{self, Models, OpenedSegment, Staged};
 use crate::index::storage::blob::{self, Logging};
 use crate::index::storage::{free_pages, recycle};
@@ -81,9 +81,8 @@ fn find<'a>(manifest: &'a Manifest, source: &OpenedSegment) -> Result<&'a Segmen
 }
 
 /// The source's bitmap as VACUUM left it last.
-fn dead_now(rel: Rel, manifest: &Manifest, source: &OpenedSegment) -> Result<Option<Vec<u8>>, IndexError> {
-    let tombstones = find(manifest, source)?.tombstones.as_ref();
-    tombstones.map(|tombstones| blob::read_to_vec(rel, tombstones)).transpose()
+fn dead_now(rel: Rel, manifest: &Manifest, source: &OpenedSegment) -> Result<Option<Tombstones>, IndexError> {
+    segment::tombstones(rel, find(manifest, source)?)
 }
 
 /// TIDs that got a tombstone since the snapshot.
@@ -97,9 +96,9 @@ fn died_meanwhile(
         if find(manifest, source)?.tombstones == source.reference.tombstones {
             continue;
         }
-        let Some(bits) = dead_now(rel, manifest, source)? else { continue };
-        let is_dead = |position: &u64| bits[(position / 8) as usize] >> (position % 8) & 1 == 1;
-        died.extend(source.live_positions().filter(is_dead).map(|position| source.segment.tid(position)));
+        let Some(dead) = dead_now(rel, manifest, source)? else { continue };
+        let newly_dead = source.live_positions().filter(|&position| dead.is_dead(position));
+        died.extend(newly_dead.map(|position| source.segment.tid(position)));
     }
     Ok(died)
 }
@@ -111,17 +110,16 @@ fn set_dead(
     result: &mut SegmentRef,
     tids: &[Tid],
     base_rows: u64,
-    base_dead: Option<Vec<u8>>,
+    base_dead: Option<Tombstones>,
     died: &HashSet<Tid>,
 ) -> Result<(), IndexError> {
-    let mut bits = base_dead.unwrap_or_default();
-    bits.resize(tids.len().div_ceil(8), 0);
-    for position in (base_rows as usize..tids.len()).filter(|&position| died.contains(&tids[position])) {
-        bits[position / 8] |= 1 << (position % 8);
+    let rows = tids.len() as u64;
+    let mut dead = base_dead.unwrap_or_else(|| Tombstones::none(rows)).resized(rows);
+    for position in (base_rows..rows).filter(|&position| died.contains(&tids[position as usize])) {
+        dead.bury(position);
     }
-    result.dead_rows = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
-    if result.dead_rows > 0 {
-        result.tombstones = Some(blob::write(rel, blob::random_id()?, &bits, Logging::Now)?);
+    if dead.count() > 0 {
+        segment::set_tombstones(rel, result, &dead)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod failpoint;
 pub mod functions;
 pub mod guc;
 pub mod index;
+pub mod page;
 pub mod pg;
 mod processor;
 pub mod vector;

@@ -34,7 +34,7 @@ use storage::{blob, free_pages};
 
 use crate::engine::Metric;
 use crate::failpoint;
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::{ExclusivePageLock, PageLock};
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
@@ -130,7 +130,7 @@ pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
 pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<delta::Place>) -> Result<(), IndexError> {
     let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
     failpoint::reach("publish.manifest_written");
-    let page = PageLock::exclusive(rel, META_BLOCK);
+    let page = ExclusivePageLock::lock(rel, META_BLOCK);
     let mut meta = root_on(rel, &page)?;
     let replaced = meta.manifest.replace(blob);
     meta.generation += 1;
@@ -173,8 +173,8 @@ fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), IndexErr
 pub fn create_init_fork(rel: Rel, definition: &Definition) -> Result<(), IndexError> {
     let (meta, [meta_tag, delta_tag]) = first_pages(definition)?;
     let fork = pgrx::pg_sys::ForkNumber::INIT_FORKNUM;
-    PageLock::create(rel, fork).write_init_fork(meta_tag, &[&meta.encode()]);
-    PageLock::create(rel, fork).write_init_fork(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
+    ExclusivePageLock::create(rel, fork).write_init_fork(meta_tag, &[&meta.encode()]);
+    ExclusivePageLock::create(rel, fork).write_init_fork(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! Pages under a buffer lock, and how new ones are had.
 
+use std::ops::Deref;
+
 use pgrx::pg_sys;
 
 use super::relation::Rel;
 use super::{extension, free_space, xid};
-use crate::index::format::{NO_BLOCK, PAGE_BYTES, PAGE_HEADER_BYTES, PageKind, PageTag, TAG_BYTES};
+use crate::page::{NO_BLOCK, PAGE_BYTES, PAGE_HEADER_BYTES, PageKind, PageTag, TAG_BYTES};
 
 const _: () =
     assert!(PAGE_BYTES == pg_sys::BLCKSZ as usize, "only PostgreSQL's default block size is supported");
@@ -113,7 +115,7 @@ impl PageMut<'_> {
     }
 }
 
-/// A buffer that is pinned and locked; both end with the value.
+/// A buffer that is pinned, and locked at least against those who write; both end with the value.
 pub struct PageLock {
     buffer: pg_sys::Buffer,
 }
@@ -123,73 +125,12 @@ impl PageLock {
         Self::acquire(rel, block, pg_sys::BUFFER_LOCK_SHARE)
     }
 
-    pub fn exclusive(rel: Rel, block: u32) -> Self {
-        Self::acquire(rel, block, pg_sys::BUFFER_LOCK_EXCLUSIVE)
-    }
-
     fn acquire(rel: Rel, block: u32, mode: u32) -> Self {
         // The same number means "extend the relation" to ReadBuffer: a damaged pointer must not do that.
         assert!(block != NO_BLOCK, "a page pointer is damaged");
         let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
         // SAFETY: the buffer is pinned.
         unsafe { pg_sys::LockBuffer(buffer, mode as i32) };
-        PageLock { buffer }
-    }
-
-    /// A page for new content, exclusively locked: one that the free space map offers and that really is free, or
-    /// else a new one at the relation's end.
-    pub fn allocate(rel: Rel) -> Self {
-        Self::reuse(rel).unwrap_or_else(|| Self::extend(rel))
-    }
-
-    /// A page that the free space map offers, exclusively locked, if it says itself that it is free.
-    pub fn reuse(rel: Rel) -> Option<Self> {
-        loop {
-            let block = free_space::take(rel)?;
-            let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
-            // SAFETY: the buffer is pinned.
-            if unsafe { pg_sys::ConditionalLockBuffer(buffer) } {
-                let page = PageLock { buffer };
-                if page.is_free() {
-                    return Some(page);
-                }
-            } else {
-                // SAFETY: pinned above and not locked.
-                unsafe { pg_sys::ReleaseBuffer(buffer) };
-            }
-        }
-    }
-
-    /// Never used, or retired so long ago that no scan can still read it (invariant 5).
-    fn is_free(&self) -> bool {
-        let view = self.view();
-        view.is_new()
-            || view
-                .tag()
-                .is_some_and(|tag| tag.kind == PageKind::Retired && tag.full_xid < xid::oldest_running())
-    }
-
-    /// A new page at the relation's end, and now and then some more for the free space map. Between the moment that it is
-    /// there and the moment that it is locked, another backend can come upon it as a zero page that is free for use: then it
-    /// is theirs.
-    fn extend(rel: Rel) -> Self {
-        loop {
-            let mut blocks = extension::add_empty_pages(rel);
-            let first = blocks.next();
-            free_space::offer_all(rel, blocks);
-            if let Some(page) =
-                first.map(|block| Self::exclusive(rel, block)).filter(|page| page.view().is_new())
-            {
-                return page;
-            }
-        }
-    }
-
-    /// The next page of a fork that nobody else knows yet.
-    pub fn create(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
-        let buffer = read(rel, fork, NO_BLOCK);
-        // SAFETY: the buffer is pinned.
-        unsafe { pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32) };
         PageLock { buffer }
     }
 
@@ -206,9 +147,95 @@ impl PageLock {
         }
     }
 
+    /// Never used, or retired so long ago that no scan can still read it (invariant 5).
+    fn is_free(&self) -> bool {
+        let view = self.view();
+        view.is_new()
+            || view
+                .tag()
+                .is_some_and(|tag| tag.kind == PageKind::Retired && tag.full_xid < xid::oldest_running())
+    }
+
+    pub(super) fn buffer(&self) -> pg_sys::Buffer {
+        self.buffer
+    }
+}
+
+impl Drop for PageLock {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pinned and locked since construction.
+            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) };
+        }
+    }
+}
+
+/// A buffer that is pinned and locked against everybody else. Only such a page can be written.
+pub struct ExclusivePageLock(PageLock);
+
+impl Deref for ExclusivePageLock {
+    type Target = PageLock;
+
+    fn deref(&self) -> &PageLock {
+        &self.0
+    }
+}
+
+impl ExclusivePageLock {
+    pub fn lock(rel: Rel, block: u32) -> Self {
+        ExclusivePageLock(PageLock::acquire(rel, block, pg_sys::BUFFER_LOCK_EXCLUSIVE))
+    }
+
+    /// A page for new content, one that the free space map offers and that really is free, or
+    /// else a new one at the relation's end.
+    pub fn allocate(rel: Rel) -> Self {
+        Self::reuse(rel).unwrap_or_else(|| Self::extend(rel))
+    }
+
+    /// A page that the free space map offers, if it says itself that it is free.
+    pub fn reuse(rel: Rel) -> Option<Self> {
+        loop {
+            let block = free_space::take(rel)?;
+            let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
+            // SAFETY: the buffer is pinned.
+            if unsafe { pg_sys::ConditionalLockBuffer(buffer) } {
+                let page = ExclusivePageLock(PageLock { buffer });
+                if page.is_free() {
+                    return Some(page);
+                }
+            } else {
+                // SAFETY: pinned above and not locked.
+                unsafe { pg_sys::ReleaseBuffer(buffer) };
+            }
+        }
+    }
+
+    /// A new page at the relation's end, and now and then some more for the free space map. Between the moment that it is
+    /// there and the moment that it is locked, another backend can come upon it as a zero page that is free for use: then it
+    /// is theirs.
+    fn extend(rel: Rel) -> Self {
+        loop {
+            let mut blocks = extension::add_empty_pages(rel);
+            let first = blocks.next();
+            free_space::offer_all(rel, blocks);
+            if let Some(page) = first.map(|block| Self::lock(rel, block)).filter(|page| page.view().is_new())
+            {
+                return page;
+            }
+        }
+    }
+
+    /// The next page of a fork that nobody else knows yet.
+    pub fn create(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
+        let buffer = read(rel, fork, NO_BLOCK);
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32) };
+        ExclusivePageLock(PageLock { buffer })
+    }
+
     /// Writes without WAL, for relations that are logged as a whole before they can be seen.
     pub fn write_unlogged(&mut self, tag: PageTag, parts: &[&[u8]]) {
-        // SAFETY: `self` holds the exclusive lock, as every caller of a writing method must.
+        // SAFETY: `self` is the exclusive lock.
         unsafe {
             let mut page = PageMut::new(pg_sys::BufferGetPage(self.buffer));
             page.init(tag);
@@ -226,19 +253,6 @@ impl PageLock {
             pg_sys::CritSectionCount += 1;
             pg_sys::log_newpage_buffer(self.buffer, true);
             pg_sys::CritSectionCount -= 1;
-        }
-    }
-
-    pub(super) fn buffer(&self) -> pg_sys::Buffer {
-        self.buffer
-    }
-}
-
-impl Drop for PageLock {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: pinned and locked since construction.
-            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) };
         }
     }
 }

@@ -18,7 +18,7 @@ use pgrx::pg_sys;
 
 use super::buffer::PageMut;
 use super::relation::Rel;
-use crate::index::format::{PAGE_BYTES, PageTag};
+use crate::page::{PAGE_BYTES, PageTag};
 
 /// For so many pages that a relation has, one is added before it is needed.
 const PAGES_PER_SPARE_PAGE: u32 = 64;

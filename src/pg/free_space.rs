@@ -3,7 +3,7 @@
 use pgrx::pg_sys;
 
 use super::relation::Rel;
-use crate::index::format::NO_BLOCK;
+use crate::page::NO_BLOCK;
 
 /// Tells the map of a free page.
 pub fn offer(rel: Rel, block: u32) {

@@ -8,9 +8,9 @@
 
 use pgrx::pg_sys;
 
-use super::buffer::{PageBytes, PageLock, PageMut};
+use super::buffer::{ExclusivePageLock, PageBytes, PageLock, PageMut};
 use super::relation::Rel;
-use crate::index::format::PageTag;
+use crate::page::PageTag;
 
 // pgrx's bindings of these make ready for an error at each call. In a critical section there is none that comes back: it
 // ends the server. So they are called as they are (access/xloginsert.h, storage/bufmgr.h).
@@ -45,8 +45,8 @@ impl WalRecord {
         WalRecord { rel, pages: Vec::with_capacity(MAX_PAGES) }
     }
 
-    /// Edits an existing page; `lock` is exclusive and outlives the record's commit. Once for each page of a record.
-    pub fn edit<R>(&mut self, lock: &PageLock, change: impl FnOnce(&mut PageEdit) -> R) -> R {
+    /// Edits an existing page; `lock` outlives the record's commit. Once for each page of a record.
+    pub fn edit<R>(&mut self, lock: &ExclusivePageLock, change: impl FnOnce(&mut PageEdit) -> R) -> R {
         let mut edit = PageEdit { page: lock, fragments: Fragments(Vec::with_capacity(USUAL_BYTES)) };
         let result = change(&mut edit);
         let fragments = edit.fragments;
@@ -55,11 +55,11 @@ impl WalRecord {
     }
 
     /// Gives a page new content, logged as a whole.
-    pub fn create(&mut self, lock: &PageLock, tag: PageTag, parts: &[&[u8]]) {
+    pub fn create(&mut self, lock: &ExclusivePageLock, tag: PageTag, parts: &[&[u8]]) {
         self.push(lock, What::Create { tag, body: parts.concat() });
     }
 
-    fn push(&mut self, lock: &PageLock, what: What) {
+    fn push(&mut self, lock: &ExclusivePageLock, what: What) {
         let buffer = lock.buffer();
         assert!(self.pages.len() < MAX_PAGES, "a WAL record has too many pages");
         assert!(self.pages.iter().all(|page| page.buffer != buffer), "a WAL record names a page twice");

@@ -18,7 +18,7 @@ use crate::index::storage::blob::{self, Logging};
 use crate::index::table::Heap;
 use crate::index::train::{Resources, Target, check_factory};
 use crate::index::{Definition, delta, first_pages, read_meta};
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::progress::{self, Phase};
 use crate::pg::relation::Rel;
 use crate::pg::wal;
@@ -47,8 +47,8 @@ pub fn build(
     check_factory(definition)?;
     let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
     let main = pgrx::pg_sys::ForkNumber::MAIN_FORKNUM;
-    PageLock::create(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
-    PageLock::create(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
+    ExclusivePageLock::create(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
+    ExclusivePageLock::create(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
 
     let (staged, mut added) = stage_segment(rel, definition, heap, resources, foreign)?;
     if let Some(staged) = staged {
@@ -66,7 +66,7 @@ pub fn build(
         let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), Logging::WithRelation)?;
         meta.manifest = Some(blob);
         meta.generation = 1;
-        PageLock::exclusive(rel, META_BLOCK).write_unlogged(meta_tag, &[&meta.encode()]);
+        ExclusivePageLock::lock(rel, META_BLOCK).write_unlogged(meta_tag, &[&meta.encode()]);
     }
     failpoint::reach("build.root_written");
     wal::log_relation(rel);

@@ -8,7 +8,7 @@ use crate::index::format::{
 };
 use crate::index::storage::blob;
 use crate::index::{read_meta, root_on};
-use crate::pg::buffer::{PageLock, PageView};
+use crate::pg::buffer::{ExclusivePageLock, PageView};
 use crate::pg::free_space;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -76,7 +76,8 @@ fn append_bytes(
                 continue;
             }
         }
-        if let Some((block, bytes)) = append_page(rel, PageLock::allocate(rel), Some(&entry), tail.shares())?
+        if let Some((block, bytes)) =
+            append_page(rel, ExclusivePageLock::allocate(rel), Some(&entry), tail.shares())?
         {
             tail.block = block;
             return Ok(Some(bytes));
@@ -87,7 +88,7 @@ fn append_bytes(
 
 /// Appends the entry to a page of the chain. False: the page takes it not, or it is none.
 fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> Result<bool, IndexError> {
-    let page = PageLock::exclusive(rel, tail.block);
+    let page = ExclusivePageLock::lock(rel, tail.block);
     let head = head_of(&page.view(), tail.index_id, entry.layout)?;
     let Some(head) = head.filter(|head| head.takes_more(entry.layout)) else {
         return Ok(false);
@@ -138,7 +139,7 @@ fn head_of(view: &PageView, index_id: u128, layout: DeltaLayout) -> Result<Optio
 
 /// Ends the last page, so that every row so far is in front of it and can be sealed.
 pub fn roll(rel: Rel) -> Result<(), IndexError> {
-    append_page(rel, PageLock::allocate(rel), None, true).map(|_| ())
+    append_page(rel, ExclusivePageLock::allocate(rel), None, true).map(|_| ())
 }
 
 /// Links `fresh` as the last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
@@ -146,14 +147,14 @@ pub fn roll(rel: Rel) -> Result<(), IndexError> {
 /// Returns the page and the delta's bytes.
 fn append_page(
     rel: Rel,
-    fresh: PageLock,
+    fresh: ExclusivePageLock,
     entry: Option<&Entry>,
     shares: bool,
 ) -> Result<Option<(u32, u64)>, IndexError> {
     failpoint::reach("insert.page_allocated");
-    let meta_page = PageLock::exclusive(rel, META_BLOCK);
+    let meta_page = ExclusivePageLock::lock(rel, META_BLOCK);
     let mut meta = root_on(rel, &meta_page)?;
-    let tail = PageLock::exclusive(rel, meta.delta_tail);
+    let tail = ExclusivePageLock::lock(rel, meta.delta_tail);
     let head = head_of(&tail.view(), meta.index_id, DeltaLayout::new(meta.dims as usize))?
         .filter(|head| head.next_block == NO_BLOCK)
         .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
@@ -194,7 +195,7 @@ fn write_overflow(rel: Rel, rest: &[u8]) -> Result<(u32, u128), IndexError> {
     let owner = blob::random_id()?;
     let mut next = NO_BLOCK;
     for (chunk, part) in rest.chunks(4 * OVERFLOW_ELEMENTS).enumerate().rev() {
-        let page = PageLock::allocate(rel);
+        let page = ExclusivePageLock::allocate(rel);
         let tag =
             PageTag { owner, full_xid: xid::next(), chunk: chunk as u32, kind: PageKind::DeltaOverflow };
         let mut record = WalRecord::start(rel);

@@ -4,7 +4,7 @@ use super::{Chain, Place, Walker, push_blocks};
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{DeltaHead, Meta, Tid};
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 
@@ -42,7 +42,7 @@ pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexEr
 
 /// Lets a page take no more entries.
 pub(super) fn close(rel: Rel, block: u32) -> Result<(), IndexError> {
-    let lock = PageLock::exclusive(rel, block);
+    let lock = ExclusivePageLock::lock(rel, block);
     let head = DeltaHead { is_closed: true, ..DeltaHead::from_body(lock.view().body())? };
     let mut record = WalRecord::start(rel);
     record.edit(&lock, |page| page.patch_body(0, &head.to_bytes()));

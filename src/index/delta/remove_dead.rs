@@ -4,7 +4,7 @@ use super::{Chain, Walker};
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{DeltaHead, DeltaLayout, Meta, NO_BLOCK, PageKind, PageTag, Tid};
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
@@ -48,7 +48,7 @@ pub fn vacuum(
 }
 
 fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) -> Result<(), IndexError> {
-    let lock = PageLock::exclusive(rel, block);
+    let lock = ExclusivePageLock::lock(rel, block);
     let view = lock.view();
     let (mut head, entries) = DeltaHead::split(view.body(), layout)?;
     let kept: Vec<&[u8]> = entries
@@ -66,8 +66,8 @@ fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) -> Re
 /// Takes an empty page between two others out of the chain, in one record. Its own link stays for those who stand
 /// on it.
 fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> Result<bool, IndexError> {
-    let before = PageLock::exclusive(rel, previous);
-    let lock = PageLock::exclusive(rel, block);
+    let before = ExclusivePageLock::lock(rel, previous);
+    let lock = ExclusivePageLock::lock(rel, block);
     let head = DeltaHead::from_body(lock.view().body())?;
     let Some(tag) = lock.view().tag() else {
         return Ok(false);

@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{BODY_BYTES, BlobRef, Extent, PageKind, PageTag};
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::{ExclusivePageLock, PageLock};
 use crate::pg::extension::NewPages;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
@@ -39,7 +39,7 @@ pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobR
     let mut parts = bytes.chunks(BODY_BYTES).enumerate().map(|(chunk, part)| (tag(chunk), part)).peekable();
     if logging == Logging::Now {
         while parts.peek().is_some()
-            && let Some(page) = PageLock::reuse(rel)
+            && let Some(page) = ExclusivePageLock::reuse(rel)
             && let Some((tag, part)) = parts.next()
         {
             pgrx::check_for_interrupts!();

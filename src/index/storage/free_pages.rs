@@ -11,7 +11,7 @@ use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{Extent, META_BLOCK, PageKind, PageTag};
 use crate::index::{delta, read_manifest, read_meta};
-use crate::pg::buffer::PageLock;
+use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::{extension, free_space, take_interrupts, vacuum_delay_point, xid};
@@ -21,7 +21,7 @@ use crate::pg::{extension, free_space, take_interrupts, vacuum_delay_point, xid}
 pub fn retire(rel: Rel, blocks: impl Iterator<Item = u32>) {
     for block in blocks {
         take_interrupts();
-        let page = PageLock::exclusive(rel, block);
+        let page = ExclusivePageLock::lock(rel, block);
         let tag = page.view().tag();
         if let Some(tag) = tag.filter(|tag| tag.kind != PageKind::Retired) {
             stamp(rel, &page, tag);
@@ -29,7 +29,7 @@ pub fn retire(rel: Rel, blocks: impl Iterator<Item = u32>) {
     }
 }
 
-fn stamp(rel: Rel, page: &PageLock, tag: PageTag) {
+fn stamp(rel: Rel, page: &ExclusivePageLock, tag: PageTag) {
     let mut record = WalRecord::start(rel);
     let retired = PageTag { kind: PageKind::Retired, full_xid: xid::next(), ..tag };
     record.edit(page, |page| page.set_tag(retired));
@@ -83,7 +83,7 @@ pub fn reclaim(rel: Rel, trust: Trust) -> Result<Space, IndexError> {
 /// True: the page is free. Stamps garbage as retired: a page of a writer that may still be at work is not garbage, and
 /// each has a transaction id below the page's, or a snapshot that keeps the horizon from passing it.
 fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
-    let page = PageLock::exclusive(rel, block);
+    let page = ExclusivePageLock::lock(rel, block);
     if page.view().is_new() {
         return true;
     }

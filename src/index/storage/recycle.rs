@@ -1,9 +1,9 @@
 //! Pages that this process has retired, offered for use again as soon as no scan can read them (invariant 5).
 //!
-//! VACUUM finds every free page by looking for it, which a seal is not worth; yet each merge retires as many as the rows to
-//! come want. So whoever merges remembers its pages, and offers them when it seals. They are only offered here: a page itself
-//! says whether it is free when somebody takes it (`PageLock::allocate`). Those that are forgotten, at the latest with the
-//! process, are found by the next VACUUM.
+//! VACUUM finds every free page by looking for it, which a seal is not worth; yet each merge retires as many as the
+//! rows to come want. So whoever merges remembers its pages, and offers them when it seals. They are only offered here:
+//! a page itself says whether it is free when somebody takes it (`ExclusivePageLock::allocate`). Those that are
+//! forgotten, at the latest with the process, are found by the next VACUUM.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -103,7 +103,8 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	@touch $@
 
-lint: ## rustfmt and clippy, where rustup has installed them
+lint: ## the layers of src/README.md; rustfmt and clippy, where rustup has installed them
+	@scripts/check_layers.sh
 	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --check; cargo fmt --check; \
 	else echo "skipped: rustfmt is not installed (rustup component add rustfmt)"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then \

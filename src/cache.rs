@@ -384,5 +384,4 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "cache_tests.rs"]
 mod tests;

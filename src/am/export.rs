@@ -1,6 +1,7 @@
 //! `vekter_export()`: the table's side, as the calling query's snapshot sees it.
 
 use core::ffi::c_void;
+use std::io::{self, Write};
 
 use pgrx::pg_sys;
 
@@ -8,20 +9,20 @@ use super::resources::resources;
 use super::table::{TableRows, scan_visible};
 use super::table_scan::{id_bytes, integer};
 use super::{search_options, tid_of};
-use crate::engine::SearchParams;
+use crate::engine::{EngineError, SearchParams, is_interrupted};
 use crate::index::error::IndexError;
 use crate::index::export::{self, Exported, Table};
 use crate::index::format::Tid;
+use crate::index::interruptible::interruptible;
 use crate::pg::error::SqlError;
 use crate::pg::owner::as_owner;
 use crate::pg::relation::{IndexAndTable, Rel};
 
-/// One FAISS index of all rows of a faiss index that the calling query sees, and what a search of it would take.
-/// `id_attribute`: number of the table's integer column that gives the ids.
-pub fn merge(
-    index: pg_sys::Oid,
-    id_attribute: pg_sys::AttrNumber,
-) -> Result<(Exported, SearchParams), SqlError> {
+/// Bytes that are written between two looks at the interrupt flag.
+const MAX_WRITE_BYTES: usize = 16 << 20;
+
+/// One FAISS index of all rows of a faiss index that the calling query sees. `id_attribute`: number of the table's integer column that gives the ids.
+pub fn merge(index: pg_sys::Oid, id_attribute: pg_sys::AttrNumber) -> Result<Export, SqlError> {
     let open = IndexAndTable::open(index)?;
     let (heap, index) = (open.table(), open.index());
     let params = search_options::effective(index, SearchParams::default());
@@ -34,7 +35,43 @@ pub fn merge(
         unsafe { pg_sys::UnregisterSnapshot(snapshot) };
         outcome
     });
-    Ok((outcome?, params))
+    Ok(Export { exported: outcome?, params })
+}
+
+/// An index with the ids of its rows, and the search parameters that are written into it.
+pub struct Export {
+    exported: Exported,
+    params: SearchParams,
+}
+
+impl Export {
+    pub fn rows(&self) -> usize {
+        self.exported.ids.len()
+    }
+
+    pub fn write(&mut self, sink: &mut (dyn Write + Send)) -> Result<(), EngineError> {
+        let Export { exported: Exported { builder, ids }, params } = self;
+        interruptible(1, || {
+            builder.write_labelled(ids, params, &mut Interruptible(sink))?;
+            Ok(sink.flush()?)
+        })
+    }
+}
+
+/// Ends writing where FAISS would not look at the interrupt flag.
+struct Interruptible<'a>(&'a mut (dyn Write + Send));
+
+impl Write for Interruptible<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if is_interrupted() {
+            return Err(io::ErrorKind::Other.into());
+        }
+        self.0.write(&bytes[..bytes.len().min(MAX_WRITE_BYTES)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 struct VisibleRows {

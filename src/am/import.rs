@@ -6,7 +6,14 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys::Oid;
 
-use crate::engine::ExternalIndex;
+use crate::engine::{ExternalIndex, Metric};
+use crate::index::interruptible::interruptible;
+use crate::pg::error::SqlError;
+
+/// Reads a FAISS index of this metric, of its own where none is given. Err unless it is sound and of a known kind.
+pub fn read(bytes: Vec<u8>, metric: Option<Metric>) -> Result<ExternalIndex, SqlError> {
+    Ok(interruptible(1, || ExternalIndex::read(bytes, metric))?)
+}
 
 struct Source {
     table: Oid,

@@ -5,18 +5,20 @@
 pub mod batch;
 pub mod build;
 pub mod check;
+pub mod clustering;
+pub mod codes;
 pub mod cost;
 pub mod definition;
 pub mod export;
 pub mod import;
 pub mod insert;
+pub mod inspect;
 pub mod maintenance;
 pub mod options;
 pub mod plan_hint;
 pub mod resources;
 pub mod scan;
 pub mod search_options;
-pub mod stored;
 pub mod table;
 mod table_scan;
 pub mod vacuum;
@@ -25,7 +27,12 @@ pub mod validate;
 use pgrx::prelude::*;
 use pgrx::{PgBox, pg_sys};
 
-use crate::index::format::Tid;
+// What the SQL functions name of the layers below.
+pub use crate::engine::{EngineError, Metric, SearchParams};
+pub use crate::index::check::Finding;
+pub use crate::index::error::IndexError;
+pub use crate::index::format::Tid;
+pub use crate::index::search::{Candidates, FIRST_ROUND_ROWS, Request};
 
 /// The handler of `CREATE ACCESS METHOD faiss`; its argument is declared in SQL and never read. Fields that are not set are false, zero or absent.
 #[pg_extern]

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use crate::index::train::Resources;
+pub use crate::index::train::Resources;
 
 /// Below this much, `maintenance_work_mem` is taken for this much: FAISS needs it for anything but a scan.
 const MIN_WORK_BYTES: u64 = 32 << 20;

@@ -2,8 +2,7 @@
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use crate::am::search_options;
-use crate::engine::SearchParams;
+use crate::am::{SearchParams, search_options};
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
 

@@ -4,8 +4,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::target;
-use crate::am;
-use crate::index::check::Finding;
+use crate::am::{self, Finding};
 use crate::pg::error::{OrRaise, SqlError};
 
 #[pg_extern]

@@ -4,7 +4,7 @@ use pgrx::spi::quote_identifier;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target::{qualified_name, relation_name};
-use crate::engine::Metric;
+use crate::am::Metric;
 use crate::pg::error::SqlError;
 use crate::pg::{catalogue, search_path, text};
 

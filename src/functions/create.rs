@@ -8,7 +8,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::column::Column;
 use super::target::{no_table, qualified_name, relation_name};
-use crate::engine::Metric;
+use crate::am::Metric;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::spi;
 use crate::pg::text::{Text, from_c, from_server, to_server};

@@ -9,9 +9,7 @@ use super::access;
 use super::server_file::{self, NewFile, file_error};
 use super::target::{self, Target};
 use crate::am;
-use crate::engine::{EngineError, SearchParams};
-use crate::index::export::Exported;
-use crate::index::interruptible::interruptible;
+use crate::am::export::Export;
 use crate::pg::bytes::{MAX_BYTES, NewBytes};
 use crate::pg::catalogue;
 use crate::pg::error::{OrRaise, SqlError};
@@ -35,9 +33,9 @@ fn vekter_export_file(index: pg_sys::Oid, file: Text) -> i64 {
 }
 
 fn to_bytes(relation: pg_sys::Oid) -> Result<NewBytes, SqlError> {
-    let (mut exported, params) = merge(relation)?;
+    let mut exported = merge(relation)?;
     let mut length = Length(0);
-    write(&mut exported, &params, &mut length)?;
+    exported.write(&mut length)?;
     let available = memory::available_bytes();
     if length.0 > MAX_BYTES as u64 || available.is_some_and(|available| length.0 > available) {
         let message = format!("the index takes {} bytes, which are too many for a bytea", length.0);
@@ -45,7 +43,7 @@ fn to_bytes(relation: pg_sys::Oid) -> Result<NewBytes, SqlError> {
             .hint("Write it to a file on the server with vekter_export(index, file)."));
     }
     let mut bytes = NewBytes::zeroed(length.0 as usize);
-    write(&mut exported, &params, &mut bytes.as_mut_slice())?;
+    exported.write(&mut bytes.as_mut_slice())?;
     Ok(bytes)
 }
 
@@ -54,19 +52,18 @@ fn to_file(relation: pg_sys::Oid, name: &str) -> Result<i64, SqlError> {
         "Anyone may call vekter_export(index), which returns the bytes of the file.",
     )?;
     let file = NewFile::create(name)?;
-    let (mut exported, params) = merge(relation)?;
+    let mut exported = merge(relation)?;
     let mut writer = BufWriter::with_capacity(WRITE_BYTES, file);
-    write(&mut exported, &params, &mut writer).map_err(|error| match error {
-        EngineError::Io(error) => file_error("write", name, &error),
+    exported.write(&mut writer).map_err(|error| match error {
+        am::EngineError::Io(error) => file_error("write", name, &error),
         other => other.into(),
     })?;
     let file = writer.into_inner().map_err(|error| file_error("write", name, error.error()))?;
     file.publish()?;
-    Ok(exported.ids.len() as i64)
+    Ok(exported.rows() as i64)
 }
 
-/// The index to write, and the search parameters to write into it.
-fn merge(relation: pg_sys::Oid) -> Result<(Exported, SearchParams), SqlError> {
+fn merge(relation: pg_sys::Oid) -> Result<Export, SqlError> {
     let open = target::open_plain_index(relation)?;
     let index = open.index().oid();
     let target = access::require_all_rows(index, NAME)?;
@@ -86,33 +83,6 @@ fn id_attribute(target: &Target) -> Result<i16, SqlError> {
     attribute.ok_or_else(|| {
         SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, "the id column was dropped concurrently")
     })
-}
-
-fn write(
-    exported: &mut Exported,
-    params: &SearchParams,
-    sink: &mut (dyn Write + Send),
-) -> Result<(), EngineError> {
-    interruptible(1, || {
-        exported.builder.write_labelled(&exported.ids, params, &mut Interruptible(sink))?;
-        Ok(sink.flush()?)
-    })
-}
-
-/// Ends writing where FAISS would not look at the interrupt flag.
-struct Interruptible<'a>(&'a mut (dyn Write + Send));
-
-impl Write for Interruptible<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if crate::engine::is_interrupted() {
-            return Err(io::ErrorKind::Other.into());
-        }
-        self.0.write(&bytes[..bytes.len().min(16 * WRITE_BYTES)])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 /// Counts.

@@ -8,9 +8,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 use super::create::{Request, required};
 use super::server_file;
 use super::target::relation_name;
-use crate::am;
-use crate::engine::{ExternalIndex, Metric};
-use crate::index::interruptible::interruptible;
+use crate::am::{self, Metric};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::spi;
@@ -111,7 +109,7 @@ impl Import {
 
     fn run(self, bytes: Vec<u8>) -> Result<pg_sys::Oid, SqlError> {
         let (table, metric) = (self.table, self.metric);
-        let foreign = interruptible(1, || ExternalIndex::read(bytes, metric))?;
+        let foreign = am::import::read(bytes, metric)?;
         let request = Request {
             table,
             id_column: self.id_column,

@@ -13,10 +13,9 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::column::Column;
 use super::target::{qualified_name, relation_name};
-use crate::am::resources::resources;
-use crate::engine::{Clustering, ClusteringPlan, EngineError, Metric};
-use crate::index::interruptible::interruptible;
-use crate::index::train::Resources;
+use crate::am::clustering::{self, Clustering, ClusteringPlan};
+use crate::am::resources::{Resources, resources};
+use crate::am::{EngineError, Metric};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::results::ResultRows;
@@ -314,7 +313,7 @@ fn find(rows: &Rows, plan: &ClusteringPlan) -> Result<Clustering, SqlError> {
     };
     let dims = sample.dims;
     let values = sample.into_rows();
-    Ok(interruptible(rows.resources.threads, || Clustering::find(plan, &values, dims))?)
+    clustering::find(plan, &values, dims, rows.resources.threads)
 }
 
 /// Shows `visit` id, number of the nearest centroid and distance of each row.
@@ -325,7 +324,7 @@ fn assign(
 ) -> Result<(), SqlError> {
     let (mut ids, mut batch) = (Vec::<i64>::new(), Vec::<f32>::new());
     let mut flush = |ids: &mut Vec<i64>, batch: &mut Vec<f32>| -> Result<(), SqlError> {
-        let nearest = interruptible(rows.resources.threads, || clustering.assign(batch))?;
+        let nearest = clustering::assign(clustering, batch, rows.resources.threads)?;
         for (id, (cluster, distance)) in ids.drain(..).zip(nearest) {
             visit(id, cluster, distance);
         }

@@ -8,14 +8,9 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 use super::arguments::row_count;
 use super::target::{self, Target};
 use crate::am::plan_hint::{self, COLUMN};
-use crate::am::tid_of;
-use crate::engine::{OperatingPoint, SearchParams};
-use crate::index::error::IndexError;
-use crate::index::format::Tid;
-use crate::index::search::Request;
-use crate::index::{read_manifest, read_meta, retry};
+use crate::am::{Request, SearchParams, Tid, inspect, tid_of};
 use crate::pg::error::{OrRaise, SqlError};
-use crate::pg::relation::{OpenRelation, Rel};
+use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 
 type Point = (String, String, String, f64, f64);
@@ -37,19 +32,11 @@ fn vekter_operating_points(
 }
 
 fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
-    Ok(read(target::open_plain_index(relation)?.index())?)
-}
-
-fn read(rel: Rel) -> Result<Vec<Point>, IndexError> {
-    let manifest = retry(|| read_manifest(rel, &read_meta(rel)?))?;
-    let mut points = Vec::new();
-    for segment in &manifest.segments {
-        for point in segment.points.iter().map(OperatingPoint::from) {
-            let (id, factory) = (format!("{:032x}", segment.payload.id), segment.factory.clone());
-            points.push((id, factory, point.params.to_string(), point.recall, point.cost_us));
-        }
-    }
-    Ok(points)
+    let points = inspect::operating_points(target::open_plain_index(relation)?.index())?;
+    let row = |inspect::Point { segment, factory, search, recall, microseconds }| {
+        (segment, factory, search, recall, microseconds)
+    };
+    Ok(points.into_iter().map(row).collect())
 }
 
 /// The share of the exact `k` nearest rows that searches of the index find, over `sample` rows of the table as queries,

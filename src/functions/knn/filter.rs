@@ -9,9 +9,8 @@ use std::rc::Rc;
 
 use pgrx::pg_sys;
 
+use crate::am::{Candidates, IndexError, Request};
 use crate::functions::target::Target;
-use crate::index::error::IndexError;
-use crate::index::search::{Candidates, Request};
 use crate::pg::bitmap::{self, BitmapQuery, Estimate};
 use crate::pg::condition::{self, Condition};
 use crate::pg::error::SqlError;

@@ -155,5 +155,4 @@ fn base(segments: &[SegmentRef], sources: &[usize], factory: &str, keeps_dead: b
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

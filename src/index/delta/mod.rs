@@ -13,6 +13,7 @@
 
 mod append;
 mod freeze;
+mod insert;
 mod remove_dead;
 
 use super::error::IndexError;
@@ -24,6 +25,7 @@ use crate::pg::relation::Rel;
 
 pub use append::{Tail, append, roll};
 pub use freeze::{Frozen, freeze};
+pub use insert::Inserter;
 pub use remove_dead::vacuum;
 
 /// A delta page as a walker sees it: copied, no lock held.

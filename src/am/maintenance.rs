@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use super::indexed_table::IndexedTable;
 use super::options;
 use super::resources::cache_bytes;
-use super::table::TableRows;
 use crate::engine::{self, DEFAULT_RECALL};
 use crate::failpoint;
 use crate::guc;
 use crate::index::compact::plan::Effort;
-use crate::index::compact::{self, Settings, Surroundings, seal};
+use crate::index::compact::{self, Settings, seal};
 use crate::index::error::IndexError;
-use crate::index::format::Tid;
+use crate::index::table::{Surroundings, Table};
 use crate::index::train::Resources;
 use crate::index::vacuum;
 use crate::pg::error::{OrRaise, SqlError};
@@ -165,7 +165,7 @@ impl IndexToCompact {
 /// `vekter_compact()`: one segment without dead rows.
 pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -> Result<(), SqlError> {
     let index = index.rel();
-    let mut table = Table::under(index, None);
+    let mut table = LentTable::under(index, None);
     if !as_owner(index, || compact::run(index, Effort::Everything, settings(index), &mut table, lock))? {
         let message = format!("index \"{}\" was not merged into one segment", index.name());
         SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
@@ -279,7 +279,7 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     let index = open.rel();
     let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
-    let mut table = Table::under(index, Some(&lock));
+    let mut table = LentTable::under(index, Some(&lock));
     compact::await_calm(index, settings(index), &mut table)?;
     if !as_owner(index, || compact::run(index, Effort::Tiers, settings(index), &mut table, &lock))? {
         return Ok(false);
@@ -310,46 +310,44 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
 // ---------------------------------------------------------------- surroundings
 
 /// The table under an index that is compacted.
-struct Table<'a> {
+struct LentTable<'a> {
     index: Rel,
     /// Gives way to who waits for the index or for this lock; None: to nobody.
     yields: Option<&'a IndexLock>,
     looked: Instant,
     // In this order they are dropped.
-    rows: Option<(TableRows, ActiveSnapshot, OpenRelation)>,
+    open: Option<(IndexedTable, ActiveSnapshot, OpenRelation)>,
 }
 
-impl<'a> Table<'a> {
+impl<'a> LentTable<'a> {
     fn under(index: Rel, yields: Option<&'a IndexLock>) -> Self {
-        Table { index, yields, looked: Instant::now(), rows: None }
+        LentTable { index, yields, looked: Instant::now(), open: None }
     }
 }
 
-impl Surroundings for Table<'_> {
+impl Surroundings for LentTable<'_> {
     fn knows_table(&self) -> bool {
         true
     }
 
-    fn has_table(&mut self) -> bool {
-        if self.rows.is_none() {
+    fn table(&mut self) -> Option<&mut dyn Table> {
+        if self.open.is_none() {
             // SAFETY: looks a catalogue row up by its oid.
             let heap = unsafe { pg_sys::IndexGetRelation(self.index.oid(), true) };
-            self.rows = OpenRelation::try_open(heap, TABLE_LOCK).map(|heap| {
+            self.open = OpenRelation::try_open(heap, TABLE_LOCK).map(|heap| {
                 let snapshot = ActiveSnapshot::latest();
-                // SAFETY: the index stays open while `self` lives, and the rows are dropped before the other two.
-                (unsafe { TableRows::open(heap.rel(), self.index, snapshot.as_ptr()) }, snapshot, heap)
+                // SAFETY: the index stays open while `self` lives, and the table is dropped before the other two.
+                let table =
+                    unsafe { IndexedTable::under_snapshot(heap.rel(), self.index, snapshot.as_ptr()) };
+                (table, snapshot, heap)
             });
         }
-        self.rows.is_some()
-    }
-
-    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool {
-        let Some((rows, ..)) = &mut self.rows else { return false };
-        rows.with_row(tid, |vector| row.extend_from_slice(vector.as_slice())).is_some()
+        let (table, ..) = self.open.as_mut()?;
+        Some(table)
     }
 
     fn leave_table(&mut self) {
-        self.rows = None;
+        self.open = None;
         snapshot::forget_catalogue_snapshot();
     }
 
@@ -373,12 +371,8 @@ impl Surroundings for Bystander {
         false
     }
 
-    fn has_table(&mut self) -> bool {
-        false
-    }
-
-    fn exact_row(&mut self, _tid: Tid, _row: &mut Vec<f32>) -> bool {
-        false
+    fn table(&mut self) -> Option<&mut dyn Table> {
+        None
     }
 
     fn leave_table(&mut self) {}

@@ -11,6 +11,7 @@ pub mod cost;
 pub mod definition;
 pub mod export;
 pub mod import;
+mod indexed_table;
 pub mod insert;
 pub mod inspect;
 pub mod maintenance;
@@ -20,7 +21,6 @@ pub mod resources;
 pub mod scan;
 pub mod search_options;
 pub mod table;
-mod table_scan;
 pub mod vacuum;
 pub mod validate;
 

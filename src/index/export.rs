@@ -10,17 +10,10 @@ use super::error::IndexError;
 use super::format::Tid;
 use super::interruptible::interruptible;
 use super::segment::OpenedSegment;
+use super::table::{Table, TableRow};
 use super::train::{Resources, TrainingSample, UNTRAINED_FACTORY, check_memory};
 use crate::engine::Builder;
 use crate::pg::relation::Rel;
-
-/// The table, as the calling query sees it and the index knows it: expressions evaluated, predicate applied.
-pub trait Table {
-    /// Shows `visit` TID and id of each row whose vector is not NULL.
-    fn scan(&mut self, visit: &mut dyn FnMut(Tid, i64) -> Result<(), IndexError>) -> Result<(), IndexError>;
-    /// Shows `visit` the vectors of rows that `scan` showed, with their places in `tids`.
-    fn fetch(&mut self, tids: &[Tid], visit: &mut dyn FnMut(usize, &[f32]));
-}
 
 /// An index, with the ids of its rows by position.
 pub struct Exported {
@@ -38,7 +31,8 @@ struct Row {
 /// Makes one index of the rows that `table` shows.
 pub fn merge(rel: Rel, table: &mut dyn Table, resources: Resources) -> Result<Exported, IndexError> {
     let mut rows: Vec<Row> = Vec::new();
-    table.scan(&mut |tid, id| {
+    table.scan_visible(&mut |TableRow { tid, id, .. }| {
+        let id = id.ok_or(IndexError::NoId)?;
         rows.try_reserve(1)?;
         rows.push(Row { tid, id });
         Ok(())
@@ -116,26 +110,23 @@ fn add_rows(
     let (metric, dims) = (builder.metric(), builder.dims());
     ids.try_reserve_exact(rows.len())?;
     let batch_rows = (resources.batch_bytes / (size_of::<f32>() * dims)).max(1);
-    let (mut tids, mut batch) = (Vec::new(), Vec::<f32>::new());
+    let mut batch = Vec::<f32>::new();
     for rows in rows.chunks(batch_rows) {
-        tids.clear();
-        tids.extend(rows.iter().map(|row| row.tid));
         batch.clear();
-        let mut outcome = Ok(());
-        table.fetch(&tids, &mut |place, vector| {
+        for &Row { tid, id } in rows {
+            pgrx::check_for_interrupts!();
             let at = batch.len();
-            batch.extend_from_slice(vector);
+            table.fetch(tid, &mut |vector| batch.extend_from_slice(vector));
             // Without a direction under cosine, it is in no index.
-            if vector.len() != dims || !metric.prepare(&mut batch[at..]) {
+            if batch.len() - at != dims || !metric.prepare(&mut batch[at..]) {
                 batch.truncate(at);
             } else if builder.accepts(&batch[at..]) {
-                ids.push(rows[place].id);
+                ids.push(id);
             } else {
-                outcome = Err(IndexError::TooLong { id: rows[place].id });
-                batch.truncate(at);
+                return Err(IndexError::TooLong { id });
             }
-        });
-        outcome?;
+        }
+        table.unpin();
         interruptible(resources.threads, || builder.add(&batch))?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 use crate::index::interruptible::interruptible;
-use crate::index::table::Heap;
+use crate::index::table::{Table, TableRow};
 use crate::index::train::{HeldBack, Resources};
 use crate::pg::progress;
 
@@ -62,7 +62,7 @@ pub struct Added {
 /// Adds every row of the table that is not in the index yet.
 pub fn add_rows(
     definition: &Definition,
-    heap: &mut dyn Heap,
+    table: &mut dyn Table,
     beginning: Beginning,
     resources: Resources,
 ) -> Result<(Builder, String, Added), IndexError> {
@@ -85,27 +85,28 @@ pub fn add_rows(
     let mut batch = Vec::<f32>::new();
     let Added { tids, strays, heap_rows, .. } = &mut added;
     // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
-    let mut runs = Runs::new(if is_complete { 0 } else { heap.blocks() });
+    let mut runs = Runs::new(if is_complete { 0 } else { table.blocks() });
     while let Some(run) = runs.next() {
         pgrx::check_for_interrupts!();
         let filled = batch.len();
-        *heap_rows += heap.scan(run.start, run.blocks, false, &mut |tid, vector| {
-            if present.binary_search(&tid).is_ok() {
-                return Ok(());
-            }
-            let at = batch.len();
-            batch.extend_from_slice(vector);
-            let row = &mut batch[at..];
-            match definition.metric.prepare(row) {
-                true if builder.accepts(row) && held.takes(tid, row) => batch.truncate(at),
-                true if builder.accepts(row) => tids.push(tid),
-                is_indexed => {
-                    strays.extend(is_indexed.then(|| (tid, row.to_vec())));
-                    batch.truncate(at);
+        *heap_rows +=
+            table.scan_blocks(run.start, run.blocks, false, &mut |TableRow { tid, vector, .. }| {
+                if present.binary_search(&tid).is_ok() {
+                    return Ok(());
                 }
-            }
-            Ok(())
-        })?;
+                let at = batch.len();
+                batch.extend_from_slice(vector);
+                let row = &mut batch[at..];
+                match definition.metric.prepare(row) {
+                    true if builder.accepts(row) && held.takes(tid, row) => batch.truncate(at),
+                    true if builder.accepts(row) => tids.push(tid),
+                    is_indexed => {
+                        strays.extend(is_indexed.then(|| (tid, row.to_vec())));
+                        batch.truncate(at);
+                    }
+                }
+                Ok(())
+            })?;
         let run_bytes = (batch.len() - filled) * size_of::<f32>();
         if runs.is_over() || batch.len() * size_of::<f32>() >= resources.batch_bytes {
             add_batch(&mut builder, &mut held, &batch, resources)?;

@@ -15,7 +15,7 @@ use crate::index::format::{DeltaHead, META_BLOCK, Manifest};
 use crate::index::interruptible::interruptible;
 use crate::index::segment::{self, Models, Staged};
 use crate::index::storage::blob::{self, Logging};
-use crate::index::table::Heap;
+use crate::index::table::Table;
 use crate::index::train::{Resources, Target, check_factory};
 use crate::index::{Definition, delta, first_pages, read_meta};
 use crate::pg::buffer::ExclusivePageLock;
@@ -40,7 +40,7 @@ pub struct Built {
 pub fn build(
     rel: Rel,
     definition: &Definition,
-    heap: &mut dyn Heap,
+    table: &mut dyn Table,
     resources: Resources,
     foreign: Option<ExternalIndex>,
 ) -> Result<Built, IndexError> {
@@ -50,7 +50,7 @@ pub fn build(
     ExclusivePageLock::create(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
     ExclusivePageLock::create(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
 
-    let (staged, mut added) = stage_segment(rel, definition, heap, resources, foreign)?;
+    let (staged, mut added) = stage_segment(rel, definition, table, resources, foreign)?;
     if let Some(staged) = staged {
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
@@ -85,7 +85,7 @@ pub fn build(
 fn stage_segment(
     rel: Rel,
     definition: &Definition,
-    heap: &mut dyn Heap,
+    table: &mut dyn Table,
     resources: Resources,
     foreign: Option<ExternalIndex>,
 ) -> Result<(Option<Staged>, Added), IndexError> {
@@ -93,15 +93,15 @@ fn stage_segment(
     let target = Target::new(factory, *dims, *metric, *recall, resources);
     let is_import = foreign.is_some();
     let mut beginning = match foreign {
-        Some(foreign) => import::begin(foreign, definition, heap, resources)?,
-        None => trained::begin(definition, &target, heap, resources)?,
+        Some(foreign) => import::begin(foreign, definition, table, resources)?,
+        None => trained::begin(definition, &target, table, resources)?,
     };
     if beginning.complete.is_none() {
         // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
         beginning.builder.reserve(beginning.expected_rows + beginning.expected_rows / 16)?;
     }
     progress::phase(Phase::Adding);
-    let (builder, factory, mut added) = add_rows(definition, heap, beginning, resources)?;
+    let (builder, factory, mut added) = add_rows(definition, table, beginning, resources)?;
     failpoint::reach("build.added");
     if added.tids.is_empty() {
         return if is_import { Err(ImportError::EmptyTable.into()) } else { Ok((None, added)) };

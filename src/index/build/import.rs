@@ -13,7 +13,7 @@ use crate::index::Definition;
 use crate::index::error::{Ids, ImportError, IndexError, NAMED_IDS};
 use crate::index::format::Tid;
 use crate::index::interruptible::interruptible;
-use crate::index::table::{Heap, Identified};
+use crate::index::table::{Table, TableRow};
 use crate::index::train::{HeldBack, Resources, TrainingSample, check_memory};
 use crate::pg::progress::{self, Phase};
 
@@ -26,7 +26,7 @@ const MAX_STRANGER_SHARE: f64 = 0.1;
 pub fn begin(
     mut foreign: ExternalIndex,
     definition: &Definition,
-    heap: &mut dyn Heap,
+    table: &mut dyn Table,
     resources: Resources,
 ) -> Result<Beginning, IndexError> {
     let started = Instant::now();
@@ -38,7 +38,7 @@ pub fn begin(
     let factory = foreign.factory().to_string();
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
     let is_trained = fresh.needs_training();
-    let mut sample = Sample::take(definition, heap, resources, false)?;
+    let mut sample = Sample::take(definition, table, resources, false)?;
     let mut held = sample.hold_back(definition, &fresh, started);
     if foreign.rows() == 0 {
         let expected_rows = sample.estimated_rows();
@@ -58,7 +58,7 @@ pub fn begin(
         });
     }
     held = held.for_import();
-    let matched = match_rows(&mut foreign, &fresh, definition, heap, &mut held, resources)?;
+    let matched = match_rows(&mut foreign, &fresh, definition, table, &mut held, resources)?;
     let expected_rows = foreign.rows() + matched.others;
     check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
     let builder = resume(&foreign, true)?;
@@ -106,19 +106,19 @@ fn match_rows(
     foreign: &mut ExternalIndex,
     fresh: &Builder,
     definition: &Definition,
-    heap: &mut dyn Heap,
+    table: &mut dyn Table,
     held: &mut HeldBack,
     resources: Resources,
 ) -> Result<Matched, IndexError> {
-    let labels = Labels::of(foreign, fresh, definition, heap)?;
+    let labels = Labels::of(foreign, fresh, definition, table)?;
     let mut matching = Matching::new(foreign, &labels)?;
     let (mut others, mut heap_rows, mut row) = (0, 0.0, Vec::new());
     let mut batch = Batch::default();
-    let mut runs = Runs::new(heap.blocks());
+    let mut runs = Runs::new(table.blocks());
     while let Some(run) = runs.next() {
         pgrx::check_for_interrupts!();
         let filled = batch.bytes();
-        heap_rows += heap.identify(run.start, run.blocks, &mut |found| {
+        heap_rows += table.scan_blocks(run.start, run.blocks, false, &mut |found| {
             if !prepare(&found, definition, &mut row) {
                 return Ok(());
             }
@@ -231,7 +231,7 @@ impl<'a> Matching<'a> {
 }
 
 /// Makes `row` what is indexed of a row; false: nothing is.
-fn prepare(found: &Identified, definition: &Definition, row: &mut Vec<f32>) -> bool {
+fn prepare(found: &TableRow, definition: &Definition, row: &mut Vec<f32>) -> bool {
     row.clear();
     row.extend_from_slice(found.vector);
     definition.metric.prepare(row)
@@ -246,7 +246,7 @@ impl Labels {
         foreign: &ExternalIndex,
         fresh: &Builder,
         definition: &Definition,
-        heap: &mut dyn Heap,
+        table: &mut dyn Table,
     ) -> Result<Self, IndexError> {
         let mut labels = Vec::new();
         if let Some(of_file) = foreign.labels() {
@@ -256,7 +256,7 @@ impl Labels {
             return Ok(Labels(labels));
         }
         let mut row = Vec::new();
-        heap.identify(0, heap.blocks(), &mut |found| {
+        table.scan_blocks(0, table.blocks(), false, &mut |found| {
             if found.is_alive && prepare(&found, definition, &mut row) && fresh.accepts(&row) {
                 labels.try_reserve(1)?;
                 labels.push((found.id.ok_or(IndexError::NoId)?, 0));

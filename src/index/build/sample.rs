@@ -6,7 +6,7 @@ use crate::engine::{self, Builder, TrainingRows};
 use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
-use crate::index::table::Heap;
+use crate::index::table::{Table, TableRow};
 use crate::index::train::{HeldBack, Resources, TrainingSample, wanted_queries};
 use crate::pg::progress;
 
@@ -16,12 +16,12 @@ const MIN_SAMPLE_ROWS: usize = 1000;
 const MIN_CALIBRATION_ROWS: usize = 4000;
 
 /// About how many rows there are to index; exactly, if so few that they could be scanned.
-pub fn count_rows(definition: &Definition, heap: &mut dyn Heap) -> Result<u64, IndexError> {
-    let (enough, blocks) = (engine::scanned_rows(definition.dims), heap.blocks());
+pub fn count_rows(definition: &Definition, table: &mut dyn Table) -> Result<u64, IndexError> {
+    let (enough, blocks) = (engine::scanned_rows(definition.dims), table.blocks());
     let (mut seen, mut read, mut row) = (0u64, 0u32, Vec::new());
     for block in shuffled(blocks) {
         pgrx::check_for_interrupts!();
-        heap.scan(block, 1, true, &mut |_, vector| {
+        table.scan_blocks(block, 1, true, &mut |TableRow { vector, .. }| {
             row.clear();
             row.extend_from_slice(vector);
             seen += u64::from(definition.metric.prepare(&mut row));
@@ -55,7 +55,7 @@ impl Sample {
     /// `trains`: enough rows to train the index are kept.
     pub fn take(
         definition: &Definition,
-        heap: &mut dyn Heap,
+        table: &mut dyn Table,
         resources: Resources,
         trains: bool,
     ) -> Result<Self, IndexError> {
@@ -71,11 +71,11 @@ impl Sample {
         let dims = definition.dims;
         let (queries, random) = (Vec::new(), Random::new());
         let mut sample =
-            Sample { rows: Vec::new(), dims, count: 0, blocks: (0, heap.blocks()), queries, random };
+            Sample { rows: Vec::new(), dims, count: 0, blocks: (0, table.blocks()), queries, random };
         let mut row = Vec::new();
-        for block in shuffled(heap.blocks()) {
+        for block in shuffled(table.blocks()) {
             pgrx::check_for_interrupts!();
-            heap.scan(block, 1, true, &mut |tid, vector| {
+            table.scan_blocks(block, 1, true, &mut |TableRow { tid, vector, .. }| {
                 row.clear();
                 row.extend_from_slice(vector);
                 if definition.metric.prepare(&mut row) && builder.accepts(&row) {

@@ -9,7 +9,7 @@ use crate::failpoint;
 use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::interruptible::interruptible;
-use crate::index::table::Heap;
+use crate::index::table::Table;
 use crate::index::train::{Resources, Target, UNTRAINED_FACTORY, check_memory, rows_to_train, shortage};
 use crate::pg::progress::{self, Phase};
 
@@ -17,18 +17,19 @@ use crate::pg::progress::{self, Phase};
 pub fn begin(
     definition: &Definition,
     target: &Target,
-    heap: &mut dyn Heap,
+    table: &mut dyn Table,
     resources: Resources,
 ) -> Result<Beginning, IndexError> {
     let started = Instant::now();
     progress::phase(Phase::Sampling);
     let definition = &match target {
         Target::Factory(_) => definition.clone(),
-        Target::Auto(_) => {
-            Definition { factory: target.choose(count_rows(definition, heap)?).factory, ..definition.clone() }
-        }
+        Target::Auto(_) => Definition {
+            factory: target.choose(count_rows(definition, table)?).factory,
+            ..definition.clone()
+        },
     };
-    let mut sample = Sample::take(definition, heap, resources, true)?;
+    let mut sample = Sample::take(definition, table, resources, true)?;
     failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
     let (asked, rows) = (&definition.factory, sample.count() as u64);

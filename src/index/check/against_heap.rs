@@ -3,28 +3,7 @@
 use super::{Check, MAX_FINDINGS, checksum, row_name};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
-use crate::index::table::VisitRow;
-
-/// The table as the check wants it.
-pub trait Table {
-    /// `scan` shows what is visible now, from here on.
-    fn take_snapshot(&mut self);
-
-    /// Shows `visit` each visible row that the index should have: TID, the root's where PostgreSQL chained versions in a
-    /// page, and vector. NULLs and rows outside the predicate are left out.
-    fn scan(&mut self, visit: &mut VisitRow) -> Result<(), IndexError>;
-
-    /// The line pointers of a block of the table: true where one may belong to a row. None if there is no such block;
-    /// every TID is fine if the table is not a heap.
-    fn line_pointers(&mut self, block: u32) -> Option<LinePointers>;
-}
-
-/// Which line pointers of a heap page are taken.
-pub enum LinePointers {
-    Unknown,
-    /// By offset, the first offset being 1.
-    Taken(Vec<bool>),
-}
+use crate::index::table::{LinePointers, Table, TableRow};
 
 impl Check {
     /// Each visible row has an entry, with its own vector; each entry points to a line pointer that is taken.
@@ -35,7 +14,7 @@ impl Check {
         let mut wrong: Vec<(Tid, &str)> = Vec::new();
         let mut prepared = Vec::new();
         let entries = &self.entries;
-        table.scan(&mut |tid, vector| {
+        table.scan_visible(&mut |TableRow { tid, vector, .. }| {
             prepared.clear();
             prepared.extend_from_slice(vector);
             if wrong.len() == MAX_FINDINGS || !metric.prepare(&mut prepared) {

@@ -16,12 +16,11 @@ use std::fmt::Display;
 
 use super::error::IndexError;
 use super::format::{Extent, META_BLOCK, Manifest, Meta, Tid};
+use super::table::Table;
 use crate::engine::Metric;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::{is_in_recovery, xid};
-
-pub use against_heap::{LinePointers, Table};
 
 /// More findings than anybody reads.
 const MAX_FINDINGS: usize = 1000;

@@ -2,19 +2,20 @@
 
 use std::time::{Duration, Instant};
 
+use super::host::Host;
 use super::merge::merge;
 use super::plan::{self, Effort, Limits};
 use super::seal;
-use super::source_rows::{Host, Outcome};
+use super::source_rows::Outcome;
 use crate::failpoint;
 use crate::index::error::IndexError;
-use crate::index::format::{Meta, Tid, Tiers};
+use crate::index::format::{Meta, Tiers};
 use crate::index::storage::free_pages;
+use crate::index::table::Surroundings;
 use crate::index::train::{Resources, Target};
 use crate::index::{Snapshot, metric_of, read_manifest, read_meta, retry};
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
-use crate::pg::worker;
 
 /// Rows that come faster than this, 8 MB/s, are not merged at once: graphs and most codes are built more slowly, so a merge
 /// would take the processor from the inserts, and most of its result would be merged again soon.
@@ -24,20 +25,6 @@ const CALM_PERIOD: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the delta is looked at meanwhile.
 const SEAL_LOOK: Duration = Duration::from_millis(20);
-
-/// The table under the index, and those who wait.
-pub trait Surroundings {
-    /// Whether the table is there to be asked for rows, now or later.
-    fn knows_table(&self) -> bool;
-    /// Whether it can be asked now; opens it.
-    fn has_table(&mut self) -> bool;
-    /// Appends the row at `tid` as the table has it; false if no version of it is visible.
-    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
-    /// Lets go of the table, and of everything else that keeps VACUUM from removing rows.
-    fn leave_table(&mut self);
-    /// Whether somebody waits for a lock that conflicts with those of this process. Leaves the table now and then.
-    fn must_yield(&mut self) -> bool;
-}
 
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -76,32 +63,21 @@ pub fn await_calm(
     settings: Settings,
     surroundings: &mut dyn Surroundings,
 ) -> Result<(), IndexError> {
+    let mut host = Host::new(rel, settings.delta_limit_bytes, surroundings);
     let begun = Instant::now();
     while begun.elapsed() < PATIENCE {
         let (period, start) = (Instant::now(), read_meta(rel)?);
         while period.elapsed() < CALM_PERIOD {
-            if !seal_what_came(rel, settings, surroundings)? {
+            if !host.goes_on()? {
                 return Ok(());
             }
-            surroundings.leave_table();
-            worker::nap(SEAL_LOOK);
+            host.rest(SEAL_LOOK);
         }
         if read_meta(rel)?.inserted_bytes_since(&start) < CALM_BYTES {
             break;
         }
     }
     Ok(())
-}
-
-/// Seals what is due, holding nothing that keeps rows from being removed. False: others wait.
-fn seal_what_came(
-    rel: Rel,
-    settings: Settings,
-    surroundings: &mut dyn Surroundings,
-) -> Result<bool, IndexError> {
-    surroundings.leave_table();
-    seal::down_to(rel, settings.delta_limit_bytes)?;
-    Ok(!surroundings.must_yield())
 }
 
 /// Seals and merges until all is as it should be, or until others wait. Returns whether it came to that end. The caller
@@ -114,7 +90,12 @@ pub fn run(
     _lock: &IndexLock,
 ) -> Result<bool, IndexError> {
     failpoint::reach("compact.started");
-    let mut compaction = Compaction { rel, settings, surroundings, merges: 0, failure: None };
+    let mut compaction = Compaction {
+        rel,
+        settings,
+        host: Host::new(rel, settings.delta_limit_bytes, surroundings),
+        merges: 0,
+    };
     if effort == Effort::Everything {
         seal::all(rel)?;
     }
@@ -130,20 +111,18 @@ pub fn run(
 struct Compaction<'a> {
     rel: Rel,
     settings: Settings,
-    surroundings: &'a mut dyn Surroundings,
+    host: Host<'a>,
     /// Done so far.
     merges: usize,
-    /// Why sealing by the way failed.
-    failure: Option<IndexError>,
 }
 
 impl Compaction<'_> {
     fn merge_all(&mut self, effort: Effort) -> Result<bool, IndexError> {
         // Without the table there are only codes to learn from, and what they lost would be lost twice.
-        let mut limits = Limits { retrains: self.surroundings.knows_table(), ..Limits::NONE };
+        let mut limits = Limits { retrains: self.host.knows_table(), ..Limits::NONE };
         let mut is_complete = true;
         loop {
-            if !self.goes_on()? {
+            if !self.host.goes_on()? {
                 return Ok(false);
             }
             let snapshot = Snapshot::open(self.rel)?;
@@ -156,9 +135,9 @@ impl Compaction<'_> {
             let Some(plan) = plan::next(&segments, &imbalance, tiers, &target, effort, limits) else {
                 return Ok(is_complete);
             };
-            match merge(self.rel, &snapshot, &plan, self.settings.resources, self) {
+            match merge(self.rel, &snapshot, &plan, self.settings.resources, &mut self.host) {
                 Ok(Outcome::Done) => self.merges += 1,
-                Ok(Outcome::Yielded) => return self.failure.take().map_or(Ok(false), Err),
+                Ok(Outcome::Yielded) => return self.host.failure.take().map_or(Ok(false), Err),
                 // What cannot be had now must not hold up the rest.
                 Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if effort == Effort::Tiers => {
                     limits = limits.without(&plan, &segments, tiers);
@@ -171,33 +150,5 @@ impl Compaction<'_> {
                 return Ok(is_complete);
             }
         }
-    }
-}
-
-impl Host for Compaction<'_> {
-    fn knows_table(&self) -> bool {
-        self.surroundings.knows_table()
-    }
-
-    fn has_table(&mut self) -> bool {
-        self.surroundings.has_table()
-    }
-
-    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool {
-        self.surroundings.exact_row(tid, row)
-    }
-
-    /// Inserts go on during a merge. What they bring is sealed here, while FAISS's threads are at work, so that the
-    /// inserters need not do it.
-    fn must_yield(&mut self) -> bool {
-        if self.failure.is_none() && !self.surroundings.must_yield() {
-            self.failure = seal::try_down_to(self.rel, self.settings.delta_limit_bytes).err();
-            return self.failure.is_some();
-        }
-        true
-    }
-
-    fn goes_on(&mut self) -> Result<bool, IndexError> {
-        seal_what_came(self.rel, self.settings, self.surroundings)
     }
 }

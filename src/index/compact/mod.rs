@@ -2,6 +2,7 @@
 //! [`run`] does both until nothing is left to do.
 
 mod compaction;
+mod host;
 mod merge;
 pub mod plan;
 pub mod seal;

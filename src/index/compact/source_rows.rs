@@ -2,29 +2,14 @@
 
 use std::sync::Arc;
 
+use super::host::Host;
 use crate::engine::{Builder, Metric};
 use crate::index::error::IndexError;
-use crate::index::format::Tid;
 use crate::index::segment::OpenedSegment;
 
 /// Rows that are read for a sample in one go. They lie scattered: to find them, inverted lists are gone through once
 /// for each go.
 const SAMPLE_READ_ROWS: usize = 1 << 16;
-
-/// What a merge needs from outside.
-pub trait Host {
-    /// Whether the table is there to be asked, now or later. Where it is not, rows are taken as FAISS decodes them.
-    fn knows_table(&self) -> bool;
-    /// Whether it can be asked now; opens it.
-    fn has_table(&mut self) -> bool;
-    /// Appends the row at `tid` as the table has it; false if no version of it is visible.
-    fn exact_row(&mut self, tid: Tid, row: &mut Vec<f32>) -> bool;
-    /// Whether somebody waits for this process, or it cannot go on. To be asked often, also while FAISS runs, but without
-    /// the maintenance lock: it seals, and lets go of the table now and then.
-    fn must_yield(&mut self) -> bool;
-    /// Called between batches, without a lock on a buffer; lets go of the table. False: give the merge up, others wait.
-    fn goes_on(&mut self) -> Result<bool, IndexError>;
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -42,7 +27,7 @@ pub fn read(
     metric: Metric,
     source: &OpenedSegment,
     positions: &[u64],
-    host: &mut dyn Host,
+    host: &mut Host,
     visit: &mut dyn FnMut(u64, &[f32]),
 ) -> Result<Outcome, IndexError> {
     let index = &source.segment.index;
@@ -55,11 +40,12 @@ pub fn read(
             if host.must_yield() {
                 return Ok(Outcome::Yielded);
             }
-            if !host.has_table() {
+            let Some(table) = host.table() else {
                 return Ok(Outcome::RowsMissing);
-            }
+            };
             row.clear();
-            let is_visible = host.exact_row(source.segment.tid(position), &mut row);
+            let mut take = |vector: &[f32]| row.extend_from_slice(vector);
+            let is_visible = table.fetch(source.segment.tid(position), &mut take);
             if is_visible && row.len() == index.dims() && metric.prepare(&mut row) {
                 visit(position, &row);
             } else {
@@ -87,7 +73,7 @@ pub fn sample(
     sources: &[Arc<OpenedSegment>],
     builder: &Builder,
     wanted: u64,
-    host: &mut dyn Host,
+    host: &mut Host,
 ) -> Result<Result<Vec<f32>, Outcome>, IndexError> {
     let live_rows: u64 = sources.iter().map(|source| source.live_rows()).sum();
     let step = (live_rows / wanted.max(1)).max(1) as usize;

@@ -2,7 +2,8 @@
 
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
-use crate::index::compact::source_rows::{Host, Outcome, read};
+use crate::index::compact::host::Host;
+use crate::index::compact::source_rows::{Outcome, read};
 use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 use crate::index::interruptible::stoppable;
@@ -12,10 +13,10 @@ use crate::index::train::{HeldBack, Resources};
 /// Rows that are read from a segment in one go.
 const READ_ROWS: usize = 1024;
 
-pub(super) struct Merge<'a> {
+pub(super) struct Merge<'a, 'h> {
     metric: Metric,
     resources: Resources,
-    pub host: &'a mut dyn Host,
+    pub host: &'a mut Host<'h>,
     pub builder: Builder,
     held: HeldBack,
     /// By position; those of `batch` are in.
@@ -26,11 +27,11 @@ pub(super) struct Merge<'a> {
     pub outcome: Outcome,
 }
 
-impl<'a> Merge<'a> {
+impl<'a, 'h> Merge<'a, 'h> {
     pub fn new(
         metric: Metric,
         resources: Resources,
-        host: &'a mut dyn Host,
+        host: &'a mut Host<'h>,
         builder: Builder,
         held: HeldBack,
     ) -> Self {

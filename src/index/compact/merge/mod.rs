@@ -11,8 +11,9 @@ mod start;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::host::Host;
 use super::plan::Plan;
-use super::source_rows::{Host, Outcome};
+use super::source_rows::Outcome;
 use crate::cache::SyncAt;
 use crate::failpoint;
 use crate::index::Snapshot;
@@ -31,7 +32,7 @@ pub fn merge(
     snapshot: &Snapshot,
     plan: &Plan,
     resources: Resources,
-    host: &mut dyn Host,
+    host: &mut Host,
 ) -> Result<Outcome, IndexError> {
     let sources: Vec<Arc<OpenedSegment>> =
         plan.sources.iter().map(|&at| snapshot.segments[at].clone()).collect();

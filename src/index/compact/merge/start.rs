@@ -6,8 +6,9 @@ use std::time::Instant;
 use crate::engine::Builder;
 use crate::failpoint;
 use crate::index::Snapshot;
+use crate::index::compact::host::Host;
 use crate::index::compact::plan::Plan;
-use crate::index::compact::source_rows::{Host, Outcome, read, sample};
+use crate::index::compact::source_rows::{Outcome, read, sample};
 use crate::index::error::IndexError;
 use crate::index::interruptible::{interruptible, stoppable};
 use crate::index::segment::{Models, OpenedSegment};
@@ -26,7 +27,7 @@ pub(super) fn start(
     base: Option<&OpenedSegment>,
     sources: &[Arc<OpenedSegment>],
     resources: Resources,
-    host: &mut dyn Host,
+    host: &mut Host,
 ) -> Result<Result<Started, Outcome>, IndexError> {
     let (dims, metric) = (snapshot.dims(), snapshot.metric);
     let fresh = Builder::new(factory, dims, metric)?;
@@ -68,7 +69,7 @@ pub(super) fn start(
 
 /// The plan's factory string; or that of the codes, where there is no more to be had than they have kept: what ranks by
 /// the rows that it stores would rank by other rows than the table's, and other codes would lose as much again.
-pub(super) fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &dyn Host) -> &'a str {
+pub(super) fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &Host) -> &'a str {
     let coded = sources.iter().filter(|source| !source.segment.index.stores_rows());
     match coded.max_by_key(|source| source.live_rows()) {
         Some(coded) if !host.knows_table() => &coded.reference.factory,
@@ -93,7 +94,7 @@ pub(super) fn hold_back(
     base: Option<&OpenedSegment>,
     added: &[Arc<OpenedSegment>],
     started: Instant,
-    host: &mut dyn Host,
+    host: &mut Host,
 ) -> Result<Result<HeldBack, Outcome>, IndexError> {
     let (metric, dims) = (snapshot.metric, snapshot.dims());
     let none = || Ok(Ok(HeldBack::none(metric, dims)));

@@ -1,19 +1,20 @@
-//! What users call beside operators. All of it runs with the caller's privileges.
+//! What users call beside operators: a file for each function, or for some that belong together. All of it runs with
+//! the caller's privileges.
 
 mod access;
 mod arguments;
 mod batch;
-mod check;
-mod codes;
 mod column;
-mod compact;
-mod create;
-mod export;
-mod import;
-mod kmeans;
 mod knn;
-mod recall;
-mod segments;
 mod server_file;
-mod stats;
 mod target;
+mod vekter_check;
+mod vekter_compact;
+mod vekter_create_index;
+mod vekter_export;
+mod vekter_import;
+mod vekter_index_stats;
+mod vekter_kmeans;
+mod vekter_quantize;
+mod vekter_recall;
+mod vekter_segments;

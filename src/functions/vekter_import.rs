@@ -5,9 +5,9 @@ use core::ffi::CStr;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::create::{Request, required};
 use super::server_file;
 use super::target::relation_name;
+use super::vekter_create_index::{Request, required};
 use crate::am::{self, Metric};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;

@@ -16,7 +16,7 @@ use crate::index::interruptible::interruptible;
 use crate::index::segment::{self, Models, Staged};
 use crate::index::storage::blob::{self, Logging};
 use crate::index::table::Table;
-use crate::index::train::{Resources, Target, check_factory};
+use crate::index::train::{FactoryOption, Resources, check_factory};
 use crate::index::{Definition, delta, first_pages, read_meta};
 use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::progress::{self, Phase};
@@ -90,11 +90,11 @@ fn stage_segment(
     foreign: Option<ExternalIndex>,
 ) -> Result<(Option<Staged>, Added), IndexError> {
     let Definition { dims, metric, factory, recall } = definition;
-    let target = Target::new(factory, *dims, *metric, *recall, resources);
+    let option = FactoryOption::new(factory, *dims, *metric, *recall, resources);
     let is_import = foreign.is_some();
     let mut beginning = match foreign {
         Some(foreign) => import::begin(foreign, definition, table, resources)?,
-        None => trained::begin(definition, &target, table, resources)?,
+        None => trained::begin(definition, &option, table, resources)?,
     };
     if beginning.complete.is_none() {
         // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
@@ -107,7 +107,7 @@ fn stage_segment(
         return if is_import { Err(ImportError::EmptyTable.into()) } else { Ok((None, added)) };
     }
     progress::phase(Phase::Writing);
-    let chosen = target.choose(added.tids.len() as u64);
+    let chosen = option.choose(added.tids.len() as u64);
     if chosen.factory == factory {
         added.reason = chosen.reason;
     }

@@ -10,22 +10,24 @@ use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::interruptible::interruptible;
 use crate::index::table::Table;
-use crate::index::train::{Resources, Target, UNTRAINED_FACTORY, check_memory, rows_to_train, shortage};
+use crate::index::train::{
+    FactoryOption, Resources, UNTRAINED_FACTORY, check_memory, rows_to_train, shortage,
+};
 use crate::pg::progress::{self, Phase};
 
 /// An empty index, trained on a sample of the table.
 pub fn begin(
     definition: &Definition,
-    target: &Target,
+    option: &FactoryOption,
     table: &mut dyn Table,
     resources: Resources,
 ) -> Result<Beginning, IndexError> {
     let started = Instant::now();
     progress::phase(Phase::Sampling);
-    let definition = &match target {
-        Target::Factory(_) => definition.clone(),
-        Target::Auto(_) => Definition {
-            factory: target.choose(count_rows(definition, table)?).factory,
+    let definition = &match option {
+        FactoryOption::Factory(_) => definition.clone(),
+        FactoryOption::Auto(_) => Definition {
+            factory: option.choose(count_rows(definition, table)?).factory,
             ..definition.clone()
         },
     };

@@ -12,7 +12,7 @@ use crate::index::error::IndexError;
 use crate::index::format::{Meta, Tiers};
 use crate::index::storage::free_pages;
 use crate::index::table::Surroundings;
-use crate::index::train::{Resources, Target};
+use crate::index::train::{FactoryOption, Resources};
 use crate::index::{Snapshot, metric_of, read_manifest, read_meta, retry};
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
@@ -36,9 +36,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn target(self, meta: &Meta) -> Result<Target<'_>, IndexError> {
+    fn option(self, meta: &Meta) -> Result<FactoryOption<'_>, IndexError> {
         let dims = meta.dims as usize;
-        Ok(Target::new(&meta.factory, dims, metric_of(meta)?, self.recall, self.resources))
+        Ok(FactoryOption::new(&meta.factory, dims, metric_of(meta)?, self.recall, self.resources))
     }
 }
 
@@ -51,9 +51,9 @@ pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
         }
         let segments = read_manifest(rel, &meta)?.segments;
         let unknown = vec![0; segments.len()];
-        let target = settings.target(&meta)?;
+        let option = settings.option(&meta)?;
         let tiers = Tiers::of_dims(meta.dims as usize);
-        Ok(plan::next(&segments, &unknown, tiers, &target, Effort::Tiers, Limits::NONE).is_some())
+        Ok(plan::next(&segments, &unknown, tiers, &option, Effort::Tiers, Limits::NONE).is_some())
     })
 }
 
@@ -130,9 +130,9 @@ impl Compaction<'_> {
                 snapshot.segments.iter().map(|segment| segment.reference.clone()).collect();
             let imbalance: Vec<u32> =
                 snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
-            let target = self.settings.target(&snapshot.meta)?;
+            let option = self.settings.option(&snapshot.meta)?;
             let tiers = Tiers::of_dims(snapshot.meta.dims as usize);
-            let Some(plan) = plan::next(&segments, &imbalance, tiers, &target, effort, limits) else {
+            let Some(plan) = plan::next(&segments, &imbalance, tiers, &option, effort, limits) else {
                 return Ok(is_complete);
             };
             match merge(self.rel, &snapshot, &plan, self.settings.resources, &mut self.host) {

@@ -5,7 +5,7 @@
 //! is written again O(log n) times.
 
 use crate::index::format::{SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
-use crate::index::train::{Chosen, Target, UNTRAINED_FACTORY};
+use crate::index::train::{ChosenFactory, FactoryOption, UNTRAINED_FACTORY};
 
 /// Segments of one tier that are merged into one.
 const MERGE_WIDTH: usize = 4;
@@ -73,7 +73,7 @@ pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
     tiers: Tiers,
-    target: &Target,
+    option: &FactoryOption,
     effort: Effort,
     limits: Limits,
 ) -> Option<Plan> {
@@ -83,7 +83,7 @@ pub fn next(
         Effort::Everything => {
             let is_done = segments.len() == 1
                 && segments[0].dead_rows == 0
-                && segments[0].factory == target.choose_again(segments, &[0], total_rows, retrain).factory;
+                && segments[0].factory == option.choose_again(segments, &[0], total_rows, retrain).factory;
             if is_done && !retrain { Vec::new() } else { (0..segments.len()).collect() }
         }
         Effort::Tiers if retrain => (0..segments.len()).collect(),
@@ -98,11 +98,11 @@ pub fn next(
     }
     let rows = live_rows(segments, sources.iter().copied());
     // A small segment is Flat, unless the user asked for one segment; a larger one is what the index is to be.
-    let Chosen { factory, reason } = match effort {
+    let ChosenFactory { factory, reason } = match effort {
         Effort::Tiers if rows < SMALL_SEGMENT_ROWS => {
-            Chosen { factory: UNTRAINED_FACTORY.into(), reason: String::new() }
+            ChosenFactory { factory: UNTRAINED_FACTORY.into(), reason: String::new() }
         }
-        _ => target.choose_again(segments, &sources, rows, retrain),
+        _ => option.choose_again(segments, &sources, rows, retrain),
     };
     let keeps_dead = effort == Effort::Tiers;
     let base = if retrain { None } else { base(segments, &sources, &factory, keeps_dead) };

@@ -10,7 +10,7 @@ use crate::pg::memory;
 /// The index of a table that is too small to train what was asked for.
 pub const UNTRAINED_FACTORY: &str = "Flat";
 
-pub enum Target<'a> {
+pub enum FactoryOption<'a> {
     /// A factory string.
     Factory(&'a str),
     /// Whatever is best for the rows, which are filled in.
@@ -19,16 +19,16 @@ pub enum Target<'a> {
 
 /// The factory string of a segment, and why `auto` chose it; empty: it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chosen {
+pub struct ChosenFactory {
     pub factory: String,
     pub reason: String,
 }
 
-impl<'a> Target<'a> {
+impl<'a> FactoryOption<'a> {
     /// `recall`: that is asked of the index, up to 1.
     pub fn new(factory: &'a str, dims: usize, metric: Metric, recall: f64, resources: Resources) -> Self {
         if factory != engine::AUTO {
-            return Target::Factory(factory);
+            return FactoryOption::Factory(factory);
         }
         let memory = Memory {
             cache_bytes: resources.cache_bytes,
@@ -36,14 +36,14 @@ impl<'a> Target<'a> {
             available_bytes: memory::available_bytes(),
             batch_bytes: resources.batch_bytes,
         };
-        Target::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, memory })
+        FactoryOption::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, memory })
     }
 
     /// For the only segment of an index.
-    pub fn choose(&self, rows: u64) -> Chosen {
+    pub fn choose(&self, rows: u64) -> ChosenFactory {
         match self {
-            Target::Factory(factory) => asked_for(factory),
-            Target::Auto(empty) => {
+            FactoryOption::Factory(factory) => asked_for(factory),
+            FactoryOption::Auto(empty) => {
                 let situation = Situation { rows, index_rows: rows, ..*empty };
                 chosen(&situation, situation.choose())
             }
@@ -57,10 +57,10 @@ impl<'a> Target<'a> {
         sources: &[usize],
         rows: u64,
         retrains: bool,
-    ) -> Chosen {
+    ) -> ChosenFactory {
         match self {
-            Target::Factory(factory) => asked_for(factory),
-            Target::Auto(empty) => {
+            FactoryOption::Factory(factory) => asked_for(factory),
+            FactoryOption::Auto(empty) => {
                 let index_rows = segments.iter().map(SegmentRef::live_rows).sum();
                 let situation = Situation { rows, index_rows, ..*empty };
                 let merged = largest(sources.iter().map(|&at| &segments[at]));
@@ -84,12 +84,12 @@ pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
     Ok(())
 }
 
-fn asked_for(factory: &str) -> Chosen {
-    Chosen { factory: factory.to_owned(), reason: String::new() }
+fn asked_for(factory: &str) -> ChosenFactory {
+    ChosenFactory { factory: factory.to_owned(), reason: String::new() }
 }
 
-fn chosen(situation: &Situation, Choice { factory, reason }: Choice) -> Chosen {
-    Chosen { factory, reason: format!("{}: {reason}", about(situation)) }
+fn chosen(situation: &Situation, Choice { factory, reason }: Choice) -> ChosenFactory {
+    ChosenFactory { factory, reason: format!("{}: {reason}", about(situation)) }
 }
 
 fn about(situation: &Situation) -> String {

@@ -34,7 +34,7 @@ fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
         segments,
         &vec![0; segments.len()],
         few_dims(),
-        &Target::Factory(factory),
+        &FactoryOption::Factory(factory),
         Effort::Tiers,
         Limits::NONE,
     )
@@ -75,7 +75,7 @@ fn smaller_segments_go_along_with_a_full_tier() {
 fn after_seals(seals: u64, rows_per_seal: u64, dims: usize) -> (u64, usize) {
     let mut segments: Vec<SegmentRef> = Vec::new();
     let (mut written_rows, mut most_segments) = (0, 0);
-    let graph = Target::Factory("HNSW32");
+    let graph = FactoryOption::Factory("HNSW32");
     for _ in 0..seals {
         segments.push(segment("Flat", rows_per_seal, 0));
         let unknown = |segments: &[SegmentRef]| vec![0; segments.len()];
@@ -128,7 +128,7 @@ fn a_small_segment_of_long_rows_is_flat_whatever_its_tier() {
             &segments,
             &[0; 4],
             Tiers::of_dims(dims),
-            &Target::Factory("HNSW32"),
+            &FactoryOption::Factory("HNSW32"),
             Effort::Tiers,
             Limits::NONE,
         )
@@ -173,7 +173,7 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
 #[test]
 fn badly_unbalanced_lists_are_trained_again() {
     let segments = [trained(10_000, 150)];
-    let lists = Target::Factory("IVF64,Flat");
+    let lists = FactoryOption::Factory("IVF64,Flat");
     let plan = |imbalance| next(&segments, &[imbalance], few_dims(), &lists, Effort::Tiers, Limits::NONE);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
@@ -190,7 +190,7 @@ fn badly_unbalanced_lists_are_trained_again() {
 #[test]
 fn everything_becomes_one_segment_without_dead_rows() {
     let everything = |segments: &[SegmentRef]| {
-        let graph = Target::Factory("HNSW32");
+        let graph = FactoryOption::Factory("HNSW32");
         next(segments, &vec![0; segments.len()], few_dims(), &graph, Effort::Everything, Limits::NONE)
     };
     assert_eq!(everything(&[]), None);
@@ -208,7 +208,8 @@ fn a_merge_that_came_to_nothing_does_not_keep_smaller_ones_from_being_done() {
     let large = || segment("SQ8", 20_000, 0);
     let small = || segment("Flat", 1000, 0);
     let segments = [large(), large(), large(), large(), small(), small(), small(), small()];
-    let plan = |limits| next(&segments, &[0; 8], few_dims(), &Target::Factory("SQ8"), Effort::Tiers, limits);
+    let plan =
+        |limits| next(&segments, &[0; 8], few_dims(), &FactoryOption::Factory("SQ8"), Effort::Tiers, limits);
     let largest = plan(Limits::NONE).unwrap();
     assert_eq!(largest.sources.len(), 8);
     let limits = Limits::NONE.without(&largest, &segments, few_dims());

@@ -10,11 +10,10 @@ use crate::pg::spi;
 /// and the rows. `function` is who asks.
 pub fn require_all_rows(index: pg_sys::Oid, function: &str) -> Result<Target, SqlError> {
     let target = target::describe_index(index)?;
-    let predicate =
-        target.predicate.as_ref().map_or(String::new(), |predicate| format!(" WHERE {predicate}"));
     let id = target.id.as_ref().map_or(String::new(), |id| format!(", {id}"));
     // Privileges are checked before a row is read.
-    let query = format!("SELECT {}{id} FROM ONLY {}{predicate} LIMIT 0", target.vector, target.table);
+    let Target { vector, table, predicate, .. } = &target;
+    let query = format!("SELECT {vector}{id} FROM ONLY {table} WHERE {} LIMIT 0", predicate.condition());
     spi::Plan::prepare(&query, &[]).for_each_row(&[], |_| {});
     // SAFETY: looks catalogue rows up by oid; without an error it answers for the current user.
     let policies = unsafe { pg_sys::check_enable_rls(target.table_oid, pg_sys::InvalidOid, true) };

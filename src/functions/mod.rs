@@ -6,6 +6,7 @@ mod arguments;
 mod batch;
 mod column;
 mod knn;
+mod predicate;
 mod server_file;
 mod target;
 mod vekter_check;

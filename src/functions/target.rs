@@ -2,6 +2,7 @@
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use super::predicate::Predicate;
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
 use crate::pg::relation::{IndexAndTable, OpenRelation, index_is_gone};
@@ -22,7 +23,7 @@ pub struct Target {
     pub is_partitioned: bool,
     /// The indexed column or expression.
     pub vector: String,
-    pub predicate: Option<String>,
+    pub predicate: Predicate,
     /// `OPERATOR(schema.op)`.
     pub operator: String,
     /// Integer column that identifies a row: the included column, or else the primary key.
@@ -39,16 +40,12 @@ impl Target {
     /// any order, since the expression may be an error outside the predicate (the cast to the dimensions of one model, of
     /// another model's vector).
     pub fn covered_vector(&self) -> String {
-        let Target { vector, predicate, .. } = self;
-        predicate
-            .as_ref()
-            .map_or(vector.clone(), |predicate| format!("CASE WHEN {predicate} THEN {vector} END"))
+        self.predicate.covered(&self.vector)
     }
 
     /// A condition that holds for the rows in the index. Beside it, `ORDER BY` the vector can use a partial index.
     pub fn is_covered(&self) -> String {
-        let predicate = self.predicate.as_ref().map_or(String::new(), |text| format!("({text}) AND "));
-        format!("{predicate}({}) IS NOT NULL", self.covered_vector())
+        self.predicate.and(&format!("({}) IS NOT NULL", self.covered_vector()))
     }
 }
 
@@ -251,7 +248,7 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
                     table_oid: row.get(2).unwrap_or(pg_sys::InvalidOid),
                     is_partitioned: row.get(3).unwrap_or(false),
                     vector: row.text(4).unwrap_or_default(),
-                    predicate: row.text(5),
+                    predicate: Predicate::new(row.text(5)),
                     operator: row.text(6).unwrap_or_default(),
                     dims,
                     vector_type,

@@ -50,10 +50,9 @@ pub struct Narrowing {
 
 impl Narrowing {
     pub fn new(target: &Target, filter: &str, search: spi::Plan) -> Self {
-        let conditions = target.predicate.as_deref().into_iter().chain([filter]).map(enclosed);
-        let conditions: Vec<String> = conditions.collect();
         // No column: ctid would take a privilege on the whole table.
-        let query = format!("SELECT FROM {} WHERE {}", target.from(), conditions.join(" AND "));
+        let query =
+            format!("SELECT FROM {} WHERE {}", target.from(), target.predicate.and(&enclosed(filter)));
         Narrowing { table: target.table_oid, passing: BitmapQuery::prepare(&query), search }
     }
 

@@ -13,9 +13,8 @@ pub fn stored_vector(relation: pg_sys::Oid, id: i64) -> Result<pg_sys::Datum, Sq
     let known = known::describe(relation)?;
     let target = &known.target;
     let column = query::id_of(target)?;
-    let covered = target.predicate.as_deref().unwrap_or("true");
-    let mut found = vectors(target, column, id, covered);
-    if found.is_empty() && target.predicate.is_some() {
+    let mut found = vectors(target, column, id, target.predicate.condition());
+    if found.is_empty() && target.predicate.is_partial() {
         found = vectors(target, column, id, "true");
     }
     let table = &target.table;

@@ -21,17 +21,21 @@ folder=target/failpoints/$major-$(cksum <<<"$bindir" | cut -d ' ' -f 1)
 build=$folder/build
 tree=$PWD/$folder/pg
 
-# What the normal build compiled but for vekter itself is shared, by links: FAISS takes five minutes. What is generated
-# from the server's headers is written in place when the server is another.
-if [[ ! -d $build && -d target/release ]]; then
-    mkdir -p "$folder"
-    rm -rf "$build.new"
-    mkdir "$build.new"
-    cp -al target/release "$build.new/release"
-    find "$build.new" -depth -path '*vekter*' ! -path '*vekter*/*' -exec rm -rf {} +
-    rm -rf "$build.new"/release/build/pgrx-pg-sys-*
-    cp -a target/release/build/pgrx-pg-sys-* "$build.new/release/build"
-    mv "$build.new" "$build"
+# What another build compiled but for vekter itself is shared, by links: FAISS takes five minutes. What is generated from the
+# server's headers is written in place when the server is another.
+if [[ ! -d $build ]]; then
+    for compiled in target/release target/failpoints/*/build/release; do
+        [[ -d $compiled ]] || continue
+        mkdir -p "$folder"
+        rm -rf "$build.new"
+        mkdir "$build.new"
+        cp -al "$compiled" "$build.new/release"
+        find "$build.new" -depth -path '*vekter*' ! -path '*vekter*/*' -exec rm -rf {} +
+        rm -rf "$build.new"/release/build/pgrx-pg-sys-*
+        cp -a "$compiled"/build/pgrx-pg-sys-* "$build.new/release/build"
+        mv "$build.new" "$build"
+        break
+    done
 fi
 if [[ ${1:-} == build-folder ]]; then
     printf '%s\n' "$build"

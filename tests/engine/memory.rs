@@ -120,7 +120,7 @@ fn status_kib(key: &str) -> u64 {
 }
 
 /// Factory, dimensions and rows of a build, and the most that its estimate may exceed what it takes by, but for 16 MiB: a factor.
-const BUILDS: [(&str, usize, usize, f64); 19] = [
+const BUILDS: [(&str, usize, usize, f64); 21] = [
     ("Flat", 128, 20_000, 3.0),
     ("HNSW16", 128, 20_000, 3.0),
     ("IVF64,Flat", 128, 20_000, 3.0),
@@ -133,13 +133,15 @@ const BUILDS: [(&str, usize, usize, f64); 19] = [
     ("PCA64,SQ8", 128, 20_000, 3.0),
     ("RQ4x8_Nfloat", 128, 20_000, 3.0),
     ("LSQ4x6_Nqint8", 128, 20_000, 5.0),
-    ("PRQ4x2x8", 128, 20_000, 6.0),
+    ("PRQ4x2x8", 128, 20_000, 3.0),
     ("Flat", 768, 5_000, 3.0),
     ("HNSW32", 768, 5_000, 3.0),
     ("IVF1024,Flat", 768, 5_000, 3.0),
     ("IVF1024,SQ8", 768, 5_000, 3.0),
     ("IVF1024,PQ48x4fs,RFlat", 768, 5_000, 3.0),
     ("PCA128,IVF128,SQ8", 768, 2_000, 3.0),
+    ("IVF1024,PRQ8x4x8_Nqint8", 768, 2_500, 2.0),
+    ("IVF1024,PRQ8x4x8_Nqint8", 384, 10_000, 2.0),
 ];
 
 #[test]

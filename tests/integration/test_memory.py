@@ -131,7 +131,7 @@ def test_the_default_setting_builds_a_factory_that_it_has_little_room_for(db):
     db.execute("CREATE TABLE wide (id bigint, embedding vector(768)) WITH (autovacuum_enabled = off)")
     copy_vectors(db, "wide", clustered(rows, 768, seed=142))
     db.execute("SET maintenance_work_mem = '64MB'")
-    for factory in ("IVF1024,PQ48x4fs,RFlat", "PCA128,IVF128,SQ8", "HNSW32"):
+    for factory in ("IVF1024,PQ48x4fs,RFlat", "PCA128,IVF128,SQ8", "HNSW32", "IVF1024,PRQ8x4x8_Nqint8"):
         db.execute(f"CREATE INDEX built ON wide USING faiss (embedding) WITH (factory = '{factory}')")
         assert db.execute("SELECT factory, rows FROM vekter_segments('built')").fetchall() == [(factory, rows)]
         db.execute("DROP INDEX built")

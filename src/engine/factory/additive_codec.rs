@@ -13,7 +13,7 @@ use super::grammar::Scan;
 use super::recipe::TrainingRows;
 use crate::engine::EngineError;
 use crate::engine::shim::constants::{
-    BEAM_BYTES, ENCODED_ROWS, MAX_ADDITIVE_BITS, PRODUCT_BYTES, ROWS_PER_CENTROID,
+    BEAM_BYTES, BEAM_ROWS, ENCODED_ROWS, MAX_ADDITIVE_BITS, NORM_ROWS, PRODUCT_BYTES,
 };
 
 /// Most centroids in the codebooks of one residual quantiser. Each process that searches holds a copy: 12 MiB at 384
@@ -27,7 +27,7 @@ const MAX_ALL_CODEBOOKS: usize = 2_048;
 /// FAISS's `ResidualQuantizer::max_beam_size`.
 const BEAM: usize = 5;
 /// Rows in one call of FAISS's `add` to a residual quantiser, which does not poll the interrupt flag.
-const RESIDUAL_BATCH_ROWS: usize = 2_048;
+const RESIDUAL_BATCH_ROWS: usize = 512;
 
 /// How the norm of the decoded row is stored with the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(in crate::engine) struct Additive {
     most_bits: usize,
     /// In all codebooks of a part.
     centroids: usize,
+    /// Pairs of centroids of different codebooks of a part.
+    pairs: usize,
     norm: Norm,
     pub(super) is_packed: bool,
 }
@@ -105,13 +107,16 @@ impl Additive {
         }
         let Some(norm) = parse_norm(scan.0) else { return unknown() };
         check_numbers(text, dims, parts, &groups)?;
+        let centroids: usize = groups.iter().map(|(count, bits)| count << bits).sum();
+        let pairs_within: usize = groups.iter().map(|(count, bits)| count << (2 * bits)).sum();
         let additive = Self {
             searches_locally,
             parts,
             codebooks: groups.iter().map(|(count, _)| count).sum(),
             bits: groups.iter().map(|(count, bits)| count * bits).sum(),
             most_bits: groups.iter().map(|&(_, bits)| bits).max().unwrap_or(0),
-            centroids: groups.iter().map(|(count, bits)| count << bits).sum(),
+            centroids,
+            pairs: (centroids * centroids - pairs_within) / 2,
             norm,
             is_packed,
         };
@@ -171,34 +176,42 @@ impl Additive {
         (self.parts * self.bits + norm).div_ceil(8) as u64
     }
 
-    /// Bytes of the codebooks, of k-means at work, and of the tables for encoding.
+    /// Bytes of the codebooks and of k-means at work.
     pub(super) fn model_bytes(self, dims: usize) -> u64 {
         // Codebooks of parts are stored a second time, joined.
         let copies = if self.parts > 1 { 2 } else { 1 };
         let codebooks = (4 * copies * self.centroids * dims) as u64;
         let kmeans = ((3 * 4 * dims / self.parts) << self.most_bits) as u64;
-        codebooks + kmeans + self.product_bytes()
+        codebooks + kmeans
+    }
+
+    /// Whether a residual quantiser encodes by products between centroids; as in additive_quantizer.cc.
+    fn has_products(self) -> bool {
+        !self.searches_locally && self.parts * 2 * self.centroids * self.centroids <= PRODUCT_BYTES
     }
 
     /// Bytes of the inner products between centroids.
-    fn product_bytes(self) -> u64 {
-        let square = (self.centroids * self.centroids) as u64;
-        if self.searches_locally {
+    fn product_bytes(self) -> usize {
+        match (self.searches_locally, self.has_products()) {
             // For one part at a time.
-            return 4 * square;
+            (true, _) => 4 * self.centroids * self.centroids,
+            (false, true) => self.parts * 4 * (self.pairs + self.centroids),
+            (false, false) => 0,
         }
-        let bytes = self.parts as u64 * 2 * square;
-        if bytes <= PRODUCT_BYTES as u64 { bytes } else { 0 }
     }
 
-    /// Bytes while one call encodes `rows` rows.
+    /// Bytes while one call encodes `rows` rows, without the residuals to the centroids of lists.
     pub(super) fn encoding_bytes(self, dims: usize, rows: usize) -> u64 {
-        (self.bytes_around(dims, rows) + self.bytes_within(dims, rows)) as u64
+        // Decoded values, unpacked codes, and one part of the rows; fast scan also copies centroids of lists.
+        let images = if self.is_packed { 2 } else { 1 };
+        let around = rows * (4 * images * dims + 4 * dims / self.parts + 8 * self.codebooks * self.parts);
+        (self.product_bytes() + around + self.bytes_within(dims, rows)) as u64
     }
 
-    /// Residuals and centroids of lists (or one part of the rows) with their decoded values, and unpacked codes.
-    fn bytes_around(self, dims: usize, rows: usize) -> usize {
-        rows * (3 * 4 * dims + 8 * self.codebooks * self.parts)
+    /// Rows that a residual quantiser encodes at a time.
+    fn beam_rows(self, dims: usize, rows: usize) -> usize {
+        let width = dims / self.parts;
+        (BEAM_BYTES / (8 * BEAM * width + 12 * BEAM * BEAM)).max(BEAM_ROWS).min(rows)
     }
 
     /// Buffers of the encoder, which works on a few rows at a time.
@@ -207,26 +220,49 @@ impl Additive {
         if self.searches_locally {
             return ENCODED_ROWS * (8 * self.centroids + 8 * width);
         }
-        let beams = (BEAM_BYTES / (8 * BEAM * width + 12 * BEAM * BEAM)).clamp(1, rows.max(1));
-        let widest = 1 << self.most_bits;
-        beams * (4 * BEAM * (3 * width + widest + 3 * self.codebooks) + 4 * self.centroids)
+        let codes = 4 * BEAM * (3 * self.codebooks + 5);
+        let distances = if self.has_products() {
+            4 * self.centroids
+        } else {
+            4 * BEAM * (3 * width + (1 << self.most_bits))
+        };
+        self.beam_rows(dims, rows) * (codes + distances)
     }
 
     /// Bytes while it trains on `rows` rows, without the caller's copy of them and the models.
     pub(in crate::engine) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let sample = rows.min(self.training_rows().wanted);
-        let width = dims / self.parts;
-        let learning = if self.searches_locally {
-            // The matrix, LAPACK's copy of it, and sums for the codebooks, in double precision.
-            2 * 8 * self.centroids * (self.centroids + width) + 4 * self.codebooks * sample
-        } else {
-            // Beams, the next codebook's beams or the input of k-means, and their codes.
-            let clustered = (BEAM * sample).min(ROWS_PER_CENTROID << self.most_bits);
-            4 * width * (BEAM * sample + clustered.max(BEAM * sample))
-                + 8 * BEAM * sample * (self.codebooks + 2)
-        };
+        let learning = self.learning_bytes(dims / self.parts, sample);
+        if self.parts > 1 && !self.is_packed {
+            // One part after the other, then the norms of all.
+            let copied = if rows > sample { 4 * dims * sample } else { 0 };
+            let encoding = if self.searches_locally {
+                self.bytes_within(dims, sample) + self.product_bytes()
+            } else {
+                0
+            };
+            let part = 4 * sample * dims / self.parts + learning + encoding;
+            let batch = sample.min(NORM_ROWS);
+            let norms = (4 * dims * batch) as u64 + self.encoding_bytes(dims, batch);
+            return copied as u64 + norms.max(part as u64);
+        }
+        // Residuals, the copy of the sample before them or decoded values after them, unpacked codes.
+        let around = sample * (3 * 4 * dims + 8 * self.codebooks * self.parts);
         let tables = if self.is_packed { sample * 2 * 64 * (self.codebooks * self.parts + 2) } else { 0 };
-        (self.bytes_around(dims, sample) + learning.max(tables) + self.bytes_within(dims, sample)) as u64
+        let within = self.bytes_within(dims, sample) + self.product_bytes();
+        (around + learning.max(tables) + within) as u64
+    }
+
+    /// Bytes while one part of `width` dimensions learns from `sample` rows.
+    fn learning_bytes(self, width: usize, sample: usize) -> usize {
+        if self.searches_locally {
+            // The matrix, LAPACK's copy of it, and sums for the codebooks, in double precision.
+            return 2 * 8 * self.centroids * (self.centroids + width) + 4 * self.codebooks * sample;
+        }
+        // Beams, the next codebook's beams or the input of k-means, their codes, and distances to the nearest centroids.
+        let beams = BEAM * sample;
+        let found = 12 * BEAM * BEAM * self.beam_rows(width * self.parts, sample);
+        4 * width * 2 * beams + 8 * beams * (self.codebooks + 2) + found
     }
 
     pub(in crate::engine) fn training_rows(self) -> TrainingRows {

@@ -66,6 +66,7 @@ void tune_residual(ResidualQuantizer& quantizer, size_t parts) {
     const size_t centroids = quantizer.total_codebook_size;
     const bool has_products = parts * 2 * centroids * centroids <= shared::PRODUCT_BYTES;
     quantizer.use_beam_LUT = has_products;
+    quantizer.max_mem_distances = std::max(shared::BEAM_BYTES, shared::BEAM_ROWS * quantizer.memory_per_point());
     quantizer.cp.min_points_per_centroid = 1;
     quantizer.cp.max_points_per_centroid = shared::ROWS_PER_CENTROID;
     if (quantizer.is_trained) {
@@ -129,6 +130,71 @@ std::vector<float> sample_of(const float* values, size_t rows, size_t wanted, si
     return sample;
 }
 
+// Training rows as an encoder sees them: less the centroids of their lists, if there are lists.
+struct EncoderRows {
+    size_t count;
+    size_t dims;
+    const float* values;
+    const Index* centroids;
+    std::vector<idx_t> list_of_row;
+
+    // Columns `first` to `first + width - 1` of the rows from `start` on.
+    void copy(size_t start, size_t rows, size_t first, size_t width, float* to) const {
+        std::vector<float> residual(dims);
+        for (size_t i = 0; i < rows; i++) {
+            const float* row = values + (start + i) * dims;
+            if (centroids) {
+                centroids->compute_residual(row, residual.data(), list_of_row[start + i]);
+                row = residual.data();
+            }
+            std::copy_n(row + first, width, to + i * width);
+        }
+    }
+};
+
+// Squared norms of what the codes of rows stand for.
+std::vector<float> decoded_norms(const ProductAdditiveQuantizer& product, const EncoderRows& rows) {
+    std::vector<float> norms(rows.count);
+    std::vector<float> batch;
+    std::vector<int32_t> codes;
+    for (size_t start = 0; start < rows.count; start += shared::NORM_ROWS) {
+        check_interrupts();
+        const size_t count = std::min(shared::NORM_ROWS, rows.count - start);
+        batch.resize(count * rows.dims);
+        codes.resize(count * product.M);
+        rows.copy(start, count, 0, rows.dims, batch.data());
+        product.compute_unpacked_codes(batch.data(), codes.data(), count, nullptr);
+        product.decode_unpacked(codes.data(), batch.data(), count);
+        faiss::fvec_norms_L2sqr(norms.data() + start, batch.data(), rows.dims, count);
+    }
+    return norms;
+}
+
+// ProductAdditiveQuantizer::train in less memory: each part sees its own columns only, products between codebooks are
+// computed after all parts, and norms are learnt from the codes of a few rows at a time.
+void train_product(ProductAdditiveQuantizer& product, const EncoderRows& rows) {
+    size_t first = 0;
+    product.codebooks.reserve(product.total_codebook_size * product.quantizers.front()->d);
+    for (AdditiveQuantizer* part : product.quantizers) {
+        std::vector<float> columns(rows.count * part->d);
+        rows.copy(0, rows.count, first, part->d, columns.data());
+        if (auto* residual = dynamic_cast<ResidualQuantizer*>(part)) {
+            residual->train_type |= ResidualQuantizer::Skip_codebook_tables;
+        }
+        part->train(rows.count, columns.data());
+        product.codebooks.insert(product.codebooks.end(), part->codebooks.begin(), part->codebooks.end());
+        first += part->d;
+    }
+    for (AdditiveQuantizer* part : product.quantizers) {
+        auto* residual = dynamic_cast<ResidualQuantizer*>(part);
+        if (residual && residual->use_beam_LUT) {
+            residual->compute_codebook_tables();
+        }
+    }
+    product.is_trained = true;
+    product.train_norm(rows.count, decoded_norms(product, rows).data());
+}
+
 // Codebooks fit their bits and dimensions, for a quantiser that is not a product of others.
 void check_codebooks(const AdditiveQuantizer& quantizer, size_t dims) {
     require(quantizer.d == dims && quantizer.is_trained && quantizer.M > 0 && quantizer.nbits.size() == quantizer.M,
@@ -166,11 +232,19 @@ void train_additive(const Codes& codes, idx_t rows, const float* values, idx_t e
         sample = sample_of(values, rows, count, dims);
         values = sample.data();
     }
-    if (!lists) {
+    std::vector<idx_t> list_of_row;
+    if (lists && lists->by_residual) {
+        list_of_row.resize(count);
+        lists->quantizer->assign(count, values, list_of_row.data());
+    }
+    auto* product = dynamic_cast<ProductAdditiveQuantizer*>(codes.additive);
+    // Fast scan learns a scale for norms too.
+    if (product && !codes.norm_scale) {
+        const Index* centroids = list_of_row.empty() ? nullptr : lists->quantizer;
+        train_product(*product, {static_cast<size_t>(count), dims, values, centroids, std::move(list_of_row)});
+    } else if (!lists) {
         index.train(count, values);
     } else if (lists->by_residual) {
-        std::vector<idx_t> list_of_row(count);
-        lists->quantizer->assign(count, values, list_of_row.data());
         std::vector<float> residuals(count * dims);
         lists->quantizer->compute_residual_n(count, values, residuals.data(), list_of_row.data());
         std::vector<float>().swap(sample);

@@ -27,9 +27,12 @@ shared! {
     DISTANCE_BLOCK_ROWS: usize = 1024;
     /// Rows whose tables of distances to a product quantiser's centroids exist at once.
     TABLE_ROWS: usize = 256;
-    /// Bytes for the beams of the rows that RQ encodes at once, as FAISS counts them; the pools around them take three
-    /// times as much. FAISS's own limit is 5 GiB.
-    BEAM_BYTES: usize = 16 << 20;
+    /// Bytes for the beams of the rows that RQ encodes at once, as FAISS counts them, whose own limit is 5 GiB.
+    BEAM_BYTES: usize = 4 << 20;
+    /// Rows that it encodes at once however much their beams take: FAISS encodes fewer on one thread.
+    BEAM_ROWS: usize = 128;
+    /// Rows whose codes and norms a product of additive quantisers computes at once after training.
+    NORM_ROWS: usize = 1024;
     /// Bytes of the products between codebooks up to which RQ encodes by them, five times as fast. They are computed
     /// after training or reading, and never written.
     PRODUCT_BYTES: usize = 32 << 20;

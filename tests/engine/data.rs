@@ -83,7 +83,11 @@ pub fn build(factory: &str, metric: Metric, rows: &[f32], dims: usize) -> Result
     let mut builder = Builder::new(factory, dims, metric)?;
     builder.reserve((rows.len() / dims) as u64)?;
     if builder.needs_training() {
-        builder.train(rows)?;
+        // Local search and rotations learn slowly, and from half of the rows as well.
+        let learns_slowly = factory.contains("LSQ") || factory.contains("OPQ");
+        let enough = if learns_slowly { rows.len() / dims / 2 } else { rows.len() / dims };
+        let sample = enough.max(builder.training_rows().min).min(rows.len() / dims);
+        builder.train(&rows[..sample * dims])?;
     }
     // In two pieces, since positions must go on.
     let half = rows.len() / dims / 2 * dims;

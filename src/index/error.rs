@@ -1,4 +1,4 @@
-//! What can go wrong with an index, and the one place that turns it into an SQLSTATE.
+//! Errors of an index, and their conversion to SQLSTATEs.
 
 use pgrx::PgSqlErrorCode as Code;
 
@@ -12,7 +12,7 @@ pub enum IndexError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// A page was used again while it was read; the reader starts over from the root.
+    /// A page was reused while it was being read; the reader restarts from the root.
     #[error("a page was reused while it was read")]
     Stale,
     #[error("{0}")]
@@ -36,7 +36,7 @@ pub enum IndexError {
 }
 
 impl IndexError {
-    /// Whether the index itself is in disorder; other errors are of the moment, and nothing was lost.
+    /// Whether the index itself is damaged; other errors are transient, and nothing is lost.
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -48,7 +48,7 @@ impl IndexError {
     }
 }
 
-/// Not enough memory for a build, found out before it began.
+/// Not enough memory for a build, detected before it started.
 #[derive(Debug)]
 pub struct MemoryShortage {
     pub kind: ShortageKind,
@@ -63,24 +63,24 @@ impl From<std::collections::TryReserveError> for IndexError {
     }
 }
 
-/// What there is too little of.
+/// The limit that was exceeded.
 #[derive(Clone, Copy, Debug)]
 pub enum ShortageKind {
-    /// Of the machine's memory, for all that the build takes.
+    /// The machine's memory, for the whole build.
     System,
-    /// Of `maintenance_work_mem`, for what it takes beside the index itself.
+    /// `maintenance_work_mem`, for everything but the index itself.
     Setting,
 }
 
-/// Ids that an error names.
+/// Number of ids that an error message lists.
 pub const NAMED_IDS: usize = 5;
 
-/// Why an index from elsewhere does not become the table's.
+/// Why an external index does not fit the table.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error(transparent)]
     Foreign(#[from] ExternalIndexError),
-    /// The engine found it to be another one than it says.
+    /// The engine found a structure that contradicts the file's own header.
     #[error("{0}")]
     Disordered(String),
     #[error("it has {file} dimensions, and the column has {table}")]
@@ -103,7 +103,7 @@ pub enum ImportError {
     EmptyTable,
 }
 
-/// Some ids, and whether there are more.
+/// Some ids, with a note if there are more.
 #[derive(Debug)]
 pub struct Ids(String);
 

@@ -1,7 +1,7 @@
-//! One FAISS index of all rows that a query sees, to be taken elsewhere.
+//! `vekter_export()`: one FAISS index of all rows that a query sees.
 //!
-//! The largest segment is taken as it is where each of its rows is to be in the result, and else only what it learnt.
-//! All other rows come from the table, exact: of a lossy segment they could not be had otherwise.
+//! The largest segment is the base. If all of its rows are exported, it is copied as it is; otherwise only its trained
+//! models are. All other rows come from the table, because a lossy segment could not give them exactly.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::train::{Resources, TrainingSample, UNTRAINED_FACTORY, check_memory};
 use crate::engine::Builder;
 use crate::pg::relation::Rel;
 
-/// An index, with the ids of its rows by position.
+/// A FAISS index, and the ids of its rows by position.
 pub struct Exported {
     pub builder: Builder,
     pub ids: Vec<i64>,
@@ -28,7 +28,7 @@ struct Row {
     id: i64,
 }
 
-/// Makes one index of the rows that `table` shows.
+/// Builds one index of all rows visible in `table`.
 pub fn merge(rel: Rel, table: &mut dyn Table, resources: Resources) -> Result<Exported, IndexError> {
     let mut rows: Vec<Row> = Vec::new();
     table.scan_visible(&mut |TableRow { tid, id, .. }| {
@@ -50,7 +50,7 @@ pub fn merge(rel: Rel, table: &mut dyn Table, resources: Resources) -> Result<Ex
     Ok(exported)
 }
 
-/// The ids of the segment's rows by position; None unless `rows` has each of them.
+/// The ids of the segment's rows by position; None unless every row of the segment is live and in `rows`.
 fn ids_of_all(segment: &OpenedSegment, rows: &[Row]) -> Result<Option<Vec<i64>>, IndexError> {
     let mut ids = Vec::new();
     ids.try_reserve_exact(rows.len())?;
@@ -64,7 +64,7 @@ fn ids_of_all(segment: &OpenedSegment, rows: &[Row]) -> Result<Option<Vec<i64>>,
     Ok(Some(ids))
 }
 
-/// The index to add to. `kept`: the ids of the base's rows, which stay in it.
+/// The index to add rows to. `kept`: the ids of the base's rows, if they stay in it.
 fn start(
     snapshot: &Snapshot,
     base: Option<&Arc<OpenedSegment>>,
@@ -90,7 +90,7 @@ fn start(
     Ok(Exported { builder, ids })
 }
 
-/// In ascending order.
+/// The segment's TIDs in ascending order.
 fn tids_of(segment: &OpenedSegment) -> Result<Vec<Tid>, IndexError> {
     let mut tids = Vec::new();
     tids.try_reserve_exact(segment.reference.rows as usize)?;
@@ -99,7 +99,7 @@ fn tids_of(segment: &OpenedSegment) -> Result<Vec<Tid>, IndexError> {
     Ok(tids)
 }
 
-/// Adds rows of the table, batch by batch: FAISS works when no page is pinned.
+/// Adds table rows in batches; no page is pinned while FAISS works.
 fn add_rows(
     exported: &mut Exported,
     rows: &[Row],
@@ -117,7 +117,7 @@ fn add_rows(
             pgrx::check_for_interrupts!();
             let at = batch.len();
             table.fetch(tid, &mut |vector| batch.extend_from_slice(vector));
-            // Without a direction under cosine, it is in no index.
+            // Under cosine, a zero vector has no direction and is not indexed.
             if batch.len() - at != dims || !metric.prepare(&mut batch[at..]) {
                 batch.truncate(at);
             } else if builder.accepts(&batch[at..]) {

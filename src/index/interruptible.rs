@@ -1,9 +1,9 @@
-//! Running FAISS beside the main thread, which takes interrupts meanwhile.
+//! Runs FAISS on a worker thread while the main thread processes interrupts.
 
 use crate::engine;
 use crate::pg::exit;
 
-/// Runs `work` on a thread of its own and at most `threads` of FAISS's. No buffer may be pinned or locked.
+/// Runs `work` on a worker thread, with at most `threads` OpenMP threads. No buffer may be pinned or locked.
 pub fn interruptible<T: Send, E: Send>(
     threads: usize,
     work: impl FnOnce() -> Result<T, E> + Send,
@@ -11,7 +11,7 @@ pub fn interruptible<T: Send, E: Send>(
     run(threads, &mut || true, work).0
 }
 
-/// As `interruptible`, for as long as `goes_on` holds, which is asked now and then; None if it did not.
+/// As `interruptible`, but stops when `goes_on`, which is polled, returns false; None if it was stopped.
 pub fn stoppable<T: Send, E: Send>(
     threads: usize,
     goes_on: &mut dyn FnMut() -> bool,
@@ -34,7 +34,7 @@ fn run<T: Send>(
         goes_on()
     };
     let outcome = engine::on_worker_while(threads, &mut tick, work);
-    // Where FAISS noticed the interrupt first, PostgreSQL's own error is the one to raise.
+    // If FAISS noticed the interrupt first, raise PostgreSQL's own error instead.
     crate::pg::take_interrupts();
     outcome
 }

@@ -2,13 +2,15 @@
 //!
 //! The formats are in `format`, the invariants in `src/README.md` (cited here by number).
 //!
-//! * A search reads the meta page once and owns that picture (`Snapshot::open`): the manifest and all it points to are
-//!   immutable, and the delta chain that starts there only loses dead entries and gains new ones.
-//! * The root changes in one WAL record, `publish`, after all it points to is logged (invariant 4). If we die before,
-//!   the old root stands and the new pages are orphans; after, the new root stands and the old pages are.
-//!   `storage::free_pages` finds both.
+//! * A search reads the meta page once and keeps that version of the index (`Snapshot::open`): the manifest and
+//!   everything it points to are immutable, and the delta chain that starts there only loses dead entries and gains new
+//!   ones.
+//! * `publish` changes the root in one WAL record, after everything it points to is logged (invariant 4). A crash
+//!   before it leaves the old root, and the new pages are unreachable; a crash after it leaves the new root, and the
+//!   old pages are unreachable. `storage::free_pages` finds both.
 //! * Lock order (invariant 7): heavyweight locks (`pg::lock`), meta page, delta page, its successor, blob pages, the
-//!   extension lock. A new page that nothing points to yet may be locked before all of them. FAISS runs under none.
+//!   extension lock. A new page that nothing points to yet may be locked before all of them. FAISS never runs under a
+//!   buffer lock.
 
 pub mod build;
 pub mod check;
@@ -34,13 +36,13 @@ pub use storage::root::{
     create_init_fork, first_pages, metric_of, publish, read_manifest, read_meta, retry, root_on,
 };
 
-/// What an index is about; fixed at its build.
+/// The properties of an index that are fixed when it is built.
 #[derive(Debug, Clone)]
 pub struct Definition {
     pub dims: usize,
     pub metric: Metric,
     /// The `factory` option.
     pub factory: String,
-    /// The recall that is asked of it, up to 1.
+    /// The `recall` option, up to 1.
     pub recall: f64,
 }

@@ -1,4 +1,4 @@
-//! What a search reads of an index: the root and the segments that it names, as of one moment.
+//! The version of an index that a search reads: the root and the segments it names.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::engine::Metric;
 use crate::failpoint;
 use crate::pg::relation::Rel;
 
-/// A picture of the index that a search owns.
+/// One version of the index: its root, with all segments open.
 pub struct Snapshot {
     pub meta: Meta,
     pub metric: Metric,
@@ -18,12 +18,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads the root and opens its segments, from the cache folder where they are there.
+    /// Reads the root and opens its segments.
     pub fn open(rel: Rel) -> Result<Self, IndexError> {
         retry(|| Self::try_open(rel))
     }
 
-    /// As `open`, for those who start over from here when they meet a page that was used again.
+    /// As `open`, for callers that restart from here themselves when they meet a reused page.
     pub fn try_open(rel: Rel) -> Result<Self, IndexError> {
         let meta = read_meta(rel)?;
         let metric = metric_of(&meta)?;

@@ -1,26 +1,26 @@
-//! The table under an index, as the index reads it, and what it asks of its surroundings while it works for long.
+//! The table under an index, and the access to it during long work such as a merge.
 
 use super::error::IndexError;
 use super::format::Tid;
 
 /// A row whose vector is not NULL.
 pub struct TableRow<'a> {
-    /// The root's, where PostgreSQL chained versions in a page.
+    /// TID of the root of the row's HOT chain.
     pub tid: Tid,
-    /// Of the integer column that identifies rows; None: NULL, or there is no such column.
+    /// Value of the id column; None if it is NULL or there is no such column.
     pub id: Option<i64>,
-    /// False: deleted, and perhaps still seen by others.
+    /// False if the row is deleted but may still be visible to other transactions.
     pub is_alive: bool,
     pub vector: &'a [f32],
 }
 
 pub type VisitRow<'a> = dyn FnMut(TableRow) -> Result<(), IndexError> + 'a;
 
-/// The table: expressions of the index evaluated, its predicate applied.
+/// The table, with the index's expressions evaluated and its predicate applied.
 pub trait Table {
     fn blocks(&self) -> u32;
-    /// Shows `visit` the rows in a run of blocks that an index build takes. Returns the table's rows, in the index or
-    /// not. `sample`: rows in progress may be shown too.
+    /// Calls `visit` with the rows of a range of blocks that an index build would index. Returns the number of table
+    /// rows in it, indexed or not. `sample`: may include rows of transactions in progress.
     fn scan_blocks(
         &mut self,
         start: u32,
@@ -28,34 +28,35 @@ pub trait Table {
         sample: bool,
         visit: &mut VisitRow,
     ) -> Result<f64, IndexError>;
-    /// What is visible now is what `scan_visible` and `fetch` see from here on.
+    /// Takes the snapshot that `scan_visible` and `fetch` use from now on.
     fn take_snapshot(&mut self);
-    /// Shows `visit` each visible row that the index should have.
+    /// Calls `visit` with each visible row that belongs in the index.
     fn scan_visible(&mut self, visit: &mut VisitRow) -> Result<(), IndexError>;
-    /// Shows `visit` the vector of a row; false if no version of it is visible, or its vector is NULL.
+    /// Calls `visit` with the vector of a row; false if no version of the row is visible, or its vector is NULL.
     fn fetch(&mut self, tid: Tid, visit: &mut dyn FnMut(&[f32])) -> bool;
-    /// Lets go of pages that `fetch` holds.
+    /// Releases the buffer pins that `fetch` holds.
     fn unpin(&mut self);
-    /// The line pointers of a block. None if there is no such block.
+    /// The line pointers of a block; None if there is no such block.
     fn line_pointers(&mut self, block: u32) -> Option<LinePointers>;
 }
 
-/// Which line pointers of a heap page are taken.
+/// The used line pointers of a heap page.
 pub enum LinePointers {
-    /// The table is not a heap: every TID is fine.
+    /// The table is not a heap: every TID is valid.
     Unknown,
-    /// By offset, the first offset being 1.
+    /// Indexed by offset - 1.
     Taken(Vec<bool>),
 }
 
-/// A table that may be let go of meanwhile, and those who wait.
+/// Access to the table that can be released in between, and the obligation to yield to other processes.
 pub trait Surroundings {
-    /// Whether the table is there to be asked for rows, now or later.
+    /// Whether the table can be opened, now or later.
     fn knows_table(&self) -> bool;
-    /// Opens the table; None if it cannot be had now.
+    /// Opens the table; None if its lock is not available now.
     fn table(&mut self) -> Option<&mut dyn Table>;
-    /// Lets go of the table, and of everything else that keeps VACUUM from removing rows.
+    /// Closes the table and releases everything that keeps VACUUM from removing rows.
     fn leave_table(&mut self);
-    /// Whether somebody waits for a lock that conflicts with those of this process. Leaves the table now and then.
+    /// Whether another process waits for a lock that conflicts with this process's. Releases the table from time to
+    /// time.
     fn must_yield(&mut self) -> bool;
 }

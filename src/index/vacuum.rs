@@ -1,4 +1,4 @@
-//! VACUUM: dead rows get tombstones in segments and leave the delta; pages are given back.
+//! VACUUM: sets tombstones in segments, removes dead rows from the delta, and frees pages.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::vacuum_delay_point;
 
-/// Positions between two looks at the cost limit and at interrupts.
+/// Positions between two checks of the cost limit and of interrupts.
 const POSITIONS_PER_BREATH: u64 = 8192;
 
 #[derive(Default)]
@@ -21,15 +21,16 @@ pub struct Vacuumed {
     pub removed_rows: u64,
 }
 
-/// Shows `is_dead` every live TID once and makes sure that those it names come out of no scan that starts later, here,
-/// on a standby or after a crash (invariants 2 and 3).
+/// Calls `is_dead` once for every live TID, and ensures that no later scan returns a TID for which it is true: on this
+/// server, on a standby and after a crash (invariants 2 and 3).
 pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
-    // Whoever deletes because the disk is full must get on: bitmaps and manifest are written before room comes of them.
+    // VACUUM must succeed on a full disk: it writes bitmaps and a manifest before it frees any space, so find free
+    // pages first.
     if !free_space::has_any(rel) {
         free_pages::reclaim(rel, free_pages::Trust::FreeSpaceMap)?;
     }
-    // Nobody else publishes now.
+    // Under the maintenance lock, no other process publishes.
     let meta = read_meta(rel)?;
     let mut manifest = read_manifest(rel, &meta)?;
     let mut vacuumed = Vacuumed::default();
@@ -57,7 +58,7 @@ pub fn delete(rel: Rel, is_dead: &mut dyn FnMut(Tid) -> bool) -> Result<Vacuumed
     Ok(vacuumed)
 }
 
-/// Writes the segment's bitmap anew if more of its rows are dead; returns how many. Reads its TIDs and nothing else.
+/// Replaces the segment's bitmap if more of its rows are dead; returns how many. Reads only its TIDs.
 fn mark_dead(
     rel: Rel,
     reference: &mut SegmentRef,
@@ -81,13 +82,13 @@ fn mark_dead(
     Ok(newly_dead)
 }
 
-/// After the last `delete` of a VACUUM, or without any: gives pages and cache files back.
+/// Frees pages and cache files, after the last `delete` of a VACUUM or without any.
 pub fn clean_up(rel: Rel) -> Result<free_pages::Space, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
     free_pages::reclaim(rel, free_pages::Trust::Page)
 }
 
-/// Live rows by the manifest and the delta.
+/// Number of live rows, from the manifest and the delta.
 pub fn count_rows(rel: Rel) -> Result<u64, IndexError> {
     super::retry(|| {
         let meta = read_meta(rel)?;
@@ -96,12 +97,12 @@ pub fn count_rows(rel: Rel) -> Result<u64, IndexError> {
     })
 }
 
-/// Removes cache files that no index of this database names, and those of databases that are gone.
+/// Removes cache files that no index of this database uses, and those of dropped databases.
 pub fn sweep_cache(rel: Rel) -> Result<(), IndexError> {
     let read = || super::retry(|| read_manifest(rel, &read_meta(rel)?));
     let (mut manifest, mut outcome) = (read()?, Ok(()));
     segment::sweep(rel, Duration::ZERO, &mut |id| {
-        // Others seal meanwhile.
+        // Another process may have sealed meanwhile: read the manifest again.
         if !manifest.names(id) && outcome.is_ok() {
             match read() {
                 Ok(newer) => manifest = newer,

@@ -1,4 +1,4 @@
-//! The table's rows, handed to FAISS batch by batch; and what rows are added to.
+//! Adds the table's rows to a FAISS index in batches.
 
 use std::time::{Duration, Instant};
 
@@ -12,26 +12,26 @@ use crate::index::table::{Table, TableRow};
 use crate::index::train::{HeldBack, Resources};
 use crate::pg::progress;
 
-/// What rows are added to.
+/// The index that the table's rows are added to.
 pub struct Beginning {
     pub builder: Builder,
     pub factory: String,
-    /// Of the rows that are to be added.
+    /// Holdout queries among the rows to be added.
     pub held: HeldBack,
-    /// How many rows it is going to have, about.
+    /// Estimate of the final number of rows.
     pub expected_rows: u64,
-    /// Its models were learnt from this table.
+    /// Whether its models were trained on this table.
     pub is_trained: bool,
-    /// The rows that it has already, by position.
+    /// TIDs of the rows it already has, by position.
     pub tids: Vec<Tid>,
-    /// The table's rows, if none of them is to be added.
+    /// Number of rows in the table, if the index already has all of them.
     pub complete: Option<f64>,
     pub untrained: Option<Untrained>,
-    /// As of what was built.
+    /// What training lacked; see `train::shortage`.
     pub shortage: String,
 }
 
-/// There are too few rows to train what was asked for, so the index is a scan for now.
+/// The table has too few rows to train the requested factory; the segment is Flat until there are enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untrained {
     pub factory: String,
@@ -39,23 +39,23 @@ pub struct Untrained {
     pub needed_rows: u64,
 }
 
-/// What came of adding the table's rows.
+/// The result of adding the table's rows.
 #[derive(Default)]
 pub struct Added {
-    /// By position.
+    /// TIDs by position.
     pub tids: Vec<Tid>,
-    /// Rows that FAISS cannot take, as their sums would overflow: they stay in the delta.
+    /// Rows that FAISS cannot represent because sums over them would overflow. They stay in the delta.
     pub strays: Vec<(Tid, Vec<f32>)>,
     pub heap_rows: f64,
-    /// The segment's models were learnt from this table.
+    /// Whether the segment's models were trained on this table.
     pub is_trained: bool,
-    /// What its search parameters bring, and the time that it took to know.
+    /// Measured operating points, and the time that measuring took.
     pub points: Vec<PointRef>,
     pub calibration: Duration,
-    /// Why `auto` chose what it is.
+    /// Why `auto` chose the factory.
     pub reason: String,
     pub untrained: Option<Untrained>,
-    /// As of what was built.
+    /// What training lacked; see `train::shortage`.
     pub shortage: String,
 }
 
@@ -84,7 +84,7 @@ pub fn add_rows(
     progress::rows(added.tids.len() as u64, expected_rows);
     let mut batch = Vec::<f32>::new();
     let Added { tids, strays, heap_rows, .. } = &mut added;
-    // Rows added behind this end, which only CREATE INDEX CONCURRENTLY allows, are for its second pass.
+    // Blocks after this end can only appear in CREATE INDEX CONCURRENTLY, whose second pass inserts their rows.
     let mut runs = Runs::new(if is_complete { 0 } else { table.blocks() });
     while let Some(run) = runs.next() {
         pgrx::check_for_interrupts!();
@@ -113,7 +113,7 @@ pub fn add_rows(
             batch.clear();
         }
         let done = tids.len() as u64;
-        // There are at least as many rows as were seen, and in the end no more.
+        // The total is an estimate until the scan ends; it must never be less than the rows already added.
         progress::rows(done, if runs.is_over() { done } else { expected_rows.max(done) });
         runs.report();
         runs.adapt(run_bytes, resources.batch_bytes);

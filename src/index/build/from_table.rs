@@ -1,7 +1,7 @@
-//! Building an index over a table: sample, train, add, write, publish.
+//! Builds an index over a table: sample, train, add, write, publish.
 //!
-//! The table is scanned in runs of blocks. FAISS works between two runs, when no buffer is pinned or locked, on
-//! threads of its own (`engine::on_worker`), while the main thread keeps taking interrupts.
+//! The table is scanned in runs of blocks. FAISS works between two runs, when no buffer is pinned or locked, on a
+//! worker thread (`engine::on_worker`), while the main thread processes interrupts.
 
 use std::time::Duration;
 
@@ -23,20 +23,20 @@ use crate::pg::progress::{self, Phase};
 use crate::pg::relation::Rel;
 use crate::pg::wal;
 
-/// What came of a build.
+/// The result of a build.
 #[derive(Default)]
 pub struct Built {
-    /// Rows of the table, and those of them in the index.
+    /// Rows in the table, and how many of them are in the index.
     pub heap_rows: f64,
     pub index_rows: f64,
-    /// What calibration took of the build's time.
+    /// Time spent in calibration.
     pub calibration: Duration,
     pub untrained: Option<Untrained>,
-    /// What it lacked to learn from as many rows as it would; empty: nothing.
+    /// What training lacked (see `train::shortage`); empty if nothing.
     pub shortage: String,
 }
 
-/// Fills the new, empty relation `rel`; from `foreign`, where that is to be imported.
+/// Fills the new, empty relation `rel`, starting from the external index `foreign` if there is one.
 pub fn build(
     rel: Rel,
     definition: &Definition,
@@ -55,7 +55,7 @@ pub fn build(
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
         let points = std::mem::take(&mut added.points);
-        // Until this is committed, the lock on the index keeps the cache file.
+        // The lock on the index keeps the cache file from being swept until this transaction commits.
         let (mut segment, _) = staged.store(rel, models, points, Logging::WithRelation)?;
         segment.reason = std::mem::take(&mut added.reason);
         if segment.reason.is_empty() {
@@ -81,7 +81,7 @@ pub fn build(
     Ok(Built { heap_rows, index_rows, calibration, untrained, shortage })
 }
 
-/// Everything up to the cache file; None for a table without rows to index.
+/// All steps up to the cache file; None if the table has no rows to index.
 fn stage_segment(
     rel: Rel,
     definition: &Definition,
@@ -97,7 +97,7 @@ fn stage_segment(
         None => trained::begin(definition, &option, table, resources)?,
     };
     if beginning.complete.is_none() {
-        // A little more, in case there are: what is not used stays unmapped, and growing would copy all.
+        // Reserve a little more than estimated: unused memory stays unmapped, and growing would copy every row.
         beginning.builder.reserve(beginning.expected_rows + beginning.expected_rows / 16)?;
     }
     progress::phase(Phase::Adding);

@@ -1,7 +1,7 @@
-//! An index of a table around a FAISS index that was made elsewhere.
+//! Builds the index of a table from an external FAISS index.
 //!
-//! The file's rows are found in the table by their ids, and compared with it: all of them where the file holds the rows
-//! themselves, and by a sample where it holds codes of them. Rows of the table that the file lacks are added to it.
+//! Each row of the file is matched with the table row that has its id, and compared with it: every row if the file
+//! stores rows uncompressed, a sample if it stores codes. Table rows that are missing from the file are added.
 
 use std::time::Instant;
 
@@ -17,12 +17,12 @@ use crate::index::table::{Table, TableRow};
 use crate::index::train::{HeldBack, Resources, TrainingSample, check_memory};
 use crate::pg::progress::{self, Phase};
 
-/// Rows of lossy codes that are compared, and how many of them may be off: a coarse quantiser that is a graph, or
-/// another processor's rounding, now and then leads to another list.
+/// Rows compared if the file stores lossy codes, and the share of them that may differ: with a graph as coarse
+/// quantiser, or because of another processor's rounding, a row is sometimes assigned to another list.
 const COMPARED_ROWS: usize = 1000;
 const MAX_STRANGER_SHARE: f64 = 0.1;
 
-/// What rows of the table are added to: `foreign` with its rows, which are found in the table.
+/// Starts the build from `foreign`: matches its rows with the table's and prepares the index for the remaining rows.
 pub fn begin(
     mut foreign: ExternalIndex,
     definition: &Definition,
@@ -84,24 +84,24 @@ fn resume(foreign: &ExternalIndex, keep_rows: bool) -> Result<Builder, IndexErro
     })
 }
 
-/// Where the file's rows are in the table.
+/// The file's rows, matched with rows of the table.
 struct Matched {
-    /// By position.
+    /// TIDs by position.
     tids: Vec<Tid>,
-    /// Rows of the table that the file lacks.
+    /// Number of table rows that the file lacks.
     others: u64,
     heap_rows: f64,
     compared: Vec<ComparedRow>,
 }
 
-/// A row of the table, prepared, with its position in the file and its id.
+/// A prepared table row, with its position in the file and its id.
 type ComparedRow = (u64, i64, Vec<f32>);
 
-/// No row's TID.
+/// Marks a position whose table row has not been found.
 const NOWHERE: Tid = Tid::MAX;
 
-/// Finds each row of the file in the table, and where it holds rows themselves, puts the table's in their place. Those that
-/// are no queries of `held` are compared with these.
+/// Finds the table row of each row in the file. If the file stores rows uncompressed, replaces them with the table's.
+/// Rows that are not holdout queries are compared with the queries in `held`.
 fn match_rows(
     foreign: &mut ExternalIndex,
     fresh: &Builder,
@@ -145,7 +145,7 @@ fn match_rows(
     Ok(Matched { tids, others, heap_rows, compared })
 }
 
-/// Rows of the file as the table has them, until FAISS takes them.
+/// Table rows for positions of the file, collected until the next FAISS call.
 #[derive(Default)]
 struct Batch {
     positions: Vec<u64>,
@@ -171,16 +171,16 @@ impl Batch {
     }
 }
 
-/// What is known so far of where the file's rows are.
+/// State of matching the file's rows with the table's.
 struct Matching<'a> {
     foreign: &'a mut ExternalIndex,
     labels: &'a Labels,
-    /// By position.
+    /// TIDs by position.
     tids: Vec<Tid>,
-    /// One of so many rows.
+    /// One of every `stride` rows.
     compared: Vec<ComparedRow>,
     stride: u64,
-    /// How many rows are others than the file's, and ids of some.
+    /// Number of rows that differ from the file's, and some of their ids.
     changed: (usize, Vec<i64>),
 }
 
@@ -194,7 +194,7 @@ impl<'a> Matching<'a> {
         Ok(Matching { foreign, labels, tids, compared: Vec::new(), stride, changed: (0, Vec::new()) })
     }
 
-    /// The row at this position of the file is that of the table at `tid`.
+    /// Matches `position` of the file with the table row at `tid`.
     fn set(&mut self, id: i64, position: u64, tid: Tid, row: &[f32]) -> Result<(), IndexError> {
         let place = &mut self.tids[position as usize];
         if *place != NOWHERE {
@@ -213,7 +213,7 @@ impl<'a> Matching<'a> {
         Ok(())
     }
 
-    /// TIDs by position, and the rows to compare; Err where the table lacks rows or has others.
+    /// Returns TIDs by position and the rows to compare; Err if the table lacks rows of the file or has different ones.
     fn finish(self) -> Result<(Vec<Tid>, Vec<ComparedRow>), IndexError> {
         let rows = self.foreign.rows();
         let missing = self.tids.iter().filter(|&&tid| tid == NOWHERE).count();
@@ -230,18 +230,18 @@ impl<'a> Matching<'a> {
     }
 }
 
-/// Makes `row` what is indexed of a row; false: nothing is.
+/// Writes the indexed form of the vector to `row`; false if it has none (a zero vector under cosine).
 fn prepare(found: &TableRow, definition: &Definition, row: &mut Vec<f32>) -> bool {
     row.clear();
     row.extend_from_slice(found.vector);
     definition.metric.prepare(row)
 }
 
-/// Positions of the file by id, in ascending order of ids.
+/// Positions in the file by id, in ascending order of ids.
 struct Labels(Vec<(i64, u64)>);
 
 impl Labels {
-    /// Those that the file has; else it has all rows of the table, in the order of their ids.
+    /// The file's own labels; without any, the ids of all table rows in ascending order.
     fn of(
         foreign: &ExternalIndex,
         fresh: &Builder,
@@ -279,7 +279,7 @@ impl Labels {
     }
 }
 
-/// Err where the codes of the file do not stand for the rows of the table.
+/// Err if too many of the file's codes do not match the table's rows.
 fn compare_codes(
     foreign: &ExternalIndex,
     builder: &Builder,

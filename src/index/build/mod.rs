@@ -1,6 +1,6 @@
-//! CREATE INDEX: one segment of all rows of a table (`from_table`). It begins empty, trained on a sample of the table
-//! (`trained`, `sample`), or with the rows of a FAISS index that was made elsewhere (`import`); then the table's rows
-//! are added (`add_rows`), one run of blocks after the other (`runs`).
+//! CREATE INDEX: builds one segment of all rows of a table (`from_table`). The build starts either with an empty index
+//! that is trained on a sample of the table (`trained`, `sample`), or with an external FAISS index (`import`). It then
+//! adds the table's rows (`add_rows`), one run of blocks after the other (`runs`).
 
 mod add_rows;
 mod from_table;

@@ -1,30 +1,30 @@
-//! A table in runs of blocks, between which FAISS works on what they held.
+//! Splits a table scan into runs of blocks, so that FAISS can work between two runs.
 
 use crate::pg::progress;
 
-/// The most blocks that one run of the table scan takes.
+/// Upper limit on the blocks of one run.
 const MAX_RUN_BLOCKS: u32 = 1024;
 
-/// The table's blocks in runs, between which FAISS works on what they held.
+/// A scan of the table's blocks, split into runs.
 pub struct Runs {
     next: u32,
     end: u32,
     blocks: u32,
 }
 
-/// Some blocks, one after the other.
+/// Consecutive blocks.
 pub struct Run {
     pub start: u32,
     pub blocks: u32,
 }
 
 impl Runs {
-    /// Of the blocks before `end`.
+    /// Runs over the blocks before `end`.
     pub fn new(end: u32) -> Self {
         Runs { next: 0, end, blocks: 1 }
     }
 
-    /// Tells how far the scan has come.
+    /// Reports progress to `pg_stat_progress_create_index`.
     pub fn report(&self) {
         progress::blocks(self.next, self.end);
     }
@@ -33,7 +33,8 @@ impl Runs {
         self.next == self.end
     }
 
-    /// How many bytes lie behind a block depends on TOAST: feels for runs of about half a batch.
+    /// Adapts the length of the next run. TOAST makes the bytes per block unpredictable, so the length is adjusted
+    /// until a run has about half a batch.
     pub fn adapt(&mut self, run_bytes: usize, batch_bytes: usize) {
         self.blocks = match run_bytes {
             bytes if bytes < batch_bytes / 4 => (self.blocks * 2).min(MAX_RUN_BLOCKS),

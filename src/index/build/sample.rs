@@ -1,4 +1,4 @@
-//! Rows from random places of a table: to train an index on, to count the others by, and as queries to calibrate it.
+//! A random sample of table rows: for training, for estimating the number of rows, and as calibration queries.
 
 use std::time::Instant;
 
@@ -10,12 +10,12 @@ use crate::index::table::{Table, TableRow};
 use crate::index::train::{HeldBack, Resources, TrainingSample, wanted_queries};
 use crate::pg::progress;
 
-/// Rows looked at, at least, to estimate how many there are.
+/// Minimum rows to read for the estimate of the number of rows.
 const MIN_SAMPLE_ROWS: usize = 1000;
-/// And if some of them are to be held back for calibration: they are to come from many places.
+/// Minimum rows to read if some become holdout queries, so that these come from many blocks.
 const MIN_CALIBRATION_ROWS: usize = 4000;
 
-/// About how many rows there are to index; exactly, if so few that they could be scanned.
+/// Estimates how many rows are to be indexed; exact if the table is small enough to be scanned whole.
 pub fn count_rows(definition: &Definition, table: &mut dyn Table) -> Result<u64, IndexError> {
     let (enough, blocks) = (engine::scanned_rows(definition.dims), table.blocks());
     let (mut seen, mut read, mut row) = (0u64, 0u32, Vec::new());
@@ -37,22 +37,22 @@ pub fn count_rows(definition: &Definition, table: &mut dyn Table) -> Result<u64,
     Ok(seen.max(estimated as u64))
 }
 
-/// Rows from random places of the table, in the form that is indexed.
+/// Rows from random blocks of the table, in their indexed form.
 pub struct Sample {
-    /// Those kept for training.
+    /// The rows kept for training.
     rows: Vec<f32>,
     dims: usize,
-    /// Rows looked at.
+    /// Number of rows read.
     count: usize,
-    /// Blocks that were read for it, of how many.
+    /// Blocks read, and blocks in the table.
     blocks: (u32, u32),
-    /// Some for calibration, each row that was looked at with the same chance.
+    /// Reservoir of calibration queries: each row read has the same chance to be in it.
     queries: Vec<(Tid, Vec<f32>)>,
     random: Random,
 }
 
 impl Sample {
-    /// `trains`: enough rows to train the index are kept.
+    /// `trains`: also keep as many rows as training uses.
     pub fn take(
         definition: &Definition,
         table: &mut dyn Table,
@@ -62,7 +62,7 @@ impl Sample {
         let builder = Builder::new(&definition.factory, definition.dims, definition.metric)?;
         let training = if trains { builder.training_rows() } else { TrainingRows::default() };
         let training_rows = training.wanted.min(builder.trainable_rows(resources.work_bytes()));
-        // If there are enough, as `check_memory` must know.
+        // `check_memory` must know whether the sample is large enough to train on.
         let least = if builder.is_approximate() { MIN_CALIBRATION_ROWS } else { MIN_SAMPLE_ROWS };
         let wanted = training_rows.max(training.enough()).max(least);
         let most_queries =
@@ -96,7 +96,7 @@ impl Sample {
         Ok(sample)
     }
 
-    /// Reservoir sampling (Vitter's algorithm R): the `count`-th row takes the place of another by chance.
+    /// Reservoir sampling (Vitter's algorithm R): the `count`-th row replaces a random row of the reservoir.
     fn consider(&mut self, tid: Tid, row: &[f32], most: usize) {
         if self.queries.len() < most {
             self.queries.push((tid, row.to_vec()));
@@ -108,7 +108,7 @@ impl Sample {
         }
     }
 
-    /// The rows that calibrate `builder`.
+    /// The holdout queries for calibrating `builder`.
     pub fn hold_back(&mut self, definition: &Definition, builder: &Builder, started: Instant) -> HeldBack {
         let mut queries = std::mem::take(&mut self.queries);
         queries.truncate(wanted_queries(self.estimated_rows(), self.dims));
@@ -118,12 +118,12 @@ impl Sample {
         HeldBack::new(definition.metric, self.dims, queries, started)
     }
 
-    /// Those kept for training, row-major.
+    /// The rows kept for training, row-major.
     pub fn rows(&self) -> &[f32] {
         &self.rows
     }
 
-    /// Rows looked at.
+    /// Number of rows read.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -139,7 +139,7 @@ impl Sample {
     }
 }
 
-/// A linear congruential generator (Knuth's MMIX constants), the same for each build.
+/// A linear congruential generator (Knuth's MMIX constants) with a fixed seed, so that builds are reproducible.
 struct Random(u64);
 
 impl Random {
@@ -153,7 +153,7 @@ impl Random {
     }
 }
 
-/// All block numbers, in an order that has nothing to do with the table's: a Fisher-Yates shuffle.
+/// All block numbers in random order (Fisher-Yates shuffle).
 fn shuffled(blocks: u32) -> Vec<u32> {
     let mut order: Vec<u32> = (0..blocks).collect();
     let mut random = Random::new();

@@ -1,4 +1,4 @@
-//! What a build begins with: an empty index, trained on a sample of the table.
+//! Starts a build with an empty index, trained on a sample of the table.
 
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ pub fn begin(
     Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete, untrained, shortage })
 }
 
-/// The index to build, and its factory string: what was asked for, or Flat where there are too few rows to train it.
+/// The index to build, and its factory string: the requested one, or Flat if there are too few rows to train it.
 fn choose_builder<'a>(definition: &'a Definition, sample: &Sample) -> Result<(Builder, &'a str), IndexError> {
     let builder = Builder::new(&definition.factory, definition.dims, definition.metric)?;
     if builder.needs_training() && sample.count() < builder.training_rows().min {

@@ -1,4 +1,4 @@
-//! The index beside its table.
+//! Compares the index with its table.
 
 use super::{Check, MAX_FINDINGS, checksum, row_name};
 use crate::index::error::IndexError;
@@ -6,7 +6,8 @@ use crate::index::format::Tid;
 use crate::index::table::{LinePointers, Table, TableRow};
 
 impl Check {
-    /// Each visible row has an entry, with its own vector; each entry points to a line pointer that is taken.
+    /// Checks that each visible row has an entry with its own vector, and that each entry points to a used line
+    /// pointer.
     pub(super) fn compare_with(&mut self, table: &mut dyn Table) -> Result<(), IndexError> {
         let Some(metric) = crate::engine::Metric::from_code(crate::index::read_meta(self.rel)?.metric) else {
             return Ok(());
@@ -36,8 +37,8 @@ impl Check {
         Ok(())
     }
 
-    /// VACUUM frees a line pointer only after the index forgot it (invariant 2): one that is free and in the index would
-    /// lead to whatever row comes there next.
+    /// VACUUM frees a line pointer only after its entry left the index (invariant 2). An entry with a free line pointer
+    /// would return whatever row the heap puts there next.
     fn check_line_pointers(&mut self, table: &mut dyn Table) {
         let mut wrong: Vec<(Tid, &str)> = Vec::new();
         let mut page: Option<(u32, Option<LinePointers>)> = None;

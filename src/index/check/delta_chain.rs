@@ -1,4 +1,4 @@
-//! The delta: its chain of pages, the entries in them and the rows in those; and what was sealed of it where it lay.
+//! Checks the delta (the chain of pages, their entries and rows) and the segments that were sealed in place from it.
 
 use super::{Check, Entry};
 use crate::index::delta::Place;
@@ -37,7 +37,7 @@ impl Check {
                 format!("page {}, where inserts begin, is not in the chain", meta.delta_tail),
             );
         }
-        // Inserts may have appended pages meanwhile.
+        // Inserts may have appended pages since the root was read.
         let now = Meta::decode(PageLock::share(self.rel, META_BLOCK).view().body())?;
         if place.chunk >= now.delta_next_chunk {
             self.error(
@@ -48,7 +48,7 @@ impl Check {
         Ok(())
     }
 
-    /// None: the chain cannot be followed further.
+    /// None if the chain cannot be followed further.
     fn check_delta_page(
         &mut self,
         meta: &Meta,
@@ -83,7 +83,7 @@ impl Check {
         Ok(Some(head))
     }
 
-    /// Appends the rest of a long row as far as it can be read.
+    /// Appends the overflow part of a long row, as far as it can be read.
     fn read_overflow(&mut self, place: &str, head: &DeltaHead, row: &mut Vec<u8>) {
         self.is_complete &= self.for_each_overflow_page(place, head, &mut |check, block, body| {
             check.use_extents(place, &[Extent { start: block, blocks: 1 }]);
@@ -91,7 +91,7 @@ impl Check {
         });
     }
 
-    /// Shows `visit` block and bytes of each overflow page. False: not all of them are there.
+    /// Calls `visit` with the block and bytes of each overflow page; false if the chain of pages is incomplete.
     fn for_each_overflow_page(
         &mut self,
         place: &str,
@@ -113,7 +113,7 @@ impl Check {
         true
     }
 
-    /// Whether a segment that was sealed where it lay is whole.
+    /// Whether all pages of an in-place segment are intact.
     pub(super) fn check_run(
         &mut self,
         place: &str,

@@ -1,11 +1,11 @@
-//! `vekter_check()`: every invariant that can be read off pages, segments, tombstones and free space, and whether each
-//! row of the table is found exactly once.
+//! `vekter_check()`: checks every invariant that can be verified from pages, segments, tombstones and free space, and
+//! that each row of the table is found exactly once.
 //!
-//! Unlike searches, the check goes on where something is wrong and says what and where. It holds the maintenance lock, so
-//! that nothing but inserts changes the index meanwhile, and tolerates those.
+//! Unlike a search, the check continues after a problem and reports each one with its location. It holds the
+//! maintenance lock, so only inserts can change the index meanwhile, and it tolerates those.
 //!
-//! The free space map is no invariant: it is a hint that a crash falsifies (`pg::buffer`). What keeps a page that is in
-//! use from being used again is its own tag, and that is checked.
+//! The free space map is not checked: it is a hint, and a crash can make it wrong (`pg::buffer`). Only a page's own tag
+//! protects it from being reused, and the tags are checked.
 
 mod against_heap;
 mod delta_chain;
@@ -22,16 +22,16 @@ use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::{is_in_recovery, xid};
 
-/// More findings than anybody reads.
+/// Limit on the findings reported.
 const MAX_FINDINGS: usize = 1000;
-/// Looks at a standby's index before a finding is believed.
+/// On a standby, a finding must show up in this many runs before it is reported.
 const LOOKS_IN_RECOVERY: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// Answers can be wrong or fail: the index is to be rebuilt.
+    /// Searches can fail or return wrong results; the index must be rebuilt.
     Error,
-    /// Costs space or time only, and goes away by itself.
+    /// Costs space or time only, and disappears by itself.
     Warning,
 }
 
@@ -47,18 +47,18 @@ impl Severity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub severity: Severity,
-    /// Where: a part of the index, with its block, segment or row.
+    /// The part of the index: block, segment or row.
     pub place: String,
-    /// What is wrong there.
+    /// The problem.
     pub problem: String,
 }
 
-/// Everything that is wrong with the index; empty if nothing is. With a `table`, its rows are compared with the index's
-/// too. Takes 16 bytes for each row. Waits for VACUUM, sealing and compaction of this index, and keeps them waiting.
+/// Returns all problems of the index. With `table`, also compares the index's rows with the table's. Uses 16 bytes of
+/// memory for each row. Waits for VACUUM, sealing and compaction of this index, and blocks them.
 pub fn check(rel: Rel, mut table: Option<&mut dyn Table>) -> Result<Vec<Finding>, IndexError> {
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
     let mut found = look(rel, &mut table)?;
-    // Replay asks for no lock: what another look does not find was on its way then.
+    // Replay takes none of our locks. A finding that disappears in the next run was a change in progress.
     for _ in 1..if is_in_recovery() { LOOKS_IN_RECOVERY } else { 1 } {
         if found.is_empty() {
             break;
@@ -70,7 +70,7 @@ pub fn check(rel: Rel, mut table: Option<&mut dyn Table>) -> Result<Vec<Finding>
 }
 
 fn look(rel: Rel, table: &mut Option<&mut dyn Table>) -> Result<Vec<Finding>, IndexError> {
-    // The snapshot first: the index then has an entry for every row that it sees.
+    // Take the snapshot before reading the root: the index then has an entry for every row that the snapshot sees.
     if let Some(table) = table {
         table.take_snapshot();
     }
@@ -87,24 +87,24 @@ fn look(rel: Rel, table: &mut Option<&mut dyn Table>) -> Result<Vec<Finding>, In
 /// A live entry of the index.
 struct Entry {
     tid: Tid,
-    /// CRC-32C of the row as it is stored; None where the index does not keep it bit by bit.
+    /// CRC-32C of the stored row; None if the index does not store the row bit for bit.
     row_crc32c: Option<u32>,
 }
 
-/// One look at an index.
+/// State of one run of the check.
 struct Check {
     rel: Rel,
-    /// Horizon and end of the relation from before the root was read, as in `free_pages::reclaim`.
+    /// Horizon and relation size, read before the root as in `free_pages::reclaim`.
     horizon: u64,
     end: u32,
     findings: Vec<Finding>,
-    /// What each part of the index uses, by the part's number in `places`.
+    /// Extents in use, each with the number of its owner in `places`.
     used: Vec<(Extent, usize)>,
     places: Vec<String>,
     entries: Vec<Entry>,
-    /// Rows are to be compared with the table's.
+    /// Whether to compare the rows with the table's.
     wants_rows: bool,
-    /// Nothing stopped the check from reaching all that the root reaches.
+    /// Whether everything reachable from the root has been checked.
     is_complete: bool,
 }
 
@@ -146,7 +146,7 @@ impl Check {
         Ok(())
     }
 
-    /// None: no manifest yet, or none that can be read.
+    /// None if there is no manifest yet, or it cannot be read.
     fn check_manifest(&mut self, meta: &Meta) -> Option<Manifest> {
         let blob = meta.manifest.as_ref()?;
         let mut bytes = Vec::new();
@@ -185,13 +185,13 @@ impl Check {
     }
 
     fn add_entry(&mut self, entry: Entry) -> Result<(), IndexError> {
-        // Rust ends the process where a vector cannot grow.
+        // Rust aborts the process if a vector cannot grow, so reserve first.
         self.entries.try_reserve(1)?;
         self.entries.push(entry);
         Ok(())
     }
 
-    /// TIDs that no heap has, and those that would come out of a search twice. Sorts the entries.
+    /// Checks for TIDs that no heap page can have and for duplicates. Sorts the entries.
     fn check_entries(&mut self) {
         self.entries.sort_unstable_by_key(|entry| entry.tid);
         let twice: Vec<Tid> = self
@@ -224,7 +224,7 @@ fn row_name(tid: Tid) -> String {
     format!("row {tid}")
 }
 
-/// CRC-32C of a row as it lies in the delta.
+/// CRC-32C of a row in the delta's format.
 fn checksum(row: &[f32]) -> u32 {
     row.iter().fold(0, |crc, element| crc32c::crc32c_append(crc, &element.to_le_bytes()))
 }

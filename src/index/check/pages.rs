@@ -1,4 +1,4 @@
-//! Pages: the meta page, those of blobs, and those that nothing refers to.
+//! Checks pages: the meta page, blob pages, and pages that nothing refers to.
 
 use super::Check;
 use crate::engine::MAX_DIMS;
@@ -7,13 +7,13 @@ use crate::pg::buffer::PageLock;
 use crate::pg::{is_in_recovery, take_interrupts, xid};
 
 impl Check {
-    /// Notes that `place` uses these blocks.
+    /// Records `extents` as used by `place`.
     pub(super) fn use_extents(&mut self, place: &str, extents: &[Extent]) {
         self.places.push(place.to_string());
         self.used.extend(extents.iter().map(|extent| (*extent, self.places.len() - 1)));
     }
 
-    /// None: there is no root to start from.
+    /// None if the root cannot be read.
     pub(super) fn check_meta(&mut self) -> Option<Meta> {
         const PLACE: &str = "meta page";
         if self.end == 0 {
@@ -42,7 +42,7 @@ impl Check {
         Some(meta)
     }
 
-    /// Copies `block` if it is the page that is meant and in use; otherwise says what is wrong with it.
+    /// Copies `block` if its tag is the expected one; otherwise records a finding.
     pub(super) fn page(
         &mut self,
         place: &str,
@@ -52,7 +52,7 @@ impl Check {
         chunk: u32,
     ) -> Option<Vec<u8>> {
         take_interrupts();
-        // The relation grows while it is checked.
+        // Inserts can extend the relation during the check.
         if block >= self.end.max(self.rel.blocks()) {
             self.error(place, format!("block {block} lies behind the end of the index"));
             return None;
@@ -74,14 +74,14 @@ impl Check {
         None
     }
 
-    /// Whether the blob is whole. Its bytes go to `copy` if that is there.
+    /// Whether the blob's pages and checksum are intact. Appends its bytes to `copy`, if given.
     pub(super) fn check_blob(&mut self, place: &str, blob: &BlobRef, mut copy: Option<&mut Vec<u8>>) -> bool {
         self.use_extents(place, &blob.extents);
         let found_before = self.findings.len();
         let (mut crc, mut bytes) = (0, 0);
         for (chunk, block) in blob.blocks().enumerate() {
             let Some(body) = self.page(place, block, blob.id, PageKind::Blob, chunk as u32) else {
-                // A run of blocks behind the end can be billions long.
+                // A damaged extent can claim billions of blocks; stop at the end of the relation.
                 if block >= self.end {
                     return false;
                 }
@@ -104,11 +104,11 @@ impl Check {
         self.findings.len() == found_before
     }
 
-    /// Blocks that two parts use, or one part twice.
+    /// Reports blocks that are used twice.
     pub(super) fn check_overlaps(&mut self) {
         self.used.sort_unstable_by_key(|(extent, place)| (extent.start, *place));
         let mut shared = Vec::new();
-        // What reaches farthest of all before.
+        // The extent with the highest end so far.
         let mut last: Option<(Extent, usize)> = None;
         for &(extent, place) in &self.used {
             if let Some((before, other)) = last
@@ -128,8 +128,8 @@ impl Check {
         }
     }
 
-    /// Pages that nothing reaches are new, free to be used, in the making or garbage (`storage::free_pages`). A standby
-    /// cannot tell the last two apart: it knows neither the snapshots of those who write nor the newest transaction ids.
+    /// Unreachable pages are new, free, being written or garbage (`storage::free_pages`). A standby cannot tell the
+    /// last two apart, because it knows neither the writers' snapshots nor the newest transaction ids.
     pub(super) fn check_unused_pages(&mut self) {
         let knows_writers = !is_in_recovery();
         let used = self.used.iter().map(|(extent, _)| *extent).collect();
@@ -167,7 +167,7 @@ impl Check {
     }
 }
 
-/// "block 7 is", "blocks 7 to 9 are"
+/// Formats "block 7 is" or "blocks 7 to 9 are".
 fn blocks_are(extent: Extent) -> String {
     match extent.blocks {
         1 => format!("block {} is", extent.start),

@@ -1,4 +1,4 @@
-//! Segments: payload, header, TIDs, tombstones, cache file, and whether FAISS opens them.
+//! Checks segments: payload, header, TIDs, tombstones and cache file, and that FAISS opens them.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use crate::index::format::{Manifest, Meta, SegmentRef, Tombstones};
 use crate::index::segment;
 use crate::pg::take_interrupts;
 
-/// Rows that are read back from FAISS at a time.
+/// Rows read back from FAISS at a time.
 const BATCH_ROWS: usize = 1024;
 
 impl Check {
@@ -55,7 +55,7 @@ impl Check {
         Ok(())
     }
 
-    /// The bitmap, if there is one that can be used.
+    /// The tombstone bitmap, if there is a usable one.
     fn check_tombstones(&mut self, segment: &str, reference: &SegmentRef) -> Option<Tombstones> {
         let place = format!("tombstones of {segment}");
         let Some(blob) = &reference.tombstones else {
@@ -89,7 +89,7 @@ impl Check {
         Some(dead)
     }
 
-    /// Adds an entry for each row that is not dead. `rows`: checksums of the stored rows, by position.
+    /// Adds an entry for each live row. `rows`: checksums of the stored rows, by position.
     fn check_tids(
         &mut self,
         place: &str,
@@ -122,7 +122,8 @@ impl Check {
         }
     }
 
-    /// Opens the segment. The checksums of its rows by position, if they are wanted and stored as they were added.
+    /// Opens the segment. Returns the rows' checksums by position, if they are needed and the segment stores rows
+    /// uncompressed.
     fn check_faiss(
         &mut self,
         place: &str,
@@ -155,7 +156,7 @@ impl Check {
         Ok(self.believe(place, read.map_err(IndexError::from))?.map(|()| checksums))
     }
 
-    /// Notes what says that the index is damaged. Other errors, as of memory or a full disk, end the check.
+    /// Records errors that mean damage. Other errors (out of memory, disk full) end the check.
     pub(super) fn believe<T>(
         &mut self,
         place: &str,
@@ -173,7 +174,7 @@ impl Check {
                 Ok(None)
             }
             Err(error) => {
-                // If FAISS noticed it first, PostgreSQL's own error is the one to raise.
+                // If FAISS noticed the interrupt first, raise PostgreSQL's own error instead.
                 take_interrupts();
                 Err(error)
             }

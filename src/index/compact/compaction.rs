@@ -1,4 +1,4 @@
-//! Compaction: sealing what is due and merging segments until there is nothing left to do.
+//! Compaction: seals the delta and merges segments until no merge is due.
 
 use std::time::{Duration, Instant};
 
@@ -17,21 +17,22 @@ use crate::index::{Snapshot, metric_of, read_manifest, read_meta, retry};
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
-/// Rows that come faster than this, 8 MB/s, are not merged at once: graphs and most codes are built more slowly, so a merge
-/// would take the processor from the inserts, and most of its result would be merged again soon.
+/// Throttling of merges: while inserts bring more than this in `CALM_PERIOD` (8 MB/s), no merge starts. Most graphs and
+/// codes are built more slowly than that, so a merge would compete with the inserts for processor time, and its result
+/// would soon be merged again.
 const CALM_BYTES: u64 = 2 << 20;
 const CALM_PERIOD: Duration = Duration::from_millis(250);
-/// Those of a load that lasts so long are.
+/// Limit on throttling: after this time, merges start under any load.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the delta is looked at meanwhile.
+/// Interval between checks of the delta while throttled.
 const SEAL_LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy)]
 pub struct Settings {
     pub resources: Resources,
-    /// A delta of more bytes than this is sealed.
+    /// Size of the delta, in bytes of pages, above which it is sealed.
     pub delta_limit_bytes: u64,
-    /// The recall that is asked of the index, up to 1.
+    /// The index's `recall` option, up to 1.
     pub recall: f64,
 }
 
@@ -42,7 +43,7 @@ impl Settings {
     }
 }
 
-/// Whether `run` would find something to do, as far as the manifest tells.
+/// Whether `run` would find a delta to seal or segments to merge, judging by the manifest alone.
 pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
     retry(|| {
         let meta = read_meta(rel)?;
@@ -57,7 +58,8 @@ pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
     })
 }
 
-/// Seals what inserts bring, until they bring less or others wait: what a background worker does before it merges.
+/// Throttles a background worker before its first merge: seals the delta until the rate of inserts drops, or another
+/// process waits for the index.
 pub fn await_calm(
     rel: Rel,
     settings: Settings,
@@ -80,8 +82,8 @@ pub fn await_calm(
     Ok(())
 }
 
-/// Seals and merges until all is as it should be, or until others wait. Returns whether it came to that end. The caller
-/// holds the compaction lock.
+/// Seals and merges until nothing is due. False if it stopped early because another process waits or rows were
+/// unavailable. The caller holds the compaction lock.
 pub fn run(
     rel: Rel,
     effort: Effort,
@@ -100,7 +102,7 @@ pub fn run(
         seal::all(rel)?;
     }
     let is_finished = compaction.merge_all(effort)?;
-    // It looks at every free page, which a seal alone is not worth.
+    // Reclaiming looks at every free page, so it only pays off after a merge.
     if compaction.merges > 0 {
         let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
         free_pages::reclaim(rel, free_pages::Trust::FreeSpaceMap)?;
@@ -112,13 +114,13 @@ struct Compaction<'a> {
     rel: Rel,
     settings: Settings,
     host: Host<'a>,
-    /// Done so far.
+    /// Number of merges done.
     merges: usize,
 }
 
 impl Compaction<'_> {
     fn merge_all(&mut self, effort: Effort) -> Result<bool, IndexError> {
-        // Without the table there are only codes to learn from, and what they lost would be lost twice.
+        // Without the table, quantisers could only be trained on decoded rows, which would lose precision twice.
         let mut limits = Limits { retrains: self.host.knows_table(), ..Limits::NONE };
         let mut is_complete = true;
         loop {
@@ -138,7 +140,7 @@ impl Compaction<'_> {
             match merge(self.rel, &snapshot, &plan, self.settings.resources, &mut self.host) {
                 Ok(Outcome::Done) => self.merges += 1,
                 Ok(Outcome::Yielded) => return self.host.failure.take().map_or(Ok(false), Err),
-                // What cannot be had now must not hold up the rest.
+                // Exclude a merge whose rows or memory are unavailable, and continue with the others.
                 Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if effort == Effort::Tiers => {
                     limits = limits.without(&plan, &segments, tiers);
                     is_complete = false;

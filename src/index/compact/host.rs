@@ -1,4 +1,4 @@
-//! What goes on beside a merge: inserts are sealed, and those who wait are let through.
+//! Work that continues during a merge: sealing the delta, and yielding to other processes.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use crate::index::error::IndexError;
 use crate::index::table::{Surroundings, Table};
 use crate::pg::relation::Rel;
 
-/// What a merge needs from outside.
+/// The process around a merge.
 pub struct Host<'a> {
     rel: Rel,
-    /// A delta of more bytes than this is sealed.
+    /// Size of the delta, in bytes of pages, above which it is sealed.
     delta_limit_bytes: u64,
     surroundings: &'a mut dyn Surroundings,
-    /// Why sealing failed while FAISS was at work.
+    /// Error of a seal that failed while FAISS was working.
     pub failure: Option<IndexError>,
 }
 
@@ -22,19 +22,19 @@ impl<'a> Host<'a> {
         Host { rel, delta_limit_bytes, surroundings, failure: None }
     }
 
-    /// Whether the table is there to be asked, now or later. Where it is not, rows are taken as FAISS decodes them.
+    /// Whether the table can be read, now or later. If not, rows come from FAISS's decoder.
     pub fn knows_table(&self) -> bool {
         self.surroundings.knows_table()
     }
 
-    /// None if the table cannot be had now.
+    /// None if the table's lock is not available now.
     pub fn table(&mut self) -> Option<&mut dyn Table> {
         self.surroundings.table()
     }
 
-    /// Whether somebody waits for this process, or it cannot go on. To be asked often, also while FAISS runs, but
-    /// without the maintenance lock: it seals what inserts bring, so that the inserters need not, and lets go of the
-    /// table now and then.
+    /// Whether to stop, because another process waits or sealing failed. Must be polled often, also while FAISS is
+    /// working, but never under the maintenance lock: it seals the delta, so that inserting backends need not, and
+    /// periodically closes the table.
     pub fn must_yield(&mut self) -> bool {
         if self.failure.is_none() && !self.surroundings.must_yield() {
             self.failure = seal::try_down_to(self.rel, self.delta_limit_bytes).err();
@@ -43,15 +43,15 @@ impl<'a> Host<'a> {
         true
     }
 
-    /// Called between batches, without a lock on a buffer; lets go of the table and seals what is due. False: give the
-    /// merge up, others wait.
+    /// Called between batches, with no buffer locked: closes the table and seals the delta if it is too large. False:
+    /// abandon the merge because another process waits.
     pub fn goes_on(&mut self) -> Result<bool, IndexError> {
         self.surroundings.leave_table();
         seal::down_to(self.rel, self.delta_limit_bytes)?;
         Ok(!self.surroundings.must_yield())
     }
 
-    /// Sleeps, holding nothing that keeps VACUUM from removing rows.
+    /// Sleeps without holding a snapshot or lock that keeps VACUUM from removing rows.
     pub fn rest(&mut self, time: Duration) {
         self.surroundings.leave_table();
         crate::pg::worker::nap(time);

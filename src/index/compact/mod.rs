@@ -1,5 +1,5 @@
-//! Compaction: the delta's oldest rows become a segment (`seal`), and segments of like size become one (`plan`,
-//! `merge`). [`run`] does both until nothing is left to do.
+//! Compaction: the oldest rows of the delta become a segment (`seal`), and segments of similar size are merged into one
+//! (`plan`, `merge`). [`run`] repeats both until nothing is due.
 
 mod compaction;
 mod host;

@@ -1,47 +1,48 @@
-//! Which segments compaction merges next: a size-tiered log-structured merge tree, as in Cassandra or Lucene.
+//! Chooses the segments of the next merge: a size-tiered log-structured merge tree, as in Cassandra or Lucene.
 //!
-//! Segments of one tier (`format::Tiers`) have about as many rows; when there are `MERGE_WIDTH` of them they become one,
-//! and those of lower tiers go along. So there are at most `MERGE_WIDTH - 1` for each power of `TIER_FACTOR`, and a row
-//! is written again O(log n) times.
+//! Segments of one tier (`format::Tiers`) have a similar number of rows. When a tier has `MERGE_WIDTH` segments, they
+//! are merged into one together with those of all lower tiers. So there are at most `MERGE_WIDTH - 1` segments for each
+//! power of `TIER_FACTOR`, and a row is rewritten O(log n) times.
 
 use crate::index::format::{SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
 use crate::index::train::{ChosenFactory, FactoryOption, UNTRAINED_FACTORY};
 
-/// Segments of one tier that are merged into one.
+/// Number of segments that fills a tier.
 const MERGE_WIDTH: usize = 4;
-/// A segment with more than this share of dead rows is written anew.
+/// A segment with a larger share of dead rows is rewritten.
 const MAX_DEAD_PERCENT: u64 = 25;
-/// A segment with no more than this share of dead rows may be added to instead: its dead go along.
+/// Largest share of dead rows in a segment that is used as base, which keeps its dead rows.
 const MAX_DEAD_PERCENT_OF_BASE: u64 = 10;
-/// The quantiser is trained again when the index has grown so many times since.
+/// The quantiser is retrained after the index has grown by this factor.
 const RETRAIN_GROWTH: u64 = 10;
-/// FAISS's imbalance factor (faiss/invlists/InvertedLists.cpp: 1 for lists of one length; a search costs so many times
-/// more than then) above which lists are badly unbalanced, if it has also doubled since training.
+/// Limit on FAISS's imbalance factor (faiss/invlists/InvertedLists.cpp: 1 for lists of equal length; the cost of a
+/// search is proportional to it). The quantiser is retrained if the factor is above this limit and has doubled since
+/// training.
 const MAX_IMBALANCE_PERCENT: u32 = 400;
 const MAX_IMBALANCE_GROWTH: u32 = 2;
 
-/// How much compaction is to do.
+/// The goal of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// What keeps the number of segments and of dead rows small.
+    /// Bound the number of segments and the share of dead rows.
     Tiers,
     /// One segment without dead rows.
     Everything,
 }
 
-/// What is out of the question for now: it was tried, or cannot be tried.
+/// Merges that are excluded for now because they failed or are impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Quantisers may be trained again.
+    /// Whether quantisers may be retrained.
     pub retrains: bool,
-    /// Segments of this tier and above are left alone.
+    /// Only segments below this tier are merged.
     pub below_tier: u32,
 }
 
 impl Limits {
     pub const NONE: Limits = Limits { retrains: true, below_tier: u32::MAX };
 
-    /// Without a plan that came to nothing, and all like it.
+    /// The same limits without a plan that failed and similar ones.
     #[must_use]
     pub fn without(self, failed: &Plan, segments: &[SegmentRef], tiers: Tiers) -> Self {
         if failed.retrain {
@@ -56,19 +57,19 @@ impl Limits {
 pub struct Plan {
     /// Positions in the manifest.
     pub sources: Vec<usize>,
-    /// The source whose FAISS index the others' rows are added to, dead rows and all; None: a new one is built.
+    /// The source that the others' rows are added to, dead rows included; None: build a new index.
     pub base: Option<usize>,
     /// Factory string of the result, and why `auto` chose it.
     pub factory: String,
     pub reason: String,
-    /// Train on the rows, even if a segment has a quantiser for this factory.
+    /// Train a new quantiser even if a segment has one for this factory.
     pub retrain: bool,
-    /// Live rows.
+    /// Live rows of the sources.
     pub rows: u64,
 }
 
-/// The next merge, or None if all is as it should be. `imbalance_percent`: of each segment's lists now, 0 where it has
-/// none.
+/// The next merge, or None if none is due. `imbalance_percent`: current imbalance factor of each segment's lists, 0 if
+/// it has none.
 pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
@@ -97,7 +98,7 @@ pub fn next(
         return None;
     }
     let rows = live_rows(segments, sources.iter().copied());
-    // A small segment is Flat, unless the user asked for one segment; a larger one is what the index is to be.
+    // A small segment is Flat, unless the user asked for one segment; a larger one has the index's factory.
     let ChosenFactory { factory, reason } = match effort {
         Effort::Tiers if rows < SMALL_SEGMENT_ROWS => {
             ChosenFactory { factory: UNTRAINED_FACTORY.into(), reason: String::new() }
@@ -116,7 +117,7 @@ fn live_rows(segments: &[SegmentRef], which: impl IntoIterator<Item = usize>) ->
 /// Whether the newest quantiser is out of date.
 fn needs_training(segments: &[SegmentRef], imbalance_percent: &[u32], total_rows: u64) -> bool {
     let trained = segments.iter().zip(imbalance_percent).filter(|(segment, _)| segment.trained_rows > 0);
-    // Of those that share it the largest: in a small one lists are uneven by chance.
+    // Among segments that share it, look at the largest: in a small one, lists are uneven by chance.
     let newest = trained.max_by_key(|(segment, _)| (segment.trained_rows, segment.live_rows()));
     newest.is_some_and(|(segment, &imbalance)| {
         let has_grown = total_rows >= segment.trained_rows.saturating_mul(RETRAIN_GROWTH);
@@ -127,7 +128,7 @@ fn needs_training(segments: &[SegmentRef], imbalance_percent: &[u32], total_rows
     })
 }
 
-/// The segments of the highest tier that is full, and of those below it.
+/// The segments of the highest full tier and of all lower tiers.
 fn full_tier(segments: &[(&SegmentRef, u32)], limits: Limits) -> Option<Vec<usize>> {
     let tiers = || segments.iter().map(|&(_, tier)| tier);
     let is_full = |&tier: &u32| {
@@ -137,7 +138,7 @@ fn full_tier(segments: &[(&SegmentRef, u32)], limits: Limits) -> Option<Vec<usiz
     Some((0..segments.len()).filter(|&at| segments[at].1 <= full).collect())
 }
 
-/// The segment with the most dead rows, if they are too many.
+/// The segment with the most dead rows, if it exceeds the limit.
 fn mostly_dead(segments: &[(&SegmentRef, u32)], limits: Limits) -> Option<Vec<usize>> {
     let has_too_many = |segment: &SegmentRef| segment.dead_rows * 100 > segment.rows * MAX_DEAD_PERCENT;
     let is_candidate = |&at: &usize| segments[at].1 < limits.below_tier && has_too_many(segments[at].0);
@@ -145,7 +146,7 @@ fn mostly_dead(segments: &[(&SegmentRef, u32)], limits: Limits) -> Option<Vec<us
     Some(vec![worst])
 }
 
-/// The largest source, if the result can grow from it.
+/// The largest source, if the result can be built by adding rows to it.
 fn base(segments: &[SegmentRef], sources: &[usize], factory: &str, keeps_dead: bool) -> Option<usize> {
     let largest = sources.iter().copied().max_by_key(|&at| segments[at].live_rows())?;
     let segment = &segments[largest];

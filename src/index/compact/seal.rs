@@ -1,8 +1,8 @@
-//! Sealing: the oldest part of the delta becomes a Flat segment where it lies, exact as the delta was.
+//! Sealing: the oldest part of the delta becomes a Flat segment in place, and stays exact.
 //!
-//! What is sealed lies before the delta's last page, in pages that are full or closed, so nobody appends to it, and the
-//! maintenance lock keeps VACUUM from taking rows out of it. One WAL record adds the segment to the manifest and moves
-//! the delta's start behind what went into it (invariant 4): a search finds each row in the one or the other.
+//! The sealed pages lie before the delta's last page and are full or closed, so no row is appended to them; the
+//! maintenance lock keeps VACUUM from removing rows. One WAL record adds the segment to the manifest and moves the
+//! start of the delta behind the sealed pages (invariant 4), so a search finds each row in exactly one of the two.
 
 use crate::cache::SyncAt;
 use crate::failpoint;
@@ -15,17 +15,18 @@ use crate::pg::free_space;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
-/// The most bytes of rows that one segment takes: their cache file is written under the maintenance lock, and an insert
-/// that seals waits so long.
+/// Upper limit on the bytes of rows in one sealed segment. Its cache file is written under the maintenance lock, and an
+/// insert that seals waits for it.
 const MAX_SEALED_BYTES: usize = 16 << 20;
 
-/// Whether the delta has grown beyond `limit_bytes` of pages.
+/// Whether the delta has more than `limit_bytes` of pages.
 pub fn is_due(meta: &Meta, limit_bytes: u64) -> bool {
     // The last page is never sealed.
     meta.delta_links() > 1 && meta.delta_bytes() > limit_bytes
 }
 
-/// Seals until the delta is within `limit_bytes`, or what was in it at the start is sealed: inserts may be faster.
+/// Seals until the delta is within `limit_bytes`, or all rows it had at the start are sealed: inserts may be faster
+/// than sealing.
 pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     let mut meta = read_meta(rel)?;
     let end = meta.delta_next_chunk;
@@ -37,7 +38,7 @@ pub fn down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// One small segment, if the delta has grown beyond `limit_bytes` and nobody else is at it.
+/// Seals one segment, if the delta exceeds `limit_bytes` and the maintenance lock is free.
 pub fn try_down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     if is_due(&read_meta(rel)?, limit_bytes)
         && let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance)
@@ -47,10 +48,10 @@ pub fn try_down_to(rel: Rel, limit_bytes: u64) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// Seals every row that is in the delta now.
+/// Seals all rows that are in the delta now.
 pub fn all(rel: Rel) -> Result<(), IndexError> {
     {
-        // The new page must not be taken for garbage before it is linked.
+        // The lock keeps VACUUM from reclaiming the new page before it is linked.
         let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
         delta::roll(rel)?;
     }
@@ -62,7 +63,7 @@ pub fn all(rel: Rel) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// One small segment if nobody else is at it: what an insert can do by itself. It does not wait for the disk.
+/// Seals one segment, if the maintenance lock is free. Does not wait for the disk, so that an insert can call it.
 pub fn try_one(rel: Rel) -> Result<(), IndexError> {
     if let Some(lock) = IndexLock::try_acquire(rel, Purpose::Maintenance) {
         seal(rel, SyncAt::FirstUse, &lock)?;
@@ -70,7 +71,7 @@ pub fn try_one(rel: Rel) -> Result<(), IndexError> {
     Ok(())
 }
 
-/// Makes one segment of the oldest rows, under the maintenance lock.
+/// Seals the oldest rows into one segment. Needs the maintenance lock.
 fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
     let meta = read_meta(rel)?;
     let frozen = delta::freeze(rel, &meta, MAX_SEALED_BYTES)?;
@@ -82,7 +83,7 @@ fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
         free_space::prepare(rel, last);
     }
     let (rest, mut manifest) = (frozen.rest, read_manifest(rel, &meta)?);
-    // Pages that VACUUM has emptied.
+    // Only pages that VACUUM has emptied: there is no segment to make.
     let (empty, claim) = if frozen.tids.is_empty() {
         (frozen.blocks, None)
     } else {

@@ -1,4 +1,4 @@
-//! The rows of segments that are merged: from the segment, from the table, or as FAISS decodes them.
+//! Reads the rows of a merge's sources: from the segment, from the table, or by FAISS's decoder.
 
 use std::sync::Arc;
 
@@ -7,22 +7,21 @@ use crate::engine::{Builder, Metric};
 use crate::index::error::IndexError;
 use crate::index::segment::OpenedSegment;
 
-/// Rows that are read for a sample in one go. They lie scattered: to find them, inverted lists are gone through once
-/// for each go.
+/// Rows read at a time for a sample. They are scattered, and each read scans the inverted lists once.
 const SAMPLE_READ_ROWS: usize = 1 << 16;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// Given up for others who wait; nothing was changed.
+    /// Abandoned because another process waits; nothing was changed.
     Yielded,
-    /// There are rows that neither the segment nor the table could give; nothing was changed. Either FAISS cannot
-    /// decode rows that the table no longer shows, which VACUUM will remove, or the table could not be asked.
+    /// Some rows are unavailable; nothing was changed. Either FAISS cannot decode rows that the table no longer shows
+    /// (VACUUM will remove them), or the table could not be read.
     RowsMissing,
 }
 
-/// Shows `visit` the rows at `positions`: from the segment where it stores them, else from the table, else as FAISS
-/// decodes them.
+/// Calls `visit` with the rows at `positions`. They come from the segment if it stores rows, else from the table, else
+/// from FAISS's decoder.
 pub fn read(
     metric: Metric,
     source: &OpenedSegment,
@@ -36,7 +35,7 @@ pub fn read(
         hidden.extend_from_slice(positions);
     } else {
         for &position in positions {
-            // The table's rows can take long: functions in index expressions are the user's.
+            // Reading the table can take long: index expressions call user functions.
             if host.must_yield() {
                 return Ok(Outcome::Yielded);
             }
@@ -67,7 +66,8 @@ pub fn read(
     Ok(Outcome::Done)
 }
 
-/// About `wanted` live rows that `builder` takes, evenly from all sources; Err in the result: why there are none.
+/// A sample of about `wanted` live rows that `builder` accepts, spread evenly over the sources. An inner Err says why
+/// there is none.
 pub fn sample(
     metric: Metric,
     sources: &[Arc<OpenedSegment>],

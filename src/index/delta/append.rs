@@ -1,4 +1,4 @@
-//! One more row in the delta: where it goes, and how its page comes into the chain.
+//! Appends a row to the delta: finds its page, and links new pages into the chain.
 
 use crate::failpoint;
 use crate::index::error::IndexError;
@@ -14,18 +14,18 @@ use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
 
-/// How often an insert looks for the last page. Each time, another backend has appended one since; that this happens so
-/// often means that the page is damaged.
+/// Limit on retries of an insert. Each retry means that another backend has appended a page, so reaching the limit
+/// means that the page is damaged.
 const APPEND_ATTEMPTS: usize = 1000;
-/// A statement that has inserted so many rows fills pages of its own: at most one page more is left half empty by it.
+/// After inserting this many rows, a statement appends to pages of its own. At most one of them stays half empty.
 const SHARING_ROWS: u32 = 16;
 
-/// The entry to append, in the pieces that pages take.
+/// The entry to append, split as pages store it.
 struct Entry<'a> {
     layout: DeltaLayout,
     tid: [u8; DELTA_ENTRY_HEAD_BYTES],
     head: &'a [u8],
-    /// First overflow page and the owner of all of them.
+    /// First overflow page and the owner id of all of them.
     overflow: (u32, u128),
 }
 
@@ -36,9 +36,9 @@ impl Entry<'_> {
     }
 }
 
-/// Appends a row in the form that is indexed (`Metric::prepare`). `tail`: where the statement's last row went, or where
-/// the root said that the chain ends; it moves on. One WAL record makes the row visible; the overflow pages of a long one
-/// are logged before it. Returns the bytes that the delta has grown to if it took a new page.
+/// Appends a row in its indexed form (`Metric::prepare`). `tail` is the page of the statement's previous row, or the
+/// end of the chain as the root had it; it is updated. One WAL record makes the row visible; the overflow pages of a
+/// long row are logged before it. Returns the delta's new size in bytes if a page was added.
 pub fn append(rel: Rel, tail: &mut Tail, tid: Tid, row: &[f32]) -> Result<Option<u64>, IndexError> {
     let layout = DeltaLayout::new(row.len());
     let mut bytes = std::mem::take(&mut tail.bytes);
@@ -86,7 +86,7 @@ fn append_bytes(
     Err(IndexError::Damaged(format!("block {} is not the last delta page", tail.block)))
 }
 
-/// Appends the entry to a page of the chain. False: the page takes it not, or it is none.
+/// Appends the entry to a page of the chain. False if the page is full or closed, or no longer a page of the delta.
 fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> Result<bool, IndexError> {
     let page = ExclusivePageLock::lock(rel, tail.block);
     let head = head_of(&page.view(), tail.index_id, entry.layout)?;
@@ -104,14 +104,14 @@ fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> Result<bool, IndexError> {
     Ok(true)
 }
 
-/// Where a statement puts its rows: a page that is thought to be in the chain, of the index with this id. Only the page
-/// itself tells.
+/// Where a statement appends its rows. A guess: the page was in the chain of this index when last seen, and its tag is
+/// checked under the lock.
 pub struct Tail {
     index_id: u128,
     block: u32,
-    /// Of the statement so far.
+    /// Number of rows the statement has inserted.
     rows: u32,
-    /// The last row as it is stored.
+    /// The last row in its stored form.
     bytes: Vec<u8>,
 }
 
@@ -121,13 +121,13 @@ impl Tail {
         Tail { index_id, block, rows: 0, bytes: Vec::new() }
     }
 
-    /// Whether it looks for room in pages that others have appended.
+    /// Whether the statement looks for room in pages that other backends have appended.
     fn shares(&self) -> bool {
         self.rows <= SHARING_ROWS
     }
 }
 
-/// The head of a delta page of the index with this id; None if it is none, or not any more.
+/// The head of a delta page of this index; None if the page is not, or no longer, one.
 fn head_of(view: &PageView, index_id: u128, layout: DeltaLayout) -> Result<Option<DeltaHead>, IndexError> {
     let is_delta = view.tag().is_some_and(|tag| tag.owner == index_id && tag.kind == PageKind::Delta);
     if !is_delta {
@@ -137,14 +137,14 @@ fn head_of(view: &PageView, index_id: u128, layout: DeltaLayout) -> Result<Optio
     Ok(Some(head))
 }
 
-/// Ends the last page, so that every row so far is in front of it and can be sealed.
+/// Appends an empty page, so that all rows up to now are before the last page and can be sealed.
 pub fn roll(rel: Rel) -> Result<(), IndexError> {
     append_page(rel, ExclusivePageLock::allocate(rel), None, true).map(|_| ())
 }
 
-/// Links `fresh` as the last page, with the entry if there is one: meta page, old tail and new page in one record. None if the
-/// old one still does for one that `shares` it: another backend was faster, or it is empty as a rolled tail should be.
-/// Returns the page and the delta's bytes.
+/// Links `fresh` as the last page, with `entry` if given. Meta page, old tail and new page change in one record. None
+/// if the old tail still has room for a statement that shares pages, because another backend was faster or a rolled
+/// tail is still empty. Returns the page and the delta's size in bytes.
 fn append_page(
     rel: Rel,
     fresh: ExclusivePageLock,
@@ -186,8 +186,8 @@ fn append_page(
     Ok(Some((meta.delta_tail, meta.delta_bytes())))
 }
 
-/// Writes what of a row does not fit its delta page, last page first, so that each knows its successor. Returns the
-/// first page and the owner, or `(NO_BLOCK, 0)`.
+/// Writes the overflow part of a row, last page first, so that each page can link to its successor. Returns the first
+/// page and the owner id, or `(NO_BLOCK, 0)`.
 fn write_overflow(rel: Rel, rest: &[u8]) -> Result<(u32, u128), IndexError> {
     if rest.is_empty() {
         return Ok((NO_BLOCK, 0));

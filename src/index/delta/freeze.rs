@@ -1,4 +1,4 @@
-//! The part of the delta that is sealed.
+//! Freezes the part of the delta that is to be sealed.
 
 use super::{Chain, Place, Walker, push_blocks};
 use crate::failpoint;
@@ -8,21 +8,20 @@ use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 
-/// The oldest part of the delta, as sealing takes it.
+/// The oldest part of the delta, as sealing reads it.
 pub struct Frozen {
-    /// Of its rows, in order.
+    /// TIDs of its rows, in order.
     pub tids: Vec<Tid>,
-    /// The rows as they are stored, one after the other: little-endian floats.
+    /// The rows in stored form, concatenated: little-endian floats.
     pub rows: Vec<u8>,
-    /// Every page that it uses.
+    /// All blocks that it uses, overflow pages included.
     pub blocks: Vec<u32>,
-    /// Where the rest of the delta starts.
+    /// The first page of the remaining delta.
     pub rest: Place,
 }
 
-/// Takes the delta from its start up to `max_bytes` of rows or up to its last page, which is never frozen. Pages that
-/// would take more entries are closed first. The caller holds the maintenance lock, so that nobody makes room in the
-/// others.
+/// Freezes the delta from its start up to `max_bytes` of rows, or up to its last page, which is never frozen. Closes
+/// pages that still have room. The caller holds the maintenance lock, so VACUUM cannot make room in closed pages.
 pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexError> {
     let chain = Chain::of_delta(meta);
     let max_rows = max_bytes.div_ceil(chain.dims * size_of::<f32>());
@@ -40,7 +39,7 @@ pub fn freeze(rel: Rel, meta: &Meta, max_bytes: usize) -> Result<Frozen, IndexEr
     Ok(frozen)
 }
 
-/// Lets a page take no more entries.
+/// Closes a page: no entry is appended to it any more.
 pub(super) fn close(rel: Rel, block: u32) -> Result<(), IndexError> {
     let lock = ExclusivePageLock::lock(rel, block);
     let head = DeltaHead { is_closed: true, ..DeltaHead::from_body(lock.view().body())? };

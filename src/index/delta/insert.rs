@@ -1,4 +1,4 @@
-//! The rows of one statement.
+//! Inserts the rows of one statement.
 
 use super::append::{Tail, append};
 use crate::engine::Metric;
@@ -7,13 +7,13 @@ use crate::index::format::Tid;
 use crate::index::{metric_of, read_meta};
 use crate::pg::relation::Rel;
 
-/// Adds the rows of one statement. What it has read of the root holds for so long: dimensions and metric never change,
-/// and where the delta ends is a guess that its pages confirm.
+/// Inserts the rows of one statement. It reads the root once: dimensions and metric never change, and the end of the
+/// delta is a guess that the pages confirm.
 pub struct Inserter {
     dims: usize,
     metric: Metric,
     tail: Tail,
-    /// The row in the form that is indexed.
+    /// The row in its indexed form.
     row: Vec<f32>,
 }
 
@@ -24,8 +24,8 @@ impl Inserter {
         Ok(Inserter { dims, metric, tail, row: Vec::with_capacity(dims) })
     }
 
-    /// Adds a row. One that has no indexed form (a zero vector under cosine) stays out of the index. Returns the bytes
-    /// that the delta has grown to if it took a new page.
+    /// Inserts a row. A row without an indexed form (a zero vector under cosine) is left out. Returns the delta's new
+    /// size in bytes if a page was added.
     pub fn insert(&mut self, rel: Rel, tid: Tid, vector: &[f32]) -> Result<Option<u64>, IndexError> {
         if vector.len() != self.dims {
             return Err(IndexError::Dimensions { expected: self.dims, found: vector.len() });

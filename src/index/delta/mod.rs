@@ -1,15 +1,15 @@
-//! The delta: pages of `(tid, row)` for the rows that came after the last seal. They are searched exactly.
+//! The delta: pages of `(tid, row)` for rows inserted since the last seal. They are searched exactly.
 //!
-//! A chain of pages from `Meta::delta_head` to `Meta::delta_tail`, whose chunk numbers only grow. Statements begin at the
-//! tail; one of many rows goes on with pages of its own, so that such statements need not wait for each other at every
-//! row. VACUUM takes dead entries out where they are and unlinks pages that it emptied, all but the first and the last;
-//! sealing cuts the oldest pages off (`compact::seal`), after it has closed those that would take more entries. They stay
-//! as they are: a segment is made of them (`segment::in_place`).
+//! The pages form a chain from `Meta::delta_head` to `Meta::delta_tail` with ascending chunk numbers. A statement
+//! starts to insert at the tail; after some rows it continues on pages of its own, so that large statements do not
+//! contend for the same page. VACUUM removes dead entries in place and unlinks the pages it emptied, except the first
+//! and the last. Sealing closes the oldest pages and cuts them off (`compact::seal`); they keep their content, and a
+//! segment is made of them (`segment::in_place`).
 //!
-//! Locks: meta page before delta page, a delta page before its successor. A reader holds one page at a time; it can
-//! find itself on a page that was unlinked or cut off meanwhile. Such a page keeps its entries and its link, because
-//! it is reused only when nobody who could stand on it is left (invariant 5). Where that does not hold, on a standby,
-//! the chunk number tells.
+//! Locks: meta page before delta page, a delta page before its successor. A reader locks one page at a time, so its
+//! page may be unlinked or cut off meanwhile. Such a page keeps its entries and its link, because it is reused only
+//! after the last scan that could be on it has ended (invariant 5). A standby does not enforce that; there, the chunk
+//! number reveals a reused page.
 
 mod append;
 mod freeze;
@@ -28,11 +28,11 @@ pub use freeze::{Frozen, freeze};
 pub use insert::Inserter;
 pub use remove_dead::vacuum;
 
-/// A delta page as a walker sees it: copied, no lock held.
+/// A copy of a delta page, for a reader that holds no lock.
 pub struct DeltaPage {
     pub block: u32,
     pub head: DeltaHead,
-    /// Body behind the head: whole entries.
+    /// The body after the head: whole entries.
     entries: Vec<u8>,
 }
 
@@ -49,7 +49,7 @@ impl DeltaPage {
         Ok(())
     }
 
-    /// The page behind it; None for the tail.
+    /// The next page; None for the tail.
     pub fn next(&self) -> Option<Place> {
         let DeltaHead { next_block, next_chunk, .. } = self.head;
         (next_block != NO_BLOCK).then_some(Place { block: next_block, chunk: next_chunk })
@@ -59,7 +59,7 @@ impl DeltaPage {
         self.entries.chunks_exact(layout.entry_bytes()).map(Tid::from_bytes)
     }
 
-    /// Appends the page's rows, one after the other.
+    /// Appends the page's rows to `rows`.
     fn read_rows(
         &self,
         rel: Rel,
@@ -76,7 +76,7 @@ impl DeltaPage {
         Ok(())
     }
 
-    /// Appends the page's rows as they are stored, little-endian floats.
+    /// Appends the page's rows in stored form, little-endian floats.
     pub fn read_row_bytes(
         &self,
         rel: Rel,
@@ -93,7 +93,7 @@ impl DeltaPage {
     }
 }
 
-/// A page that a link or the root leads to. The relation never gets shorter.
+/// Locks a page that a link or the root points to. The relation never shrinks, so a block past its end is damage.
 fn share(rel: Rel, block: u32) -> Result<PageLock, IndexError> {
     if block >= rel.blocks() {
         return Err(IndexError::Damaged(format!(
@@ -103,25 +103,25 @@ fn share(rel: Rel, block: u32) -> Result<PageLock, IndexError> {
     Ok(PageLock::share(rel, block))
 }
 
-/// Whether a row that was read ends where it should.
+/// Whether a row ended at the expected length.
 fn check_length(end: usize, wanted: usize) -> Result<(), IndexError> {
     if end == wanted { Ok(()) } else { Err(IndexError::Damaged("a row in the delta is cut short".into())) }
 }
 
-/// A page of the chain: block and number.
+/// A page of the chain: its block and its chunk number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     pub block: u32,
     pub chunk: u32,
 }
 
-/// Pages that are linked in this order: the delta, or a part of it that was sealed.
+/// A range of linked pages: the delta, or a part of it that was sealed.
 #[derive(Debug, Clone, Copy)]
 pub struct Chain {
     index_id: u128,
     dims: usize,
     start: Place,
-    /// Number of the first page behind it.
+    /// Chunk number of the first page after the range.
     end_chunk: u32,
 }
 
@@ -141,7 +141,7 @@ impl Chain {
     }
 }
 
-/// Goes through the pages of a chain in order.
+/// Iterates over the pages of a chain.
 pub struct Walker {
     rel: Rel,
     chain: Chain,
@@ -165,7 +165,7 @@ impl Walker {
         self.follow(place)
     }
 
-    /// As `next_page`; but for the last one, nobody appends to the page any more. For the holder of the maintenance lock.
+    /// As `next_page`, but closes each page except the last. For the holder of the maintenance lock.
     fn next_closed_page(&mut self) -> Result<Option<&DeltaPage>, IndexError> {
         let Some(place) = self.next else {
             return Ok(None);
@@ -178,7 +178,7 @@ impl Walker {
         self.follow(place)
     }
 
-    /// Goes on from the page at `place`, which was read.
+    /// Continues from the page at `place`, which has been read.
     fn follow(&mut self, place: Place) -> Result<Option<&DeltaPage>, IndexError> {
         self.next = self.page.next().filter(|next| next.chunk < self.chain.end_chunk);
         if self.next.is_some_and(|next| next.chunk <= place.chunk) {
@@ -188,7 +188,7 @@ impl Walker {
     }
 }
 
-/// Visits every row: `(tids, rows)` in batches, the rows one after the other. The slices are valid for one call.
+/// Calls `visit` with `(tids, rows)` in batches, the rows concatenated. The slices are valid during the call.
 pub fn for_each_row(
     rel: Rel,
     meta: &Meta,
@@ -208,14 +208,14 @@ pub fn for_each_row(
     if tids.is_empty() { Ok(()) } else { visit(&tids, &rows) }
 }
 
-/// Appends the rest of a long row to `row`.
+/// Appends the overflow part of a long row to `row`.
 fn read_overflow(rel: Rel, head: &DeltaHead, elements: usize, row: &mut Vec<f32>) -> Result<(), IndexError> {
     let wanted = row.len() + elements;
     for_each_overflow_page(rel, head, |_, bytes| push_elements(row, bytes))?;
     check_length(row.len(), wanted)
 }
 
-/// Visits block and bytes of each overflow page.
+/// Calls `visit` with the block and bytes of each overflow page.
 fn for_each_overflow_page(
     rel: Rel,
     head: &DeltaHead,
@@ -233,7 +233,7 @@ fn for_each_overflow_page(
     Ok(())
 }
 
-/// Rows in the delta.
+/// Number of rows in the delta.
 pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
     let layout = DeltaLayout::new(meta.dims as usize);
     let (mut rows, mut walker) = (0, Walker::new(rel, Chain::of_delta(meta)));
@@ -243,7 +243,7 @@ pub fn count_rows(rel: Rel, meta: &Meta) -> Result<u64, IndexError> {
     Ok(rows)
 }
 
-/// Every block that the delta uses.
+/// All blocks that the delta uses.
 pub fn blocks(rel: Rel, meta: &Meta) -> Result<Vec<u32>, IndexError> {
     let (mut blocks, mut walker) = (Vec::new(), Walker::new(rel, Chain::of_delta(meta)));
     while let Some(page) = walker.next_page()? {

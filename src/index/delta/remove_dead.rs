@@ -1,4 +1,4 @@
-//! VACUUM of the delta: dead entries go, and so do pages that are empty then.
+//! VACUUM of the delta: removes dead entries, and unlinks pages that became empty.
 
 use super::{Chain, Walker};
 use crate::failpoint;
@@ -9,15 +9,15 @@ use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
 
-/// What VACUUM found in the delta.
+/// Counts of one VACUUM of the delta.
 #[derive(Default)]
 pub struct DeltaVacuum {
     pub rows: u64,
     pub removed_rows: u64,
 }
 
-/// Shows `is_dead` every entry once and removes those that it names. The caller holds the maintenance lock, so nobody
-/// else removes; entries that are appended meanwhile are live.
+/// Calls `is_dead` once for every entry and removes those for which it is true. The caller holds the maintenance lock,
+/// so no other process removes entries; entries appended meanwhile are live.
 pub fn vacuum(
     rel: Rel,
     meta: &Meta,
@@ -63,8 +63,7 @@ fn remove_entries(rel: Rel, block: u32, layout: DeltaLayout, dead: &[Tid]) -> Re
     Ok(())
 }
 
-/// Takes an empty page between two others out of the chain, in one record. Its own link stays for those who stand
-/// on it.
+/// Unlinks an empty page between two others, in one record. The page keeps its own link for readers that are on it.
 fn unlink_if_empty(rel: Rel, previous: u32, block: u32) -> Result<bool, IndexError> {
     let before = ExclusivePageLock::lock(rel, previous);
     let lock = ExclusivePageLock::lock(rel, block);

@@ -1,22 +1,22 @@
-//! Delta pages, their entries, and the overflow pages of long ones.
+//! Delta pages, their entries, and the overflow pages of long entries.
 
 use super::{BODY_BYTES, FormatError, NO_BLOCK, array};
 
 pub const DELTA_HEAD_BYTES: usize = 32;
 pub const DELTA_ENTRY_HEAD_BYTES: usize = 8;
 const OVERFLOW_HEAD_BYTES: usize = 8;
-/// Elements that one overflow page takes.
+/// Elements in one overflow page.
 pub const OVERFLOW_ELEMENTS: usize = (BODY_BYTES - OVERFLOW_HEAD_BYTES) / 4;
 
-/// How entries of `dims` elements lie in delta pages.
+/// How entries of `dims` elements are laid out in delta pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaLayout {
     pub dims: usize,
-    /// Elements of an entry that stand in the delta page itself.
+    /// Elements of an entry in the delta page itself.
     pub head_elements: usize,
-    /// Overflow pages that hold the rest.
+    /// Overflow pages of one entry, for the remaining elements.
     pub overflow_pages: usize,
-    /// Entries that one delta page takes; 1 if they overflow.
+    /// Entries in one delta page; 1 if they overflow.
     pub entries_per_page: usize,
 }
 
@@ -43,18 +43,18 @@ impl DeltaLayout {
     }
 }
 
-/// First bytes of a delta page's body.
+/// The head of a delta page's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaHead {
     pub next_block: u32,
-    /// Number of the next page in the chain; chain numbers only grow, so a reused page is recognised.
+    /// Chunk number of the next page in the chain. Chunk numbers only grow, so a reused page is recognised.
     pub next_chunk: u32,
-    /// First overflow page of the one entry, or `NO_BLOCK`.
+    /// First overflow page of the page's only entry, or `NO_BLOCK`.
     pub overflow_block: u32,
     pub entries: u16,
-    /// Whether it takes no more entries: it is being sealed.
+    /// Whether the page is closed to appends because it is being sealed.
     pub is_closed: bool,
-    /// Random owner of the entry's overflow pages; 0 if it has none.
+    /// Random owner id of the entry's overflow pages; 0 if it has none.
     pub overflow_id: u128,
 }
 
@@ -68,8 +68,8 @@ impl DeltaHead {
         overflow_id: 0,
     };
 
-    /// Whether an entry of this layout can still be appended. One that overflows never goes where another one was: the
-    /// head may still be read.
+    /// Whether another entry can be appended. A page whose entry overflowed is never refilled, because a reader may
+    /// still hold the old head.
     pub fn takes_more(&self, layout: DeltaLayout) -> bool {
         let has_room = if layout.overflow_pages > 0 {
             self.entries == 0 && self.overflow_block == NO_BLOCK
@@ -90,7 +90,7 @@ impl DeltaHead {
         bytes
     }
 
-    /// The head of a page with this body.
+    /// Decodes the head of a page with this body.
     pub fn from_body(body: &[u8]) -> Result<Self, FormatError> {
         let Some(body) = body.first_chunk::<DELTA_HEAD_BYTES>() else {
             return Err(FormatError::Damaged("a delta page is cut short"));
@@ -105,7 +105,7 @@ impl DeltaHead {
         })
     }
 
-    /// Head and entries of a page with this body: as many as the head says.
+    /// Splits a body into the head and the entries that it counts.
     pub fn split(body: &[u8], layout: DeltaLayout) -> Result<(Self, &[u8]), FormatError> {
         let head = Self::from_body(body)?;
         let (count, entries) = (usize::from(head.entries), &body[DELTA_HEAD_BYTES..]);
@@ -116,14 +116,14 @@ impl DeltaHead {
     }
 }
 
-/// First bytes of an overflow page's body.
+/// Encodes the head of an overflow page's body.
 pub fn overflow_head(next_block: u32) -> [u8; OVERFLOW_HEAD_BYTES] {
     let mut bytes = [0u8; OVERFLOW_HEAD_BYTES];
     bytes[0..4].copy_from_slice(&next_block.to_le_bytes());
     bytes
 }
 
-/// Of an overflow page with this body: the next one, or `NO_BLOCK`, and what it holds of the row.
+/// Splits the body of an overflow page into the next block (or `NO_BLOCK`) and its part of the row.
 pub fn split_overflow(body: &[u8]) -> Result<(u32, &[u8]), FormatError> {
     let Some((head, rest)) = body.split_first_chunk::<OVERFLOW_HEAD_BYTES>() else {
         return Err(FormatError::Damaged("an overflow page of the delta is cut short"));

@@ -1,10 +1,10 @@
-//! What the root leads to: blobs, segments and the list of them.
+//! The structures that the root points to: the manifest, its segments and their blobs.
 
 use serde::{Deserialize, Serialize};
 
 use super::{BODY_BYTES, DeltaLayout, FormatError, SEGMENT_HEAD_BYTES, TID_BYTES, decode, encode};
 
-/// A run of neighbouring blocks.
+/// A range of consecutive blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     pub start: u32,
@@ -12,7 +12,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// The shortest list of extents that covers `blocks` in their order.
+    /// The shortest list of extents that covers `blocks` in the given order.
     pub fn cover(blocks: &[u32]) -> Vec<Extent> {
         let mut extents: Vec<Extent> = Vec::new();
         for &block in blocks {
@@ -28,13 +28,13 @@ impl Extent {
         self.start..self.end()
     }
 
-    /// The block behind the last one.
+    /// The first block after the extent.
     pub fn end(self) -> u32 {
         self.start.saturating_add(self.blocks)
     }
 
-    /// What `used` (in any order, and it may overlap) leaves free of `0..end`, in order. Memory and time go with the
-    /// number of extents, not of blocks.
+    /// The gaps that `used` (unordered, may overlap) leaves in `0..end`, in ascending order. Time and memory depend on
+    /// the number of extents, not of blocks.
     pub fn gaps(mut used: Vec<Extent>, end: u32) -> Vec<Extent> {
         used.sort_unstable_by_key(|extent| extent.start);
         let (mut gaps, mut next) = (Vec::new(), 0);
@@ -49,7 +49,7 @@ impl Extent {
     }
 }
 
-/// A reference to a blob: where its pages lie and how to tell that they are its own.
+/// A reference to a blob: its pages, and the identity by which a reader recognises them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobRef {
     pub id: u128,
@@ -59,7 +59,7 @@ pub struct BlobRef {
 }
 
 impl BlobRef {
-    /// Blocks of all extents; None: not all of them are among the first `end` blocks.
+    /// Total blocks of all extents; None if an extent reaches beyond `end`.
     fn blocks_within(&self, end: u32) -> Option<u64> {
         let is_within =
             |extent: &Extent| extent.start.checked_add(extent.blocks).is_some_and(|last| last <= end);
@@ -67,7 +67,7 @@ impl BlobRef {
         self.extents.iter().all(is_within).then_some(blocks)
     }
 
-    /// Whether it has the pages that its length takes, among the first `end` blocks.
+    /// Whether its extents lie before `end` and have exactly the pages that its length needs.
     pub fn fits(&self, end: u32) -> bool {
         self.blocks_within(end) == Some(self.bytes.div_ceil(BODY_BYTES as u64))
     }
@@ -77,54 +77,54 @@ impl BlobRef {
     }
 }
 
-/// Pages of the delta that were sealed where they lie, in the order of the chain. Nobody changes them any more; the last
-/// one's link still leads to what the delta began with then.
+/// Delta pages that were sealed in place, in the order of the chain. They are immutable; the link of the last page
+/// still points to the page that the delta started with after the seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaRun {
-    /// Owner of the pages.
+    /// Owner id in the pages' tags.
     pub index_id: u128,
     pub dims: u32,
     /// `engine::Metric::code`.
     pub metric: u8,
     pub start_block: u32,
     pub start_chunk: u32,
-    /// Number of the first page behind them.
+    /// Chunk number of the first page after the run.
     pub end_chunk: u32,
     /// As in `SegmentHead`.
     pub tids_crc32c: u32,
 }
 
-/// A sealed FAISS index: its payload, and which of its positions are dead.
+/// A segment: its payload, and which of its positions are dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentRef {
-    /// The payload's id names the cache file too.
+    /// Its id is also the name of the cache file.
     pub payload: BlobRef,
-    /// Where the payload's pages are the delta's; its extents then list them and their overflow pages in any order.
+    /// Set for a segment sealed in place. `payload.extents` then lists the delta pages and their overflow pages in any
+    /// order.
     pub run: Option<DeltaRun>,
-    /// Rows at sealing; positions are 0..rows.
+    /// Number of rows when the segment was written; positions are 0..rows.
     pub rows: u64,
     pub dead_rows: u64,
-    /// A bitmap by position, least significant bit first, 1 = dead.
+    /// Bitmap by position, least significant bit first, 1 = dead.
     pub tombstones: Option<BlobRef>,
-    /// The factory string that FAISS built it from.
+    /// The factory string of its FAISS index.
     #[serde(deserialize_with = "super::string")]
     pub factory: String,
-    /// Live rows of the index when the segment's quantiser was trained; 0: nothing in it is trained.
+    /// Live rows in the index when the segment's quantiser was trained; 0 if nothing in it is trained.
     pub trained_rows: u64,
-    /// FAISS's imbalance factor of its inverted lists just after training, in percent; 0: it has none.
+    /// FAISS's imbalance factor of the inverted lists right after training, in percent; 0 if there are none.
     pub trained_imbalance_percent: u32,
-    /// What its search parameters bring, ascending in recall and cost; empty: it is exact, or that was not measured.
+    /// Measured operating points, ascending in recall and cost; empty if the segment is exact or was not measured.
     pub points: Vec<PointRef>,
-    /// Why it was built from that factory string, for a person, if the choice was vekter's; empty: it was asked for, or is
-    /// what inserts are sealed as.
+    /// Why `auto` chose this factory string, for the user; empty if it was requested or is that of sealed inserts.
     #[serde(deserialize_with = "super::string")]
     pub reason: String,
 }
 
-/// Search parameters and what they bring (`engine::OperatingPoint`), in whole numbers.
+/// An operating point (`engine::OperatingPoint`) in integers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointRef {
-    /// 0: none, here and below.
+    /// 0 in this field and the next two: not set.
     pub nprobe: u32,
     pub ef_search: u32,
     pub k_factor_hundredths: u32,
@@ -137,17 +137,18 @@ impl SegmentRef {
         self.rows.saturating_sub(self.dead_rows)
     }
 
-    /// Whether its payload is long enough for its rows.
+    /// Whether the payload is long enough for the segment's rows.
     pub fn has_room_for_rows(&self) -> bool {
         let room = self.payload.bytes.saturating_sub(SEGMENT_HEAD_BYTES as u64);
         self.rows <= room / TID_BYTES as u64
     }
 
-    /// Err: an index of so many blocks and dimensions has no such segment.
+    /// Err if an index of this many blocks and dimensions cannot have such a segment.
     fn check_room(&self, blocks: u32, dims: u32) -> Result<(), FormatError> {
         let has_pages = match &self.run {
             None => self.payload.fits(blocks),
-            // Their bytes are made of fewer: what is not in them is less than a page.
+            // A sealed payload is assembled from delta pages; everything in it that is not in them is shorter than a
+            // page.
             Some(run) => {
                 run.dims == dims
                     && self.payload.blocks_within(blocks).is_some_and(|own| {
@@ -170,18 +171,18 @@ impl SegmentRef {
     }
 }
 
-/// A segment of fewer live rows is Flat: to scan it takes no longer than to search a graph.
+/// Segments with fewer live rows are Flat: scanning them is as fast as searching a graph.
 pub const SMALL_SEGMENT_ROWS: u64 = 4096;
-/// Segments of fewer bytes of floats are merged at every turn. Less than four times what is sealed at a time by default,
-/// so that such rows are merged once or twice: pages may waste half of the 4 MB.
+/// Segments with fewer bytes of floats are in tier 0. It is less than four times what is sealed at a time by default,
+/// so that such rows are merged once or twice: half of the 4 MB of pages may be unused.
 const SMALL_SEGMENT_BYTES: u64 = 8 << 20;
-/// How many times more rows the next tier of segments has.
+/// Ratio of the sizes of consecutive tiers.
 const TIER_FACTOR: u64 = 4;
 
-/// The tiers of an index's segments by live rows.
+/// The tiers of segments by live rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Tiers {
-    /// Those of tier 0 have fewer.
+    /// Segments with fewer live rows are in tier 0.
     small_rows: u64,
 }
 
@@ -191,13 +192,13 @@ impl Tiers {
         Tiers { small_rows: SMALL_SEGMENT_ROWS.min(SMALL_SEGMENT_BYTES / row_bytes).max(1) }
     }
 
-    /// Of a segment of so many live rows: 0 for few, one more for each factor of `TIER_FACTOR`.
+    /// The tier of a segment with this many live rows: 0 if small, one more for each factor of `TIER_FACTOR`.
     pub fn tier(self, live_rows: u64) -> u32 {
         (live_rows / self.small_rows).checked_ilog(TIER_FACTOR).map_or(0, |power| power + 1)
     }
 }
 
-/// The list of segments. Written anew for each change and never changed in place.
+/// The list of segments. Each change writes a new manifest; none is changed in place.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub segments: Vec<SegmentRef>,
@@ -212,7 +213,7 @@ impl Manifest {
         decode(bytes, "the manifest cannot be decoded")
     }
 
-    /// Err: it lists what an index of so many blocks and dimensions cannot have.
+    /// Err if it has a segment that an index of this many blocks and dimensions cannot have.
     pub fn check_room(&self, blocks: u32, dims: u32) -> Result<(), FormatError> {
         self.segments.iter().try_for_each(|segment| segment.check_room(blocks, dims))
     }
@@ -225,12 +226,12 @@ impl Manifest {
         self.segments.iter().map(|segment| segment.dead_rows).sum()
     }
 
-    /// Whether a segment of it has this id.
+    /// Whether it contains the segment with this id.
     pub fn names(&self, segment: u128) -> bool {
         self.segments.iter().any(|one| one.payload.id == segment)
     }
 
-    /// Every blob that is reachable from here.
+    /// All blobs that the manifest refers to.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
         self.segments.iter().flat_map(|segment| std::iter::once(&segment.payload).chain(&segment.tombstones))
     }

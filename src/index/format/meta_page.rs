@@ -9,34 +9,34 @@ use super::{
 use crate::engine::MAX_DIMS;
 
 const META_MAGIC: [u8; 4] = *b"VKTR";
-/// Magic, version, two bytes of zero, and CRC-32C of the encoded root.
+/// Magic, version, two zero bytes, and CRC-32C of the encoded root.
 const META_PREFIX_BYTES: usize = 12;
 
-/// The root (invariant 4): it changes in one WAL record, after all it points to is logged.
+/// The root (invariant 4): changes in one WAL record, after everything it points to is logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// Random; new with every build, so that nothing of an older build is taken for this one.
+    /// Random for each build, so that pages of an older build are recognised as such.
     pub index_id: u128,
     pub dims: u32,
     /// `engine::Metric::code`.
     pub metric: u8,
-    /// The `factory` option as it was at build.
+    /// The `factory` option at build time.
     #[serde(deserialize_with = "super::string")]
     pub factory: String,
-    /// Counts the changes of the root's manifest.
+    /// Number of manifests published so far.
     pub generation: u64,
     pub manifest: Option<BlobRef>,
-    /// First page of the delta and its number in the chain; sealing moves it on.
+    /// First page of the delta and its chunk number; sealing advances them.
     pub delta_head: u32,
     pub delta_head_chunk: u32,
-    /// The last page of the chain, where a statement looks for room first.
+    /// The last page of the chain, where a statement first looks for room.
     pub delta_tail: u32,
-    /// Number that the next delta page gets.
+    /// Chunk number of the next delta page.
     pub delta_next_chunk: u32,
 }
 
 impl Meta {
-    /// The body of block 0. A manifest in too many pieces would not fit: `fits` is asked before it is published.
+    /// The body of block 0. `fits` must be checked first: a manifest with too many extents does not fit.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = encode(self);
         let mut body = META_MAGIC.to_vec();
@@ -51,12 +51,12 @@ impl Meta {
         self.encode().len() <= BODY_BYTES
     }
 
-    /// Bytes of the delta's pages, as if VACUUM had unlinked none and each held as many rows as it can.
+    /// Size of the delta in bytes of pages, as if VACUUM had unlinked none and all were full.
     pub fn delta_bytes(&self) -> u64 {
         self.link_bytes(self.delta_links())
     }
 
-    /// Bytes that inserts have added to the delta since it was as in `earlier`; as `delta_bytes`.
+    /// Bytes that inserts have added to the delta since the root was `earlier`; counted as in `delta_bytes`.
     pub fn inserted_bytes_since(&self, earlier: &Meta) -> u64 {
         self.link_bytes(self.delta_next_chunk.saturating_sub(earlier.delta_next_chunk))
     }
@@ -66,7 +66,7 @@ impl Meta {
         u64::from(links) * pages_per_link * PAGE_BYTES as u64
     }
 
-    /// Pages in the delta's chain, those that VACUUM unlinked counted in.
+    /// Number of pages in the delta's chain, including those that VACUUM unlinked.
     pub fn delta_links(&self) -> u32 {
         self.delta_next_chunk.saturating_sub(self.delta_head_chunk)
     }
@@ -86,7 +86,7 @@ impl Meta {
         decode(encoded, "the meta page cannot be decoded")
     }
 
-    /// Err: it says what an index of so many blocks cannot be.
+    /// Err if an index of this many blocks cannot have this root.
     pub fn check_room(&self, blocks: u32) -> Result<(), FormatError> {
         if !(1..=MAX_DIMS).contains(&(self.dims as usize)) {
             return Err(FormatError::Damaged("the meta page's number of dimensions is impossible"));

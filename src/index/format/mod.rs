@@ -12,12 +12,11 @@
 //! Overflow     next(4) pad(4) │ float32…              the rest of an entry that is longer than a page
 //! ```
 //!
-//! A *blob* is an immutable byte string in pages that lie in a list of extents. Whoever points to it holds its random
-//! 128-bit id, length and CRC-32C, so a reader always knows whether the pages it met are the ones that were meant.
-//! The payload of a segment that was sealed where it lay is the exception: no page has its bytes, they are made of the
-//! delta's pages (`DeltaRun`).
-//! No length in these bytes is believed before it was compared with the bytes or the blocks that are there.
-//! Integers are little-endian. Versioned from the first release: an unknown version is refused, never guessed at.
+//! A *blob* is an immutable byte string in the pages of a list of extents. A reference to a blob holds its random
+//! 128-bit id, length and CRC-32C, so a reader recognises pages of another owner. The payload of a segment that was
+//! sealed in place is the exception: no page has its bytes; they are assembled from the delta's pages (`DeltaRun`).
+//! Every length is checked against the bytes or blocks that exist before it is used. Integers are little-endian.
+//! Formats are versioned; an unknown version is an error.
 
 mod delta_page;
 mod manifest;
@@ -44,10 +43,10 @@ pub use tid::{TID_BYTES, Tid};
 pub use tombstones::Tombstones;
 
 pub const META_BLOCK: u32 = 0;
-/// Where the delta of a new index starts; sealing moves the start on (`Meta::delta_head`).
+/// First block of the delta in a new index; sealing advances the start (`Meta::delta_head`).
 pub const FIRST_DELTA_BLOCK: u32 = 1;
 
-/// What is wrong with bytes that should follow one of these formats.
+/// Why bytes do not follow one of these formats.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     #[error("format version {0} is unknown")]
@@ -61,12 +60,12 @@ fn bincode_config() -> impl bincode::config::Config {
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Plain structs of integers, strings and vectors have no case that bincode refuses; an empty answer would be
-    // caught by the decoder of whoever reads it.
+    // bincode encodes plain structs of integers, strings and vectors without errors; should it fail, the decoder
+    // rejects the empty bytes.
     bincode::serde::encode_to_vec(value, bincode_config()).unwrap_or_default()
 }
 
-/// `bytes`: the encoded value and nothing behind it. Strings are to be read by `string`.
+/// Decodes all of `bytes`. String fields must use `string`.
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &'static str) -> Result<T, FormatError> {
     match bincode::serde::borrow_decode_from_slice(bytes, bincode_config()) {
         Ok((value, used)) if used == bytes.len() => Ok(value),
@@ -74,8 +73,8 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &'static str) -> Result
     }
 }
 
-/// Reads a string as a part of the bytes first: bincode allocates for an owned one whatever its length says. (Of a list,
-/// serde allocates a megabyte at most before it has seen the elements.)
+/// Deserialises a string by borrowing it first: bincode would allocate an owned string of any length that the bytes
+/// claim. (For a list, serde allocates at most a megabyte before it has seen the elements.)
 fn string<'de, D: serde::Deserializer<'de>>(decoder: D) -> Result<String, D::Error> {
     <&str>::deserialize(decoder).map(str::to_owned)
 }

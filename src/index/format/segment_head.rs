@@ -14,7 +14,7 @@ pub struct SegmentHead {
     pub rows: u64,
     pub dims: u32,
     pub metric: u8,
-    /// Checksum of the TIDs: VACUUM reads them without the rest.
+    /// Separate checksum of the TIDs, because VACUUM reads them without the rest.
     pub tids_crc32c: u32,
     /// Offsets in the payload.
     pub tids_at: u64,
@@ -30,8 +30,8 @@ const SEGMENT_MAGIC: [u8; 6] = *b"VKTSEG";
 const SEGMENT_PREFIX_BYTES: usize = 16;
 
 impl SegmentHead {
-    /// Places the parts of a segment. `faiss_aligned_at` is the offset in FAISS's bytes that should fall on a multiple of
-    /// 64 in the payload, so that vector instructions read its largest array aligned.
+    /// Computes the offsets of the segment's parts. `faiss_aligned_at` is the offset within FAISS's bytes that must be
+    /// a multiple of 64 in the payload, so that vector instructions read FAISS's largest array aligned.
     pub fn place(&mut self, faiss_aligned_at: u64) {
         self.tids_at = SEGMENT_HEAD_BYTES as u64;
         let tids_end = self.tids_at + self.rows * TID_BYTES as u64;
@@ -39,7 +39,7 @@ impl SegmentHead {
         self.faiss_at = tids_end + (64 - misaligned) % 64;
     }
 
-    /// Where FAISS's bytes lie in the payload.
+    /// The range of FAISS's bytes in the payload.
     pub fn faiss_range(&self) -> std::ops::Range<usize> {
         self.faiss_at as usize..(self.faiss_at + self.faiss_bytes) as usize
     }
@@ -48,7 +48,7 @@ impl SegmentHead {
         self.faiss_at + self.faiss_bytes
     }
 
-    /// Err: the factory string leaves no room.
+    /// Err if the factory string is too long.
     pub fn encode(&self) -> Result<Vec<u8>, FormatError> {
         let encoded = encode(self);
         if SEGMENT_PREFIX_BYTES + encoded.len() > SEGMENT_HEAD_BYTES {
@@ -63,7 +63,7 @@ impl SegmentHead {
         Ok(head)
     }
 
-    /// `payload`: at least the first `SEGMENT_HEAD_BYTES` of a payload that has `payload_bytes`.
+    /// `payload`: at least the first `SEGMENT_HEAD_BYTES` bytes of a payload of `payload_bytes`.
     pub fn decode(payload: &[u8], payload_bytes: u64) -> Result<Self, FormatError> {
         if payload.len() < SEGMENT_HEAD_BYTES || payload[0..6] != SEGMENT_MAGIC {
             return Err(FormatError::Damaged("not a segment"));

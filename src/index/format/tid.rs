@@ -4,15 +4,15 @@ use std::fmt::{self, Display, Formatter};
 
 use super::array;
 
-/// A TID in pages and segments: block (4), offset (2).
+/// Bytes of a TID in pages and segments: block (4), offset (2).
 pub const TID_BYTES: usize = 6;
 
-/// Where a row lies in its table: block and offset. Ordered as PostgreSQL orders them.
+/// Location of a row in its table: block and offset. Ordered as PostgreSQL orders them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tid(u64);
 
 impl Tid {
-    /// No heap has such a row.
+    /// A TID that no heap row has.
     pub const MAX: Tid = Tid(u64::MAX);
 
     pub const fn new(block: u32, offset: u16) -> Self {
@@ -39,7 +39,7 @@ impl Tid {
     }
 }
 
-/// As PostgreSQL prints a ctid.
+/// Formatted as PostgreSQL prints a ctid.
 impl Display for Tid {
     fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
         write!(formatter, "({},{})", self.block(), self.offset())

@@ -1,20 +1,20 @@
-//! Dead rows of a segment.
+//! Tombstones: the dead rows of a segment.
 
 use std::ops::Deref;
 
 use super::FormatError;
 
-/// A bit for each position of a segment, least significant bit first, 1 = dead.
+/// One bit for each position of a segment, least significant bit first, 1 = dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tombstones(Vec<u8>);
 
 impl Tombstones {
-    /// For a segment of `rows` rows, all of them alive.
+    /// A bitmap without dead rows.
     pub fn none(rows: u64) -> Self {
         Tombstones(vec![0; bytes_for(rows)])
     }
 
-    /// As they were stored for a segment of `rows` rows.
+    /// Decodes the stored bitmap of a segment with `rows` rows.
     pub fn decode(bytes: Vec<u8>, rows: u64) -> Result<Self, FormatError> {
         if bytes.len() != bytes_for(rows) {
             return Err(FormatError::Damaged("a tombstone bitmap is not as long as its segment"));
@@ -34,20 +34,20 @@ impl Tombstones {
         self.0.iter().map(|byte| u64::from(byte.count_ones())).sum()
     }
 
-    /// Whether there is a tombstone behind the last of `rows` rows, where there is no row.
+    /// Whether a bit beyond the last of `rows` rows is set, which is damage.
     pub fn reach_beyond(&self, rows: u64) -> bool {
         let beyond = 8 * self.0.len() as u64 - rows;
         self.0.last().is_some_and(|last| u64::from(last.leading_zeros()) < beyond)
     }
 
-    /// The same rows dead in a segment that has `rows` rows by now.
+    /// The same dead rows in a segment of `rows` rows.
     pub fn resized(mut self, rows: u64) -> Self {
         self.0.resize(bytes_for(rows), 0);
         self
     }
 }
 
-/// As they are stored, and as FAISS takes them.
+/// The bytes as they are stored and as FAISS reads them.
 impl Deref for Tombstones {
     type Target = [u8];
 

@@ -1,4 +1,4 @@
-//! Where an index has the rows of a block of the table.
+//! Finds the index's entries for rows of a table block.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::index::segment::OpenedSegment;
 use crate::index::{Snapshot, delta, retry};
 use crate::pg::relation::Rel;
 
-/// What an index holds of a row.
+/// The index's copy of a row.
 #[derive(Clone)]
 pub enum Place {
-    /// The row itself, in the form that is indexed.
+    /// The row in its indexed form.
     Delta(Vec<f32>),
     Segment {
         opened: Arc<OpenedSegment>,
@@ -19,10 +19,10 @@ pub enum Place {
     },
 }
 
-/// Every live entry for a row of the table's block, in no order.
+/// All live entries for rows of the block, unordered.
 pub fn on_block(rel: Rel, block: u32) -> Result<Vec<(Tid, Place)>, IndexError> {
     let is_there = |tid: Tid| tid.block() == block;
-    // Root and delta are read together: see `search::Cursor::open`.
+    // Read root and delta together: see `search::Cursor::open`.
     retry(|| {
         let snapshot = Snapshot::try_open(rel)?;
         let mut found = Vec::new();

@@ -1,8 +1,8 @@
-//! Segments: sealed FAISS indexes with their heap TIDs (the payload's layout is in `format`).
+//! Segments: FAISS indexes with their heap TIDs (`format` draws the payload's layout).
 //!
-//! A segment is written to its cache file first, which FAISS can stream to, and copied from there to the relation's
-//! pages, so that it is never twice in memory and the backend that built it finds it materialised. What was sealed has its
-//! pages already (`in_place`).
+//! A segment is first written to its cache file, to which FAISS can stream, and then copied to the relation's pages. So
+//! it is never in memory twice, and the backend that built it already has its cache file. A segment sealed in place
+//! already has its pages (`in_place`).
 
 use std::cell::Cell;
 use std::io::Write;
@@ -23,13 +23,13 @@ use crate::pg::catalogue;
 use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
-/// A backend that writes cache files sweeps the folder at most so often, and leaves younger files alone.
+/// Minimum interval between sweeps by a backend that writes cache files, and minimum age of the files they remove.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 const SWEEP_MIN_AGE: Duration = Duration::from_secs(600);
-/// More ascending runs than this are no order to go by.
+/// With more ascending runs than this, the order of TIDs is not used.
 const MAX_ASCENDING_RUNS: usize = 64;
 
-/// This server's cache folder.
+/// The cache folder of this server.
 pub fn cache() -> Cache {
     // SAFETY: set once at server start, before any backend.
     let (directory, start) = unsafe { (pgrx::pg_sys::DataDir, pgrx::pg_sys::PgStartTime) };
@@ -39,9 +39,9 @@ pub fn cache() -> Cache {
     Cache::new(std::path::Path::new(directory), start, crate::guc::cache_limit_bytes())
 }
 
-/// Removes cache files of databases and indexes that are gone, and those of `rel` that `keep` does not want at the moment
-/// at which it is asked, by segment; but none that is younger than `min_age`, or that somebody writes who has not told yet.
-/// An index that its creator has not committed is locked.
+/// Removes cache files of dropped databases and indexes, and those of `rel`'s segments for which `keep` returns false.
+/// Spares files that are younger than `min_age` or claimed by their writer. An index whose creation has not committed
+/// is recognised by its lock.
 pub fn sweep(rel: Rel, min_age: Duration, keep: &mut dyn FnMut(u128) -> bool) {
     let own = file_key(rel, 0);
     cache().sweep(min_age, |key| {
@@ -50,14 +50,13 @@ pub fn sweep(rel: Rel, min_age: Duration, keep: &mut dyn FnMut(u128) -> bool) {
         } else if key.index == own.index {
             keep(key.segment)
         } else {
-            // In this order: who lets the lock go has made the index visible, or given it up.
+            // The order matters: when the lock is released, the index is visible or rolled back.
             lock::is_exclusively_locked(key.index) || catalogue::relation_exists(key.index)
         }
     });
 }
 
-/// Sweeps when a file was written, so that a server that neither builds nor vacuums (a standby, or one whose last faiss
-/// index was dropped elsewhere) gives space back too.
+/// Sweeps after writing a file, so that servers that neither build nor vacuum free space too, for example a standby.
 fn sweep_now_and_then(rel: Rel) {
     thread_local! {
         static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -65,7 +64,7 @@ fn sweep_now_and_then(rel: Rel) {
     let now = Instant::now();
     if LAST.get().is_none_or(|last| now.duration_since(last) >= SWEEP_PAUSE) {
         LAST.set(Some(now));
-        // Without a manifest nothing is known to be unwanted; whoever wants to search will say what is wrong with it.
+        // Without a manifest, assume every file is needed; a search will report why it cannot be read.
         sweep(rel, SWEEP_MIN_AGE, &mut |id| {
             let manifest = read_meta(rel).and_then(|meta| read_manifest(rel, &meta));
             manifest.map_or(true, |manifest| manifest.names(id))
@@ -73,14 +72,15 @@ fn sweep_now_and_then(rel: Rel) {
     }
 }
 
-/// Names the cache file of a segment of `rel`.
+/// The key of a segment's cache file.
 pub fn file_key(rel: Rel, segment: u128) -> FileKey {
     // SAFETY: set at session start.
     let database = unsafe { pgrx::pg_sys::MyDatabaseId };
     FileKey { database: database.to_u32(), index: rel.oid().to_u32(), segment }
 }
 
-/// A segment over its mapped cache file. Owns memory, a map and a FAISS handle: nothing that a transaction must end.
+/// A segment in its mapped cache file. Owns memory, a mapping and a FAISS handle; nothing that must end with a
+/// transaction.
 pub struct Segment {
     mapping: Arc<Mapping>,
     head: SegmentHead,
@@ -104,17 +104,17 @@ impl Segment {
         self.head.rows
     }
 
-    /// The cache file that it is mapped from.
+    /// The mapping of its cache file.
     pub fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    /// FAISS's own bytes.
+    /// FAISS's serialised bytes.
     pub fn serial(&self) -> &[u8] {
         &self.mapping.bytes()[self.head.faiss_range()]
     }
 
-    /// FAISS's imbalance factor of the inverted lists in percent; 0 where there are none.
+    /// FAISS's imbalance factor of the inverted lists in percent; 0 if there are none.
     pub fn imbalance_percent(&self) -> u32 {
         self.index.imbalance().map_or(0, |factor| (factor * 100.0) as u32)
     }
@@ -126,20 +126,20 @@ impl Segment {
         bytes.chunks_exact(TID_BYTES).map(Tid::from_bytes)
     }
 
-    /// The ranges of positions in which they ascend, if those are few: a build goes through the table, and adds last what
-    /// it held back; a merge does so segment by segment. Found out once.
+    /// The ranges of positions with ascending TIDs, if there are few. A build adds rows in table order and the holdout
+    /// rows last; a merge does so for each source. Computed once.
     pub fn ascending_runs(&self) -> Option<&[Range<u64>]> {
         self.ascending_runs.get_or_init(|| ascending_runs(self.tids())).as_deref()
     }
 
-    /// The heap TID of a position, which is less than `rows`.
+    /// The heap TID at a position, which must be less than `rows`.
     pub fn tid(&self, position: u64) -> Tid {
         let at = self.head.tids_at as usize + position as usize * TID_BYTES;
         Tid::from_bytes(&self.mapping.bytes()[at..at + TID_BYTES])
     }
 }
 
-/// The ranges in which TIDs ascend; None if there are many.
+/// The ranges with ascending TIDs; None if there are too many.
 fn ascending_runs(tids: impl Iterator<Item = impl Ord + Copy>) -> Option<Vec<Range<u64>>> {
     let mut runs: Vec<Range<u64>> = Vec::new();
     let mut last = None;
@@ -158,7 +158,7 @@ fn ascending_runs(tids: impl Iterator<Item = impl Ord + Copy>) -> Option<Vec<Ran
     Some(runs)
 }
 
-/// Opens a segment from its cache file, after writing that file from the pages if it is not there or not right.
+/// Opens a segment from its cache file. If the file is missing or damaged, writes it again from the pages first.
 pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, IndexError> {
     let key = file_key(rel, segment.payload.id);
     let (bytes, crc) = (segment.payload.bytes, segment.payload.crc32c);
@@ -166,7 +166,7 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
     let mapping = match cache.open_verified(&key, bytes) {
         Some(mapping) => mapping,
         None => {
-            // One backend verifies or writes; the others wait, and find it done.
+            // One backend verifies or writes the file; others wait for it.
             let _lock = IndexLock::acquire(rel, Purpose::Materialise);
             failpoint::reach("materialise.started");
             match cache.open(&key, bytes, crc, &mut crate::pg::take_interrupts) {
@@ -190,7 +190,7 @@ pub fn read_payload(rel: Rel, segment: &SegmentRef, sink: &mut dyn Write) -> Res
     blob::copy(&segment.payload, sink, |visit| for_each_part(rel, segment, visit))
 }
 
-/// Shows `visit` the payload as its pages have it, until it returns false.
+/// Calls `visit` with parts of the payload, read from its pages, until it returns false.
 fn for_each_part(rel: Rel, segment: &SegmentRef, visit: Visit) -> Result<(), IndexError> {
     match &segment.run {
         Some(run) => SealedPayload::new(segment.payload.id, segment.rows, run)?.for_each_part(rel, visit),
@@ -198,15 +198,15 @@ fn for_each_part(rel: Rel, segment: &SegmentRef, visit: Visit) -> Result<(), Ind
     }
 }
 
-/// Shows `visit` position and TID of each row, in order. They come from the pages: VACUUM needs neither the cache file
-/// nor the rest of the segment. `Damaged`, after the visits, if the TIDs are not those that were sealed.
+/// Calls `visit` with position and TID of each row, in order. Reads only the TIDs' part of the pages, not the cache
+/// file. Returns `Damaged`, after the visits, if the TIDs' checksum is wrong.
 pub fn for_each_tid(
     rel: Rel,
     segment: &SegmentRef,
     visit: &mut dyn FnMut(u64, Tid),
 ) -> Result<(), IndexError> {
     let mut head: Option<SegmentHead> = None;
-    // Bytes of the payload that were not used yet: a TID can lie in two pages.
+    // Unused bytes of the payload: a TID can span two pages.
     let mut rest: Vec<u8> = Vec::new();
     let (mut position, mut crc) = (0, 0);
     for_each_part(rel, segment, &mut |part| {
@@ -246,7 +246,7 @@ fn damaged(segment: &SegmentRef, what: &str) -> IndexError {
     IndexError::Damaged(format!("segment {:032x}: {what}", segment.payload.id))
 }
 
-/// A payload in its cache file, not yet in pages. Dropped before it is stored, it leaves no file.
+/// A payload in its cache file, not yet in pages. Removes the file if dropped before `store`.
 pub struct Staged {
     mapping: Arc<Mapping>,
     claim: Option<Claim>,
@@ -264,8 +264,8 @@ impl Drop for Staged {
     }
 }
 
-/// Serialises an index and its TIDs (by position) to the cache file. Calls nothing of PostgreSQL: it may run beside
-/// the main thread.
+/// Serialises an index and its TIDs (by position) to the cache file. Does not call PostgreSQL, so it may run on a
+/// worker thread.
 pub fn stage(
     cache: &Cache,
     key: FileKey,
@@ -295,12 +295,12 @@ pub fn stage(
     Ok(Staged { mapping, claim: Some(claim), head, cache: cache.clone(), key, is_stored: false })
 }
 
-/// CRC-32C of TIDs as they lie in a payload.
+/// CRC-32C of TIDs as stored in a payload.
 pub fn checksum(tids: &[Tid]) -> u32 {
     tids.iter().fold(0, |crc, &tid| crc32c::crc32c_append(crc, &tid.to_bytes()))
 }
 
-/// Everything before FAISS's bytes.
+/// Writes everything before FAISS's bytes.
 fn write_tids(writer: &mut CacheWriter, head: &SegmentHead, tids: &[Tid]) -> std::io::Result<()> {
     let encoded = head.encode().map_err(std::io::Error::other)?;
     writer.write_all(&encoded)?;
@@ -311,14 +311,14 @@ fn write_tids(writer: &mut CacheWriter, head: &SegmentHead, tids: &[Tid]) -> std
     writer.write_all(&vec![0; (head.faiss_at - written) as usize])
 }
 
-/// Where a segment's trained models come from.
+/// The origin of a segment's trained models.
 #[derive(Clone, Copy)]
 pub enum Models {
-    /// It has none.
+    /// There are none.
     None,
-    /// Trained on its own rows, when the index had so many live rows.
+    /// Trained on the segment's own rows, when the index had `live_rows`.
     Own { live_rows: u64 },
-    /// Taken over from a segment with these records.
+    /// Inherited from a segment with these properties.
     Inherited { trained_rows: u64, trained_imbalance_percent: u32 },
 }
 
@@ -332,7 +332,7 @@ impl Models {
 }
 
 impl Staged {
-    /// Copies the payload to pages. The claim on the cache file ends when a manifest names the segment.
+    /// Copies the payload to pages. The caller keeps the claim on the cache file until a manifest names the segment.
     pub fn store(
         mut self,
         rel: Rel,

@@ -1,7 +1,7 @@
-//! Segments that were sealed where they lie: their pages stay the delta's, and the payload is made of them.
+//! Segments sealed in place: the delta's pages remain, and the payload is assembled from them.
 //!
-//! So a seal logs a manifest and no row, and the rows are stored once. The payload is that of a Flat index, byte for byte
-//! as FAISS would write it: whoever has the cache file does not see the difference.
+//! A seal logs a manifest and no rows, and each row is stored once. The payload is byte for byte the one FAISS would
+//! write for a Flat index, so readers of the cache file need no special case.
 
 use std::io::Write;
 
@@ -16,13 +16,13 @@ use crate::index::format::{
 use crate::index::storage::blob::{self, Visit};
 use crate::pg::relation::Rel;
 
-/// What a sealed delta becomes: it needs no training, and no row is beyond it.
+/// Sealed rows become a Flat index: it needs no training and can represent every row.
 const FACTORY: &str = "Flat";
-/// The payload is shown in parts of about so many bytes.
+/// Approximate size of the parts passed to `visit`.
 const PART_BYTES: usize = 256 << 10;
 
-/// The segment that the delta's frozen part becomes: its cache file is written, and nothing else. The claim on that ends
-/// when a manifest names the segment.
+/// Makes the segment of the delta's frozen part by writing its cache file. The caller keeps the claim on the file until
+/// a manifest names the segment.
 pub fn segment(
     rel: Rel,
     meta: &Meta,
@@ -52,7 +52,7 @@ pub fn segment(
     }
     let (_, claim) = file.publish(sync).map_err(IndexError::Cache)?;
     let mut blocks = frozen.blocks;
-    // Others may have appended pages in between. In the order of their numbers they take the fewest extents.
+    // Other backends may have appended pages in between. Sorted block numbers need the fewest extents.
     blocks.sort_unstable();
     let reference = SegmentRef {
         payload: BlobRef { id, bytes, crc32c, extents: Extent::cover(&blocks) },
@@ -69,7 +69,7 @@ pub fn segment(
     Ok((reference, claim))
 }
 
-/// The payload of a segment that is made of delta pages.
+/// The payload of a segment sealed in place.
 pub struct SealedPayload {
     chain: Chain,
     pub head: SegmentHead,
@@ -78,7 +78,7 @@ pub struct SealedPayload {
 }
 
 impl SealedPayload {
-    /// `rows`: as many as the run's pages have.
+    /// `rows`: number of rows in the run's pages.
     pub fn new(id: u128, rows: u64, run: &DeltaRun) -> Result<Self, IndexError> {
         let metric = Metric::from_code(run.metric)
             .ok_or_else(|| IndexError::Damaged(format!("metric {} is unknown", run.metric)))?;
@@ -99,8 +99,8 @@ impl SealedPayload {
         Ok(SealedPayload { chain: Chain::of_run(run), head, faiss_head })
     }
 
-    /// Shows `visit` the payload, until it returns false: header and TIDs first, then the rows, for which the pages are
-    /// read once more. `Stale` where a page is another's by now. The caller checks what it makes of it.
+    /// Calls `visit` with parts of the payload until it returns false: first header and TIDs, then the rows, which
+    /// needs a second pass over the pages. `Stale` if a page was reused. The caller verifies the checksum.
     pub fn for_each_part(&self, rel: Rel, visit: Visit) -> Result<(), IndexError> {
         if !visit(&self.head.encode()?)? {
             return Ok(());
@@ -125,7 +125,7 @@ impl SealedPayload {
         visit(&part).map(drop)
     }
 
-    /// Appends what lies between the TIDs and the rows.
+    /// Appends the bytes between the TIDs and the rows.
     fn begin_rows(&self, part: &mut Vec<u8>) {
         let gap = self.head.faiss_at - SEGMENT_HEAD_BYTES as u64 - self.head.rows * TID_BYTES as u64;
         part.resize(part.len() + gap as usize, 0);
@@ -133,7 +133,7 @@ impl SealedPayload {
     }
 }
 
-/// False: no more is wanted.
+/// False if `visit` wants no more parts.
 fn show_if_full(part: &mut Vec<u8>, visit: Visit) -> Result<bool, IndexError> {
     if part.len() < PART_BYTES {
         return Ok(true);

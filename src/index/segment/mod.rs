@@ -1,6 +1,6 @@
-//! Segments: sealed FAISS indexes with their heap TIDs. Each server keeps one in a file that its backends map
-//! (`cache_file`); a session keeps what it has opened (`session`). Of a segment that was sealed in place, that file is
-//! made of the delta's pages (`in_place`).
+//! Segments: FAISS indexes with their heap TIDs. Each server keeps a segment in a cache file that its backends map
+//! (`cache_file`); a session keeps the segments it has opened (`session`). For a segment that was sealed in place, the
+//! cache file is assembled from the delta's pages (`in_place`).
 
 mod cache_file;
 mod dead_rows;

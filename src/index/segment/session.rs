@@ -1,10 +1,10 @@
-//! Segments that this backend has opened, kept from one search to the next.
+//! The segments that this backend has opened, kept between searches.
 //!
-//! An entry is right as long as the root names the same manifest, whose random id changes with every publish; and a segment
-//! is opened once, as long as manifests name it. PostgreSQL tells of every VACUUM and ANALYZE of a table, which change no
-//! segment. So what it tells is only an occasion to look whether the files are still there: whoever replaces a segment or
-//! finds an index gone removes them, and no map is to keep an old file's space. What is kept owns memory, maps and FAISS
-//! handles only (invariant 9), so it may outlive transactions and errors.
+//! An entry is valid while the root names the same manifest, whose random id changes with every publish. A segment is
+//! opened once and kept as long as manifests name it. PostgreSQL sends an invalidation for every VACUUM and ANALYZE of
+//! a table; they change no segment, but they are the occasion to check whether the cache files still exist. A process
+//! that replaces a segment or finds an index dropped removes its files, and no mapping should keep their disk space.
+//! The entries own only memory, mappings and FAISS handles (invariant 9), so they may outlive transactions and errors.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,15 +21,15 @@ use crate::pg::invalidation::{self, Change};
 use crate::pg::relation::Rel;
 use crate::pg::transaction::{self, Moment};
 
-/// Indexes that one backend keeps open; beyond that the one that was searched longest ago is closed.
+/// Limit on the indexes that one backend keeps open; the least recently searched is closed.
 const MAX_OPEN_INDEXES: usize = 64;
-/// How often a backend notes that it uses an index's cache files.
+/// Minimum interval between notes that an index's cache files are in use.
 const NOTE_PAUSE: Duration = Duration::from_secs(60);
 
-/// A segment together with its tombstones as of one manifest.
+/// A segment with its tombstones as of one manifest.
 pub struct OpenedSegment {
     pub segment: Arc<Segment>,
-    /// None: no row is dead.
+    /// None if no row is dead.
     pub dead: Option<Tombstones>,
     pub reference: SegmentRef,
 }
@@ -50,13 +50,13 @@ impl OpenedSegment {
 
 struct OpenedIndex {
     index_id: u128,
-    /// None: not all of its segments are here.
+    /// None if only some of its segments are open.
     manifest_id: Option<u128>,
-    /// Names the cache files, each with its segment.
+    /// Key of the cache files, except for the segment's id.
     key: FileKey,
     segments: Vec<Arc<OpenedSegment>>,
     last_used: u64,
-    /// When the use of its files was noted last.
+    /// When the use of its files was last noted.
     noted: Instant,
 }
 
@@ -68,11 +68,11 @@ struct OpenedIndexes {
 
 thread_local! {
     static OPENED: RefCell<OpenedIndexes> = RefCell::default();
-    /// Whether relations have changed since the files were looked at.
+    /// Whether relations have changed since the files were last checked.
     static HAS_CHANGED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The segments that the root names, opened.
+/// Opens the segments that the root names.
 pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexError> {
     let Some(manifest) = &meta.manifest else {
         return Ok(Vec::new());
@@ -120,8 +120,8 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
     Ok(segments)
 }
 
-/// What the manifest that the root names says of its largest segment: from memory where the segments are open, else from
-/// the pages. Opens nothing.
+/// The manifest's entry for the largest segment: from memory if the segments are open, else from the pages. Opens
+/// nothing.
 pub fn largest(rel: Rel, meta: &Meta) -> Result<Option<SegmentRef>, IndexError> {
     let known = OPENED.with_borrow(|opened| {
         let index = opened.by_relation.get(&rel.oid().to_u32())?;
@@ -136,7 +136,7 @@ pub fn largest(rel: Rel, meta: &Meta) -> Result<Option<SegmentRef>, IndexError> 
     }
 }
 
-/// Notes now and then that the files are in use, where the cache has a limit.
+/// Periodically notes that the files are in use, if the cache has a limit.
 fn note_use(rel: Rel, segments: &[Arc<OpenedSegment>]) {
     let is_due = OPENED.with_borrow_mut(|opened| {
         let index = opened.by_relation.get_mut(&rel.oid().to_u32());
@@ -162,7 +162,7 @@ fn note_change(change: Change) {
     }
 }
 
-/// Drops the segments whose files were removed or replaced, if relations have changed. A look at a file takes a microsecond.
+/// After an invalidation, drops segments whose files were removed or replaced. Checking a file takes a microsecond.
 fn drop_replaced() {
     if !HAS_CHANGED.take() {
         return;
@@ -184,7 +184,7 @@ fn drop_replaced() {
 }
 
 impl OpenedIndexes {
-    /// Index id, manifest id and segments as they were last remembered.
+    /// Index id, manifest id and segments as last remembered.
     fn find(&mut self, relation: u32) -> Option<(u128, Option<u128>, Vec<Arc<OpenedSegment>>)> {
         self.clock += 1;
         let index = self.by_relation.get_mut(&relation)?;

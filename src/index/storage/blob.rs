@@ -1,4 +1,4 @@
-//! Blobs: immutable byte strings in pages (see `format`). Written once, read by whoever holds the reference.
+//! Blobs: immutable byte strings in pages (see `format`). Written once, readable with their reference.
 
 use std::io::Write;
 
@@ -16,11 +16,11 @@ use crate::pg::xid;
 pub enum Logging {
     /// Page by page, before the root points to them.
     Now,
-    /// The relation is new, seen by nobody, and logged as a whole at the end of its build.
+    /// With the whole relation at the end of its build; no other session sees it before.
     WithRelation,
 }
 
-/// Takes bytes part by part; false: no more of them.
+/// Called with consecutive parts of a byte string; false ends the iteration.
 pub type Visit<'a> = &'a mut dyn FnMut(&[u8]) -> Result<bool, IndexError>;
 
 /// A random 128-bit id.
@@ -30,8 +30,8 @@ pub fn random_id() -> Result<u128, IndexError> {
     Ok(u128::from_le_bytes(bytes))
 }
 
-/// Writes `bytes` as blob `id`: to pages that are free, as long as there are, and to new ones. A crash before the root
-/// points to it leaves orphans that VACUUM finds.
+/// Writes `bytes` as blob `id` to free pages, then to new ones. A crash before the root points to it leaves unreachable
+/// pages for VACUUM.
 pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobRef, IndexError> {
     let mut blocks = Vec::with_capacity(bytes.len().div_ceil(BODY_BYTES));
     let full_xid = xid::next();
@@ -66,8 +66,8 @@ pub fn write(rel: Rel, id: u128, bytes: &[u8], logging: Logging) -> Result<BlobR
     Ok(BlobRef { id, bytes: bytes.len() as u64, crc32c: crc, extents: Extent::cover(&blocks) })
 }
 
-/// Shows `visit` what is in the blob's pages, one after the other and with no lock held, until it returns false. `Stale`
-/// where a page is another's by now. The caller checks what it makes of them.
+/// Calls `visit` with the content of the blob's pages in order, with no lock held, until it returns false. `Stale` if a
+/// page was reused. The caller verifies the checksum.
 pub fn for_each_part(rel: Rel, blob: &BlobRef, visit: Visit) -> Result<(), IndexError> {
     let end = rel.blocks();
     let mut copy = Vec::with_capacity(BODY_BYTES);
@@ -90,13 +90,13 @@ pub fn for_each_part(rel: Rel, blob: &BlobRef, visit: Visit) -> Result<(), Index
     Ok(())
 }
 
-/// Copies the blob to `sink`. `Stale` where a page is another's by now; `Damaged` where all pages are the blob's own and
-/// yet the checksum is wrong.
+/// Copies the blob to `sink`. `Stale` if a page was reused; `Damaged` if all pages are the blob's and the checksum is
+/// wrong.
 pub fn read(rel: Rel, blob: &BlobRef, sink: &mut dyn Write) -> Result<(), IndexError> {
     copy(blob, sink, |visit| for_each_part(rel, blob, visit))
 }
 
-/// As `read`, of the bytes that `parts` shows to whom it is given.
+/// As `read`, for the bytes that `parts` passes to its visitor.
 pub fn copy(
     blob: &BlobRef,
     sink: &mut dyn Write,

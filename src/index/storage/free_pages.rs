@@ -1,11 +1,11 @@
-//! Pages that nothing refers to: found, stamped with the horizon of their last readers, and given back.
+//! Finds unreachable pages, retires them, and returns them to the free space map when no scan can read them.
 //!
-//! Whoever changes the root retires the pages that it no longer reaches, or dies before that, or dies before it changes
-//! the root and leaves new pages. `reclaim` finds them all in the same way: every page that the root does not reach is
-//! either in the making or garbage, or was never used. A page carries the transaction horizon of its writing
-//! (`PageTag::full_xid`), and a writer is in a transaction that is older; so once all those transactions were over *before*
-//! the reachable pages were listed, an unlisted page is garbage. It is stamped as retired first and offered to the free
-//! space map in a later VACUUM, when no scan is left that could have been on its way to it (invariant 5).
+//! A process that changes the root retires the pages that become unreachable. A crash before that, or before the root
+//! changes, leaves unreachable pages behind. `reclaim` finds them all in the same way: a page that the root does not
+//! reach is being written, garbage, or new. A page carries the next transaction id at the time it was written
+//! (`PageTag::full_xid`), so its writer's transaction is older. If all older transactions were over *before* the
+//! reachable pages were listed, an unlisted page is garbage. It is first stamped as retired; a later VACUUM offers it
+//! to the free space map, when no scan can still be on its way to it (invariant 5).
 
 use crate::failpoint;
 use crate::index::error::IndexError;
@@ -16,8 +16,8 @@ use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::{extension, free_space, take_interrupts, vacuum_delay_point, xid};
 
-/// Stamps pages that the root no longer reaches, so that the next `reclaim` can give them back. Their content stays for
-/// searches that are on their way to them.
+/// Stamps unreachable pages as retired, so that a later `reclaim` can free them. They keep their content for searches
+/// that are on their way to them.
 pub fn retire(rel: Rel, blocks: impl Iterator<Item = u32>) {
     for block in blocks {
         take_interrupts();
@@ -36,27 +36,27 @@ fn stamp(rel: Rel, page: &ExclusivePageLock, tag: PageTag) {
     record.commit();
 }
 
-/// Whom to believe that a page is free.
+/// The evidence on which a page counts as free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// The page alone. A crash can leave a page in the map that was in use again, and is garbage by now.
+    /// Only the page's tag. After a crash, the map can contain a page that was reused and is garbage now.
     Page,
-    /// The map: cheaper than to read each free page, for those who come often.
+    /// The free space map: cheaper than reading each free page, for frequent callers.
     FreeSpaceMap,
 }
 
-/// What VACUUM reports about pages.
+/// Page counts for VACUUM's report.
 #[derive(Default)]
 pub struct Space {
     /// Retired by this run.
     pub newly_retired: u32,
-    /// Retired, by this run or an earlier one, but perhaps still read by some scan.
+    /// Retired by this or an earlier run, but some scan may still read them.
     pub retired: u32,
-    /// Free to be used again.
+    /// Free for reuse.
     pub free: u32,
 }
 
-/// Lists what the root reaches and deals with the rest. The caller holds the maintenance lock.
+/// Lists the pages reachable from the root and examines all others. The caller holds the maintenance lock.
 pub fn reclaim(rel: Rel, trust: Trust) -> Result<Space, IndexError> {
     let horizon = xid::oldest_running();
     let end = extension::settled_blocks(rel);
@@ -80,8 +80,8 @@ pub fn reclaim(rel: Rel, trust: Trust) -> Result<Space, IndexError> {
     Ok(space)
 }
 
-/// True: the page is free. Stamps garbage as retired: a page of a writer that may still be at work is not garbage, and
-/// each has a transaction id below the page's, or a snapshot that keeps the horizon from passing it.
+/// True if the page is free. Retires garbage. A page whose writer may still be active is not garbage: the writer has a
+/// transaction id below the page's, or a snapshot that holds the horizon back.
 fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
     let page = ExclusivePageLock::lock(rel, block);
     if page.view().is_new() {
@@ -103,7 +103,7 @@ fn examine(rel: Rel, block: u32, horizon: u64, space: &mut Space) -> bool {
     }
 }
 
-/// In extents, since there are as many blocks as the index has.
+/// As extents, because the index may have very many blocks.
 fn reachable_blocks(rel: Rel) -> Result<Vec<Extent>, IndexError> {
     let meta = read_meta(rel)?;
     let manifest = read_manifest(rel, &meta)?;

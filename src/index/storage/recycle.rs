@@ -1,9 +1,10 @@
-//! Pages that this process has retired, offered for use again as soon as no scan can read them (invariant 5).
+//! Offers pages that this process has retired for reuse, as soon as no scan can read them (invariant 5).
 //!
-//! VACUUM finds every free page by looking for it, which a seal is not worth; yet each merge retires as many as the
-//! rows to come want. So whoever merges remembers its pages, and offers them when it seals. They are only offered here:
-//! a page itself says whether it is free when somebody takes it (`ExclusivePageLock::allocate`). Those that are
-//! forgotten, at the latest with the process, are found by the next VACUUM.
+//! VACUUM finds free pages by examining every unreachable page, which is too expensive for a seal. Each merge retires
+//! about as many pages as the following inserts need. So the process that merged remembers its retired pages and offers
+//! them when it seals. This only fills the free space map: whether a page is free is decided by its tag when it is
+//! allocated (`ExclusivePageLock::allocate`). Pages forgotten here, at the latest when the process exits, are found by
+//! the next VACUUM.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,13 +13,13 @@ use crate::pg::free_space;
 use crate::pg::relation::Rel;
 use crate::pg::xid;
 
-/// Batches that are remembered, of all indexes together; beyond that the oldest is forgotten.
+/// Limit on the remembered batches of all indexes; the oldest is dropped.
 const MAX_BATCHES: usize = 16;
 
 struct Batch {
-    /// Not the relation's number: a rebuilt index has that too, and may be shorter.
+    /// Not the relation's oid: a rebuilt index keeps that, and may be shorter.
     index_id: u128,
-    /// What holds for each of its pages: none was retired later.
+    /// All pages of the batch were retired before this transaction id.
     retired_before: u64,
     blocks: Vec<u32>,
 }
@@ -38,8 +39,8 @@ pub fn remember(index_id: u128, blocks: Vec<u32>) {
     });
 }
 
-/// Offers the pages of `rel` that are free by now. The caller holds the maintenance lock and has read `index_id` under
-/// it, so that the pages are still the relation's.
+/// Offers the pages of `rel` that are free now. The caller holds the maintenance lock and has read `index_id` under it,
+/// so the blocks belong to this version of the relation.
 pub fn offer(rel: Rel, index_id: u128) {
     let horizon = xid::oldest_running();
     let is_free = |batch: &Batch| batch.index_id == index_id && batch.retired_before < horizon;

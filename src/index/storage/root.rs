@@ -1,4 +1,4 @@
-//! The root: the meta page and the manifest that it points to, read by everybody and changed in one WAL record.
+//! The root: the meta page and the manifest it points to. Changed in one WAL record.
 
 use super::{blob, free_pages};
 use crate::engine::Metric;
@@ -14,11 +14,11 @@ use crate::pg::relation::Rel;
 use crate::pg::wal::WalRecord;
 use crate::pg::xid;
 
-/// How often a reader starts over when pages are reused under it. Each time, whoever reused them made progress; that
-/// this happens so often means that a page is damaged.
+/// Limit on restarts of a read. Each restart means that another process reused pages, so reaching the limit means that
+/// a page is damaged.
 const READ_ATTEMPTS: usize = 100;
 
-/// Runs a read that starts over from the root when it meets a page that was used again.
+/// Runs a read that restarts from the root when it meets a reused page.
 pub fn retry<T>(mut read: impl FnMut() -> Result<T, IndexError>) -> Result<T, IndexError> {
     for _ in 1..READ_ATTEMPTS {
         match read() {
@@ -38,7 +38,7 @@ pub fn read_meta(rel: Rel) -> Result<Meta, IndexError> {
     root_on(rel, &PageLock::share(rel, META_BLOCK))
 }
 
-/// The root on the meta page, which is locked.
+/// The root on the locked meta page.
 pub fn root_on(rel: Rel, page: &PageLock) -> Result<Meta, IndexError> {
     let meta = Meta::decode(page.view().body())?;
     meta.check_room(rel.blocks())?;
@@ -62,7 +62,7 @@ pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
     }
 }
 
-/// Makes `manifest` the index's state and lets the delta start at `delta_start` if that changes too, in one WAL record;
+/// Makes `manifest` the current one and, if `delta_start` is given, advances the start of the delta, in one WAL record;
 /// then retires the old manifest's pages. The caller holds the maintenance lock.
 pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<Place>) -> Result<(), IndexError> {
     let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
@@ -87,7 +87,7 @@ pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<Place>) -> Res
     Ok(())
 }
 
-/// The first two pages of an index without rows: `(tag, body)` of the meta page and of the first delta page.
+/// The first two pages of an empty index: tags of the meta page and the first delta page.
 pub fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), IndexError> {
     let meta = Meta {
         index_id: blob::random_id()?,
@@ -106,7 +106,7 @@ pub fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), Inde
     Ok((meta, tags))
 }
 
-/// Writes an index without rows to the init fork, from which an unlogged table starts after a crash.
+/// Writes an empty index to the init fork, which replaces an unlogged index after a crash.
 pub fn create_init_fork(rel: Rel, definition: &Definition) -> Result<(), IndexError> {
     let (meta, [meta_tag, delta_tag]) = first_pages(definition)?;
     let fork = pgrx::pg_sys::ForkNumber::INIT_FORKNUM;

@@ -1,37 +1,37 @@
-//! What a build may use, and whether that is enough: to be known before FAISS begins.
+//! Resource limits of a build, checked before FAISS starts.
 
 use crate::engine::{self, Builder};
 use crate::index::error::{IndexError, MemoryShortage, ShortageKind};
 use crate::pg::memory;
 
-/// What a build may use.
+/// Resource limits of a build.
 #[derive(Clone, Copy)]
 pub struct Resources {
-    /// For FAISS.
+    /// OpenMP threads for FAISS.
     pub threads: usize,
-    /// Rows are handed to FAISS in batches of about so many bytes.
+    /// Approximate bytes of one batch of rows.
     pub batch_bytes: usize,
-    /// What may be used beside the index itself; None: whatever there is.
+    /// Limit on memory beside the index itself; None: no limit.
     pub work_bytes: Option<u64>,
-    /// What the system is thought to keep of tables and indexes in memory.
+    /// Estimate of the memory in which the system caches tables and indexes (`effective_cache_size`).
     pub cache_bytes: u64,
 }
 
 impl Resources {
-    /// The limit on training samples: the setting, or none.
+    /// The limit on training samples.
     pub fn work_bytes(self) -> u64 {
         self.work_bytes.unwrap_or(u64::MAX)
     }
 }
 
-/// How many rows train an index, of how many that there are.
+/// Rows to train on, and rows in the table.
 pub struct TrainingSample {
     pub rows: usize,
     pub table_rows: usize,
 }
 
-/// FAISS ends the process when memory runs out in one of its threads; so the answer must be known before. And what
-/// the index does not keep must fit into `maintenance_work_mem`.
+/// Err if the build needs more memory than there is, or more beside the index itself than `maintenance_work_mem`.
+/// Checked in advance, because running out of memory on a FAISS thread aborts the process.
 pub fn check_memory(
     builder: &Builder,
     factory: &str,
@@ -57,7 +57,7 @@ pub fn check_memory(
     }
 }
 
-/// Why a builder learns from less than its kind needs to be at its best, where the table has more.
+/// A message for the user if memory limits training to fewer rows than the factory could use; empty otherwise.
 pub fn shortage(builder: &Builder, sample: TrainingSample, resources: Resources) -> String {
     let enough = builder.enough_training_rows().min(sample.table_rows);
     if sample.rows >= enough {

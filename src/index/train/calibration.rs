@@ -1,8 +1,8 @@
-//! Operating points of a segment: rows that are held back while it is made, as queries to measure it by.
+//! Calibration: measures the operating points of a segment with holdout queries.
 //!
-//! What is held back is added last, so that the segment has all its rows. Of an index that was made elsewhere and has them
-//! already, they are hidden from searches instead. Calibration takes at most about a fifth of the build: with less time it
-//! makes do with fewer queries.
+//! Holdout rows are added to the segment last, so it has all rows in the end. An external index already contains them;
+//! they are unlinked temporarily instead. Calibration takes at most about a fifth of the build time; with less time, it
+//! uses fewer queries.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,36 +11,37 @@ use crate::engine::{self, Builder, HoldoutQueries, Metric, OperatingPoint, Searc
 use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 
-/// Queries: with as many, recall is known to half a percent; and of few rows only every so many-th.
+/// Maximum number of queries: enough to measure recall to half a percent. In small tables, one of every
+/// `ROWS_PER_QUERY` rows.
 const MAX_QUERIES: usize = 1000;
 const ROWS_PER_QUERY: u64 = 20;
-/// What they may take.
+/// Limit on the memory of the queries.
 const MAX_QUERY_BYTES: usize = 4 << 20;
-/// Under this, what is measured is chance.
+/// With fewer queries, the measurement would be noise.
 const MIN_QUERIES: usize = 32;
-/// Rows that are compared with the queries between two looks at the clock.
+/// Rows compared with the queries between two checks of the time.
 const COMPARED_ROWS: usize = 1 << 14;
-/// Parts of the time so far that comparing may take, and comparing and measuring together.
+/// Limits on the share of the build time so far: for comparing, and for comparing and measuring together.
 const COMPARING_PART: f64 = 0.1;
 const CALIBRATION_PART: f64 = 0.2;
-/// What measuring may always take: of a quick build, a fifth is too short for more than chance.
+/// Minimum time for measuring: a fifth of a quick build is too short for a useful result.
 const MIN_BUDGET: Duration = Duration::from_millis(300);
-/// The same where the rows come from elsewhere: the work that they took was done there, and a fifth of what is left here is
-/// too short for queues as long as a graph may need.
+/// The same for imports: most of the work was done elsewhere, and a fifth of the remaining time is too short for the
+/// long queues that a graph may need.
 const MIN_IMPORT_BUDGET: Duration = Duration::from_secs(2);
 
-/// How many rows to hold back of about `rows` of `dims` values.
+/// Number of holdout queries for about `rows` rows of `dims` values.
 pub fn wanted_queries(rows: u64, dims: usize) -> usize {
     let most = MAX_QUERIES.min(MAX_QUERY_BYTES / (4 * dims.max(1)));
     most.min(usize::try_from(rows / ROWS_PER_QUERY).unwrap_or(most))
 }
 
-/// The rows that are held back, and what is known of their neighbours.
+/// The holdout rows of a segment, and their exact neighbours found so far.
 pub struct HeldBack {
     chosen: HashSet<Tid>,
     sample: HoldoutQueries,
     rows: Vec<(Tid, Vec<f32>)>,
-    /// Positions of those that the index has already.
+    /// Positions of holdout rows that the index already contains.
     hidden: Vec<u64>,
     started: Instant,
     min_budget: Duration,
@@ -48,7 +49,7 @@ pub struct HeldBack {
 }
 
 impl HeldBack {
-    /// `chosen`: prepared rows of the segment that is going to be made; `started`: when the work on it was.
+    /// `chosen`: prepared rows of the future segment; `started`: start of the work on it.
     pub fn new(metric: Metric, dims: usize, chosen: Vec<(Tid, Vec<f32>)>, started: Instant) -> Self {
         let chosen = if chosen.len() < MIN_QUERIES { Vec::new() } else { chosen };
         let queries = chosen.iter().flat_map(|(_, row)| row.iter().copied()).collect();
@@ -63,7 +64,7 @@ impl HeldBack {
         }
     }
 
-    /// Some of them may be rows that the index has already: see [`HeldBack::hides`].
+    /// For an external index, which may already contain holdout rows: see [`HeldBack::hides`].
     pub fn for_import(self) -> Self {
         HeldBack { min_budget: MIN_IMPORT_BUDGET, ..self }
     }
@@ -72,7 +73,7 @@ impl HeldBack {
         Self::new(metric, dims, Vec::new(), Instant::now())
     }
 
-    /// Takes a row that is to be held back; false: it is to be added.
+    /// Stores the row if it is a holdout row; false if it must be added to the index.
     pub fn takes(&mut self, tid: Tid, row: &[f32]) -> bool {
         let is_chosen = self.chosen.contains(&tid);
         if is_chosen {
@@ -81,7 +82,7 @@ impl HeldBack {
         is_chosen
     }
 
-    /// Whether a row that the index has at this position is a query, and so not one of the rows to compare.
+    /// Records the position if the index already contains this holdout row; false if it must be compared instead.
     pub fn hides(&mut self, tid: Tid, position: u64) -> bool {
         let is_chosen = self.chosen.contains(&tid);
         if is_chosen {
@@ -90,7 +91,7 @@ impl HeldBack {
         is_chosen
     }
 
-    /// Compares rows that were added with the queries. For a worker of FAISS.
+    /// Compares added rows with the queries. Runs on a worker thread.
     pub fn compare(&mut self, positions: &[u64], rows: &[f32]) -> Result<(), IndexError> {
         let dims = rows.len() / positions.len().max(1);
         for (positions, rows) in positions.chunks(COMPARED_ROWS).zip(rows.chunks(COMPARED_ROWS * dims.max(1)))
@@ -111,7 +112,7 @@ impl HeldBack {
         Ok(())
     }
 
-    /// What the builder's parameters bring. For a worker of FAISS.
+    /// Measures the builder's operating points. Runs on a worker thread.
     pub fn calibrate(
         &self,
         builder: &Builder,
@@ -124,7 +125,7 @@ impl HeldBack {
         Ok(points.iter().map(PointRef::from).collect())
     }
 
-    /// The same of an index that may have queries among its rows already. It is as it was afterwards.
+    /// As `calibrate`, for an index that may already contain holdout rows: they are unlinked during the measurement.
     pub fn calibrate_hiding(
         &self,
         builder: &mut Builder,
@@ -137,12 +138,12 @@ impl HeldBack {
         self.calibrate(&hidden, hidden.dead(), threads)
     }
 
-    /// What comparing has taken so far.
+    /// Time spent in `compare` so far.
     pub fn comparing(&self) -> Duration {
         self.comparing
     }
 
-    /// The rows that are still to be added.
+    /// The holdout rows, to be added to the index.
     pub fn release(self) -> Vec<(Tid, Vec<f32>)> {
         self.rows
     }
@@ -177,7 +178,7 @@ impl From<&PointRef> for OperatingPoint {
     }
 }
 
-/// What a search for `k` rows of a segment with these points goes by, for `recall` from 0 to 1.
+/// The search parameters with which a search for `k` rows of a segment with these points reaches `recall` (0 to 1).
 pub fn params_for(points: &[PointRef], recall: f64, k: usize) -> SearchParams {
     let points: Vec<OperatingPoint> = points.iter().map(OperatingPoint::from).collect();
     engine::choose(&points, recall).map_or_else(SearchParams::default, |point| point.params_for(k))

@@ -1,4 +1,4 @@
-//! What the segments of an index are to be: what its `factory` option says, or what `auto` chooses whenever one is made.
+//! Chooses the factory of each new segment: the index's `factory` option, or what `auto` selects.
 
 use super::budget::Resources;
 use crate::engine::{self, Builder, Choice, Memory, Metric, Situation, grouped};
@@ -7,17 +7,17 @@ use crate::index::error::IndexError;
 use crate::index::format::SegmentRef;
 use crate::pg::memory;
 
-/// The index of a table that is too small to train what was asked for.
+/// The factory of a segment with too few rows to train the requested one.
 pub const UNTRAINED_FACTORY: &str = "Flat";
 
 pub enum FactoryOption<'a> {
     /// A factory string.
     Factory(&'a str),
-    /// Whatever is best for the rows, which are filled in.
+    /// `auto` selects the factory for each segment; its number of rows is filled in then.
     Auto(Situation),
 }
 
-/// The factory string of a segment, and why `auto` chose it; empty: it was asked for.
+/// The factory string of a segment, and why `auto` chose it; empty if it was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChosenFactory {
     pub factory: String,
@@ -25,7 +25,7 @@ pub struct ChosenFactory {
 }
 
 impl<'a> FactoryOption<'a> {
-    /// `recall`: that is asked of the index, up to 1.
+    /// `recall`: the index's `recall` option, up to 1.
     pub fn new(factory: &'a str, dims: usize, metric: Metric, recall: f64, resources: Resources) -> Self {
         if factory != engine::AUTO {
             return FactoryOption::Factory(factory);
@@ -39,7 +39,7 @@ impl<'a> FactoryOption<'a> {
         FactoryOption::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, memory })
     }
 
-    /// For the only segment of an index.
+    /// The factory of an index's only segment.
     pub fn choose(&self, rows: u64) -> ChosenFactory {
         match self {
             FactoryOption::Factory(factory) => asked_for(factory),
@@ -50,7 +50,7 @@ impl<'a> FactoryOption<'a> {
         }
     }
 
-    /// For the segment of `rows` rows that comes of merging `sources` (positions in `segments`), which `retrains` or not.
+    /// The factory of a segment of `rows` rows that is merged from `sources` (positions in `segments`).
     pub fn choose_again(
         &self,
         segments: &[SegmentRef],
@@ -70,15 +70,15 @@ impl<'a> FactoryOption<'a> {
     }
 }
 
-/// The fewest rows that train this factory; None: it needs no training, or cannot be built.
+/// Minimum number of rows to train this factory; None if it needs no training or cannot be built.
 pub fn rows_to_train(factory: &str, dims: usize, metric: Metric) -> Option<u64> {
     let builder = Builder::new(factory, dims, metric).ok()?;
     builder.needs_training().then(|| builder.training_rows().min as u64)
 }
 
-/// Err: FAISS does not build this factory for so many dimensions.
+/// Err if FAISS cannot build this factory for the number of dimensions.
 pub fn check_factory(definition: &Definition) -> Result<(), IndexError> {
-    // Of what may be chosen anything can be built.
+    // `auto` only selects factories that can be built.
     let factory = if definition.factory == engine::AUTO { UNTRAINED_FACTORY } else { &definition.factory };
     Builder::new(factory, definition.dims, definition.metric)?;
     Ok(())
@@ -98,7 +98,7 @@ fn about(situation: &Situation) -> String {
     format!("{rows}{part} rows of {} dimensions", situation.dims)
 }
 
-/// The factory string of the largest that was not just sealed, or of those that were.
+/// The factory string of the largest segment that is not Flat; Flat if all are.
 fn largest<'a>(segments: impl IntoIterator<Item = &'a SegmentRef>) -> &'a str {
     let chosen = segments.into_iter().filter(|segment| segment.factory != UNTRAINED_FACTORY);
     chosen.max_by_key(|segment| segment.live_rows()).map_or(UNTRAINED_FACTORY, |segment| &segment.factory)

@@ -1,5 +1,5 @@
-//! What every new segment needs, whether it is built, imported or merged: memory (`budget`), a factory
-//! (`factory_choice`), and search parameters whose recall was measured (`calibration`).
+//! Decisions about every new segment, whether built, imported or merged: memory limits (`budget`), factory
+//! (`factory_choice`), and search parameters with measured recall (`calibration`).
 
 mod budget;
 pub mod calibration;

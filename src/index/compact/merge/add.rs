@@ -1,4 +1,4 @@
-//! The rows of a merge: read from its sources and handed to FAISS.
+//! Adds the sources' rows to the result of a merge.
 
 use crate::engine::{Builder, Metric};
 use crate::failpoint;
@@ -10,7 +10,7 @@ use crate::index::interruptible::stoppable;
 use crate::index::segment::OpenedSegment;
 use crate::index::train::{HeldBack, Resources};
 
-/// Rows that are read from a segment in one go.
+/// Rows read from a segment at a time.
 const READ_ROWS: usize = 1024;
 
 pub(super) struct Merge<'a, 'h> {
@@ -19,10 +19,10 @@ pub(super) struct Merge<'a, 'h> {
     pub host: &'a mut Host<'h>,
     pub builder: Builder,
     held: HeldBack,
-    /// By position; those of `batch` are in.
+    /// TIDs by position, including the rows in `batch`.
     pub tids: Vec<Tid>,
     batch: Vec<f32>,
-    /// Rows that the builder cannot take, as its sums would overflow.
+    /// Rows that the builder cannot represent because its sums would overflow.
     pub strays: (Vec<Tid>, Vec<f32>),
     pub outcome: Outcome,
 }
@@ -48,7 +48,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         }
     }
 
-    /// Adds the live rows of a source, or says in `outcome` why not.
+    /// Adds the live rows of a source; if that is not possible, sets `outcome`.
     pub fn add_segment(&mut self, source: &OpenedSegment) -> Result<(), IndexError> {
         if source.segment.index.stores_rows() {
             return self.add_stored(source);
@@ -108,7 +108,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         if size_of_val(self.batch.as_slice()) < self.resources.batch_bytes { Ok(true) } else { self.flush() }
     }
 
-    /// Hands the batch to FAISS. False: others wait.
+    /// Adds the batch to the FAISS index. False: another process waits.
     pub fn flush(&mut self) -> Result<bool, IndexError> {
         if !self.host.goes_on()? {
             return Ok(false);
@@ -128,7 +128,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         Ok(true)
     }
 
-    /// Compares the base's rows with those held back, where it has them. False: others wait.
+    /// Compares the rows of the base with the holdout queries, if it stores rows. False: another process waits.
     pub fn compare_base(&mut self, base: &OpenedSegment) -> Result<bool, IndexError> {
         if !base.segment.index.stores_rows() {
             return Ok(true);
@@ -152,7 +152,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         outcome
     }
 
-    /// Measures the result, and adds what was held back. None: others wait.
+    /// Calibrates the result and adds the holdout rows to it. None: another process waits.
     pub fn calibrate(&mut self, base: Option<&OpenedSegment>) -> Result<Option<Vec<PointRef>>, IndexError> {
         let (metric, dims, threads) = (self.metric, self.builder.dims(), self.resources.threads);
         let dead = base.and_then(|base| base.dead.as_deref());

@@ -1,4 +1,4 @@
-//! The end of a merge: tombstones that came meanwhile, and the result in the sources' place.
+//! The end of a merge: carries over tombstones set meanwhile, and replaces the sources with the result.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 use crate::pg::snapshot::ActiveSnapshot;
 
-/// What came of the sources.
+/// The result of merging the sources.
 pub(super) struct Merged {
-    /// None: there were no live rows.
+    /// None if there were no live rows.
     pub staged: Option<Staged>,
     pub models: Models,
     pub points: Vec<PointRef>,
-    /// By position.
+    /// TIDs by position.
     pub tids: Vec<Tid>,
-    /// Rows that the result cannot hold.
+    /// Rows that the result cannot represent.
     pub strays: (Vec<Tid>, Vec<f32>),
     /// The source whose positions the result keeps.
     pub base: Option<Arc<OpenedSegment>>,
@@ -41,8 +41,9 @@ pub(super) fn finish(
     sources: &[Arc<OpenedSegment>],
     Merged { staged, models, points, tids, strays, base }: Merged,
 ) -> Result<(), IndexError> {
-    // Copying a large segment to pages takes its time, in which others may seal: so without the maintenance lock, and
-    // the horizon keeps the pages. (In a VACUUM it does not; but then this process alone looks for garbage.)
+    // Copying a large segment to pages takes long, so it runs without the maintenance lock and other processes may seal
+    // meanwhile. The snapshot's horizon protects the new pages from being reclaimed. (A snapshot of VACUUM's does not,
+    // but then no other process reclaims pages.)
     let horizon = ActiveSnapshot::latest();
     let (mut merged, mut claims) = (Vec::new(), Vec::new());
     if let Some(staged) = staged {
@@ -70,7 +71,7 @@ pub(super) fn finish(
     Ok(())
 }
 
-/// A source in the manifest as it is now.
+/// A source's entry in the current manifest.
 fn find<'a>(manifest: &'a Manifest, source: &OpenedSegment) -> Result<&'a SegmentRef, IndexError> {
     let id = source.reference.payload.id;
     manifest
@@ -80,12 +81,12 @@ fn find<'a>(manifest: &'a Manifest, source: &OpenedSegment) -> Result<&'a Segmen
         .ok_or_else(|| IndexError::Damaged(format!("segment {id:032x} vanished while it was merged")))
 }
 
-/// The source's bitmap as VACUUM left it last.
+/// A source's tombstones in the current manifest.
 fn dead_now(rel: Rel, manifest: &Manifest, source: &OpenedSegment) -> Result<Option<Tombstones>, IndexError> {
     segment::tombstones(rel, find(manifest, source)?)
 }
 
-/// TIDs that got a tombstone since the snapshot.
+/// TIDs that got a tombstone after the merge read the root.
 fn died_meanwhile(
     rel: Rel,
     manifest: &Manifest,
@@ -103,8 +104,8 @@ fn died_meanwhile(
     Ok(died)
 }
 
-/// Gives the result its tombstones: those of the base, whose positions it keeps, and behind them those of rows that
-/// died meanwhile.
+/// Sets the result's tombstones: the base's, whose positions it keeps, and those of other rows that died during the
+/// merge.
 fn set_dead(
     rel: Rel,
     result: &mut SegmentRef,
@@ -124,7 +125,7 @@ fn set_dead(
     Ok(())
 }
 
-/// Rows that the result cannot hold stay in a Flat segment of their own.
+/// Rows that the result cannot represent go to a Flat segment of their own.
 fn store_strays(
     rel: Rel,
     snapshot: &Snapshot,
@@ -150,8 +151,8 @@ fn store_strays(
     staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
 }
 
-/// Publishes the manifest with the result in the sources' place, and gives their pages and files back. Sessions that
-/// have the files mapped are told, so that none keeps their space for long.
+/// Publishes the manifest with the result in place of the sources, and releases the sources' pages and files. Notifies
+/// the sessions that have the files mapped, so that the disk space is freed soon.
 fn replace(
     rel: Rel,
     manifest: &mut Manifest,

@@ -1,8 +1,8 @@
-//! Merging segments into one: what compaction does, one merge at a time.
+//! One merge: several segments become one.
 //!
-//! The sources are immutable and only the holder of the compaction lock removes segments, so the work needs no other
-//! lock. VACUUM goes on meanwhile and may set tombstones in the sources; under the maintenance lock, just before the
-//! result is published, those are carried over by TID.
+//! The sources are immutable, and only the holder of the compaction lock removes segments, so merging needs no other
+//! lock. VACUUM may set tombstones in the sources meanwhile; just before publishing, under the maintenance lock, they
+//! are carried over by TID.
 
 mod add;
 mod finish;
@@ -26,7 +26,7 @@ use crate::pg::relation::Rel;
 use add::Merge;
 use finish::Merged;
 
-/// Merges the plan's sources. The caller holds the compaction lock since before it took the snapshot.
+/// Merges the plan's sources. The caller has held the compaction lock since before it opened the index view.
 pub fn merge(
     rel: Rel,
     snapshot: &Snapshot,

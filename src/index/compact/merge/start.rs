@@ -1,4 +1,4 @@
-//! What a merge begins with: the index to add to, and the rows that will calibrate it.
+//! The start of a merge: the index to add rows to, and the holdout queries that will calibrate it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,10 +16,10 @@ use crate::index::train::{
     HeldBack, Resources, TrainingSample, UNTRAINED_FACTORY, check_memory, wanted_queries,
 };
 
-/// The index to add to, its factory string, and where its models come from.
+/// The index to add rows to, its factory string, and the origin of its models.
 pub(super) type Started = (Builder, String, Models);
 
-/// What the merge begins with; Err in the result: why it does not.
+/// Prepares the index to add rows to. An inner Err is the outcome of a merge that cannot start.
 pub(super) fn start(
     snapshot: &Snapshot,
     plan: &Plan,
@@ -67,8 +67,8 @@ pub(super) fn start(
     Ok(Ok((builder, factory.to_string(), Models::Own { live_rows })))
 }
 
-/// The plan's factory string; or that of the codes, where there is no more to be had than they have kept: what ranks by
-/// the rows that it stores would rank by other rows than the table's, and other codes would lose as much again.
+/// The plan's factory string. If the table cannot be read, that of the largest lossy source: an index that stores or
+/// refines by rows would store decoded ones, and other codes would lose precision a second time.
 pub(super) fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &Host) -> &'a str {
     let coded = sources.iter().filter(|source| !source.segment.index.stores_rows());
     match coded.max_by_key(|source| source.live_rows()) {
@@ -77,7 +77,7 @@ pub(super) fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>],
     }
 }
 
-/// The segment whose quantiser has seen the most rows.
+/// The segment whose quantiser was trained on the most rows.
 fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a OpenedSegment> {
     let trained = snapshot
         .segments
@@ -86,8 +86,8 @@ fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a Opene
     trained.max_by_key(|segment| segment.reference.trained_rows).map(Arc::as_ref)
 }
 
-/// The rows that calibrate the result, of those that are added to it; Err in the result: others wait. A base whose rows
-/// are not stored cannot be compared with them, and its own points go on holding.
+/// Chooses the holdout queries among the rows to be added; an inner Err means that another process waits. If the base
+/// does not store its rows, they cannot be compared with the queries, and its own operating points stay valid.
 pub(super) fn hold_back(
     snapshot: &Snapshot,
     builder: &Builder,

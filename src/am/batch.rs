@@ -1,4 +1,4 @@
-//! Many searches at once: their first rounds, made before the query runs that takes them up (`plan_hint`).
+//! Batches of searches: runs their first rounds before the query that continues them (`plan_hint`).
 
 use std::rc::Rc;
 
@@ -15,15 +15,15 @@ const READ_LOCK: u32 = pg_sys::AccessShareLock;
 /// The first rounds of some queries in an index, or in the indexes of its partitions.
 #[derive(Default)]
 pub struct Batch {
-    /// What they were made under. Only scans under this snapshot may go on from them: a later one sees rows that they
-    /// do not know.
+    /// The snapshot under which they ran. Only scans under this snapshot may continue them: under a later one, rows
+    /// could be missing.
     snapshot: Option<CallersSnapshot>,
     rounds: Vec<(pg_sys::Oid, Rc<FirstRounds>)>,
 }
 
 impl Batch {
-    /// Searches `indexes` for `queries`, each of `dims` values, on so many threads. Those that were dropped meanwhile are
-    /// left out, as are partitioned ones, which have no pages.
+    /// Searches `indexes` for `queries`, each of `dims` values, on `threads` threads. Skips indexes that were dropped
+    /// meanwhile, and partitioned ones, which have no pages.
     pub fn search(
         indexes: &[pg_sys::Oid],
         dims: usize,
@@ -46,7 +46,7 @@ impl Batch {
         Ok(Batch { snapshot, rounds })
     }
 
-    /// What belongs to a scan of `index` under `snapshot`.
+    /// The first rounds for a scan of `index` under `snapshot`.
     pub fn first_rounds(&self, index: pg_sys::Oid, snapshot: pg_sys::Snapshot) -> Option<Rc<FirstRounds>> {
         let is_ours = self.snapshot.as_ref().is_some_and(|ours| ours.is(snapshot));
         let found = self.rounds.iter().find(|(relation, _)| is_ours && *relation == index);
@@ -54,7 +54,7 @@ impl Batch {
     }
 }
 
-/// Bytes that the first rounds of one query take in memory, about.
+/// Approximate memory for the first rounds of one query, in bytes.
 pub fn bytes_per_query(indexes: &[pg_sys::Oid], request: &Request) -> Result<usize, SqlError> {
     let mut bytes = 0;
     for index in plain(indexes) {
@@ -65,7 +65,7 @@ pub fn bytes_per_query(indexes: &[pg_sys::Oid], request: &Request) -> Result<usi
     Ok(bytes)
 }
 
-/// As a scan of the index takes it.
+/// The request with the index's own options applied.
 fn effective(index: Rel, request: &Request) -> Request {
     Request { params: search_options::effective(index, request.params), ..request.clone() }
 }

@@ -1,4 +1,4 @@
-//! `vekter_check()`: locks, the table's side of the comparison, and with whose rights it is read.
+//! `vekter_check()`: takes the locks, and reads the table as its owner.
 
 use pgrx::pg_sys;
 
@@ -8,7 +8,7 @@ use crate::pg::error::SqlError;
 use crate::pg::owner::as_owner;
 use crate::pg::relation::IndexAndTable;
 
-/// Checks a faiss index, with its table if `with_table`. Both are only locked against being changed or dropped.
+/// Checks a faiss index, and compares it with its table if `with_table`. The locks only prevent changes of definition.
 pub fn check(index: pg_sys::Oid, with_table: bool) -> Result<Vec<Finding>, SqlError> {
     let open = IndexAndTable::open(index)?;
     let (heap, index) = (open.table(), open.index());

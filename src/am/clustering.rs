@@ -4,7 +4,7 @@ pub use crate::engine::{Clustering, ClusteringPlan};
 use crate::index::interruptible::interruptible;
 use crate::pg::error::SqlError;
 
-/// Finds the centroids of `rows` of `dims` values.
+/// Computes the centroids of `rows`, each of `dims` values.
 pub fn find(
     plan: &ClusteringPlan,
     rows: &[f32],
@@ -14,7 +14,7 @@ pub fn find(
     Ok(interruptible(threads, || Clustering::find(plan, rows, dims))?)
 }
 
-/// Number of the nearest centroid of each row, and its distance.
+/// For each row, the number of its nearest centroid and the distance to it.
 pub fn assign(clustering: &Clustering, rows: &[f32], threads: usize) -> Result<Vec<(usize, f64)>, SqlError> {
     Ok(interruptible(threads, || clustering.assign(rows))?)
 }

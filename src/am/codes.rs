@@ -1,4 +1,4 @@
-//! What a lossy index keeps of a vector that is given, or of rows that a query found.
+//! The codes that a lossy index stores for a given vector, or for rows of the table.
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
@@ -15,7 +15,7 @@ use crate::pg::relation::{IndexAndTable, Rel};
 
 pub use crate::engine::EncodedRow;
 
-/// The code of a vector, the vector that it stands for, and how far that is from the one that is given.
+/// The code of `vector`, the vector it decodes to, and the distance between the two.
 pub fn quantize(index: Rel, vector: &[f32]) -> Result<(EncodedRow, f64), SqlError> {
     let snapshot = Snapshot::open(index)?;
     if vector.len() != snapshot.dims() {
@@ -49,14 +49,14 @@ pub fn quantize(index: Rel, vector: &[f32]) -> Result<(EncodedRow, f64), SqlErro
     Ok((kept, error))
 }
 
-/// The segment that was trained on the most rows, whose quantiser larger segments of the index inherit; or the largest
-/// where nothing is learnt.
+/// The segment that was trained on the most rows, whose quantiser later segments inherit; if none is trained, the
+/// largest.
 fn quantiser(snapshot: &Snapshot) -> Option<&OpenedSegment> {
     let segments = snapshot.segments.iter().map(AsRef::as_ref);
     segments.max_by_key(|opened| (opened.reference.trained_rows, opened.reference.rows))
 }
 
-/// Euclidean, between two rows as they are indexed.
+/// Euclidean distance between two rows in their indexed form.
 fn distance(row: &[f32], kept: &[f32]) -> Result<f64, SqlError> {
     if !kept.iter().all(|value| value.is_finite()) {
         return Err(EngineError::Failed { reason: "the code stands for no vector".into() }.into());
@@ -65,7 +65,7 @@ fn distance(row: &[f32], kept: &[f32]) -> Result<f64, SqlError> {
     Ok(squares.sum::<f64>().sqrt())
 }
 
-/// What the index keeps of those versions of rows that it has, and how far that is from `rows`, their vectors.
+/// What the index stores for row versions, decoded, and its distance from `rows`, their vectors.
 pub fn reconstruct(
     index: pg_sys::Oid,
     versions: &[Tid],
@@ -87,8 +87,8 @@ pub fn reconstruct(
     Ok(found)
 }
 
-/// For each version of a row that the calling query's snapshot sees, what the index holds of it; None where it is not
-/// in the index. An index knows the first version of a chain of updates that left it alone, not the one that is seen.
+/// For each row version visible to the calling query, the index's entry; None if it has none. After HOT updates, the
+/// index has the TID of the first version of the chain, not of the visible one.
 fn find(open: &IndexAndTable, versions: &[Tid]) -> Result<Vec<Option<Place>>, SqlError> {
     // SAFETY: the relations stay open while the rows live, and the query's snapshot for longer.
     let mut rows = unsafe { TableRows::open(open.table(), open.index(), pg_sys::GetActiveSnapshot()) };
@@ -96,7 +96,7 @@ fn find(open: &IndexAndTable, versions: &[Tid]) -> Result<Vec<Option<Place>>, Sq
 }
 
 fn find_version(rel: Rel, rows: &mut TableRows, version: Tid) -> Result<Option<Place>, IndexError> {
-    // Such chains do not leave their block.
+    // A HOT chain does not leave its block.
     let candidates = by_tid::on_block(rel, version.block())?;
     Ok(candidates
         .into_iter()

@@ -1,4 +1,4 @@
-//! What an index is about, read off its catalogue entry, and whether that can be built.
+//! Reads the definition of an index from the catalogue, and checks that it can be built.
 
 use pgrx::{PgRelation, PgSqlErrorCode as Code, PgTupleDesc, pg_sys};
 
@@ -10,7 +10,7 @@ use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
 use crate::pg::text;
 
-/// Errors where the columns do not make a faiss index.
+/// Err if the index's columns are not supported.
 pub fn read(index: Rel) -> Result<Definition, SqlError> {
     // SAFETY: an open index has its pg_index row.
     let keys = usize::from(unsafe { (*(*index.as_ptr()).rd_index).indnkeyatts }.unsigned_abs());

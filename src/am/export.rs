@@ -1,4 +1,4 @@
-//! `vekter_export()`: the table's side, as the calling query's snapshot sees it.
+//! `vekter_export()`: reads the table under the calling query's snapshot.
 
 use std::io::{self, Write};
 
@@ -14,11 +14,11 @@ use crate::pg::error::SqlError;
 use crate::pg::owner::as_owner;
 use crate::pg::relation::IndexAndTable;
 
-/// Bytes that are written between two looks at the interrupt flag.
+/// Bytes written between two checks for interrupts.
 const MAX_WRITE_BYTES: usize = 16 << 20;
 
 /// One FAISS index of all rows of a faiss index that the calling query sees. `id_attribute`: number of the table's
-/// integer column that gives the ids.
+/// integer column with the ids.
 pub fn merge(index: pg_sys::Oid, id_attribute: pg_sys::AttrNumber) -> Result<Export, SqlError> {
     let open = IndexAndTable::open(index)?;
     let (heap, index) = (open.table(), open.index());
@@ -30,7 +30,7 @@ pub fn merge(index: pg_sys::Oid, id_attribute: pg_sys::AttrNumber) -> Result<Exp
     Ok(Export { exported: outcome?, params })
 }
 
-/// An index with the ids of its rows, and the search parameters that are written into it.
+/// A FAISS index with the ids of its rows, and the search parameters to write into it.
 pub struct Export {
     exported: Exported,
     params: SearchParams,
@@ -50,7 +50,7 @@ impl Export {
     }
 }
 
-/// Ends writing where FAISS would not look at the interrupt flag.
+/// A writer that stops on interrupts, which FAISS does not check while writing.
 struct Interruptible<'a>(&'a mut (dyn Write + Send));
 
 impl Write for Interruptible<'_> {

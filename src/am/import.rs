@@ -1,6 +1,7 @@
-//! How `vekter_import()` tells the build below it what to begin with.
+//! Passes the external index of `vekter_import()` to the index build.
 //!
-//! It runs an ordinary CREATE INDEX, so that privileges, locks, names and dependencies are PostgreSQL's own.
+//! `vekter_import()` runs an ordinary CREATE INDEX, so that privileges, locks, names and dependencies are PostgreSQL's
+//! own.
 
 use std::cell::RefCell;
 
@@ -10,7 +11,7 @@ use crate::engine::{ExternalIndex, Metric};
 use crate::index::interruptible::interruptible;
 use crate::pg::error::SqlError;
 
-/// Reads a FAISS index of this metric, of its own where none is given. Err unless it is sound and of a known kind.
+/// Parses a FAISS index of `metric`, or of the file's own metric. Err unless it is valid and of a supported kind.
 pub fn read(bytes: Vec<u8>, metric: Option<Metric>) -> Result<ExternalIndex, SqlError> {
     Ok(interruptible(1, || ExternalIndex::read(bytes, metric))?)
 }
@@ -25,9 +26,10 @@ thread_local! {
     static SOURCE: RefCell<Option<Source>> = const { RefCell::new(None) };
 }
 
-/// Runs `statement`, which creates an index of this name over the table, from `foreign`. Returns whether it did.
+/// Runs `statement`, which creates an index of this name on the table, from `foreign`. Returns whether the build used
+/// it.
 pub fn with(table: Oid, index: String, foreign: ExternalIndex, statement: impl FnOnce()) -> bool {
-    /// Takes the source back, also when an error unwinds.
+    /// Clears the source, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -40,7 +42,7 @@ pub fn with(table: Oid, index: String, foreign: ExternalIndex, statement: impl F
     SOURCE.with_borrow(Option::is_none)
 }
 
-/// What an index that is being built is to begin with: given once.
+/// The external index for the index being built, if there is one. Can be taken once.
 pub fn take(table: Oid, index: &str) -> Option<ExternalIndex> {
     SOURCE.with_borrow_mut(|source| {
         let is_meant = source.as_ref().is_some_and(|source| source.table == table && source.index == index);

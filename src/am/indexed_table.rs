@@ -14,23 +14,23 @@ use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
 use crate::vector::Vector;
 
-/// Its relations are open for as long as it lives. It may hold pins: drop it before the call ends that needed it, or
-/// leave it to the transaction's abort.
+/// The relations must stay open while it lives. It may hold pins: drop it before the end of the call that created it,
+/// or leave it to the transaction's abort.
 pub struct IndexedTable {
     heap: Rel,
     index: Rel,
-    /// Given by PostgreSQL to a build; null: made for each scan.
+    /// From PostgreSQL in a build; null: made for each scan.
     info: *mut pg_sys::IndexInfo,
-    /// Number of the integer column that identifies rows; None: the index's second column, if it has one.
+    /// Number of the integer id column in the table; None: the index's second column, if there is one.
     id_attribute: Option<pg_sys::AttrNumber>,
-    /// Null: none yet.
+    /// Null: no snapshot yet.
     snapshot: pg_sys::Snapshot,
     is_registered: bool,
     rows: Option<TableRows>,
 }
 
 impl IndexedTable {
-    /// Of an index that is built.
+    /// The table of an index that is being built.
     pub fn for_build(heap: Rel, index: Rel, info: *mut pg_sys::IndexInfo) -> Self {
         let mut table = Self::new(heap, index);
         table.info = info;
@@ -49,7 +49,7 @@ impl IndexedTable {
         }
     }
 
-    /// As the calling query sees it, with ids from a column of the table.
+    /// The table under the calling query's snapshot, with ids from a column of the table.
     pub fn for_query(heap: Rel, index: Rel, id_attribute: pg_sys::AttrNumber) -> Self {
         let mut table = Self::new(heap, index);
         table.id_attribute = Some(id_attribute);
@@ -82,7 +82,7 @@ impl IndexedTable {
         }
     }
 
-    /// Width of the id column's type; None: there is none.
+    /// Width of the id column's type; None if there is no id column.
     fn id_bytes(&self, info: *const pg_sys::IndexInfo) -> Option<i16> {
         // SAFETY: from `info`; the array has room for any index.
         let (columns, attribute) = unsafe { ((*info).ii_NumIndexAttrs, (*info).ii_IndexAttrNumbers[1]) };
@@ -138,7 +138,8 @@ impl Table for IndexedTable {
 
     fn take_snapshot(&mut self) {
         self.forget_snapshot();
-        // A new one at any isolation level: an older one may see rows that the index was built without.
+        // Always a new snapshot, whatever the isolation level: an older one may see rows that the index does not
+        // contain.
         // SAFETY: called in a transaction, on the main thread.
         self.snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) };
         self.is_registered = true;
@@ -179,7 +180,7 @@ impl Table for IndexedTable {
 
 impl Drop for IndexedTable {
     fn drop(&mut self) {
-        // While an error unwinds, the transaction's abort forgets it.
+        // While an error unwinds, the transaction's abort unregisters it.
         if !std::thread::panicking() {
             self.forget_snapshot();
         }
@@ -217,7 +218,7 @@ unsafe extern "C-unwind" fn collect(
     collector.outcome = (collector.visit)(TableRow { tid, id, is_alive, vector: vector.as_slice() });
 }
 
-/// The value of a smallint, integer or bigint.
+/// The value of a smallint, integer or bigint datum.
 fn integer(datum: pg_sys::Datum, bytes: i16) -> i64 {
     match bytes {
         2 => i64::from(datum.value() as i16),

@@ -1,4 +1,4 @@
-//! INSERT, UPDATE and COPY: one more row in the delta.
+//! INSERT, UPDATE and COPY: append a row to the delta.
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -33,16 +33,17 @@ pub unsafe extern "C-unwind" fn aminsert(
             maintenance::after_growth(index, delta_bytes).or_raise();
         }
     }
-    // The result counts for unique indexes only.
+    // The result is used for unique indexes only.
     false
 }
 
-/// Kept from one row of a statement to the next. It owns memory alone (invariant 9).
+/// The statement's inserter, kept between its rows. It owns only memory (invariant 9).
 fn inserter(index: Rel, info: &mut pg_sys::IndexInfo) -> &mut Inserter {
     if info.ii_AmCache.is_null() {
         let mut context = PgMemoryContexts::For(info.ii_Context);
         info.ii_AmCache = context.leak_and_drop_on_delete(Inserter::open(index).or_raise()).cast();
     }
-    // SAFETY: set above, now or for an earlier row, and dropped with the statement's memory. One row comes after the other.
+    // SAFETY: set above, for this or an earlier row, and dropped with the statement's memory. Rows are inserted one at
+    // a time.
     unsafe { &mut *info.ii_AmCache.cast::<Inserter>() }
 }

@@ -1,4 +1,4 @@
-//! What is in an index: as a whole, segment by segment, and what was measured of each.
+//! Facts about an index: its statistics, its segments, and their operating points.
 
 use pgrx::pg_sys;
 
@@ -11,14 +11,14 @@ use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
 
 pub struct Stats {
-    /// Those of its segments, or what was asked for where there are none.
+    /// Factory strings of its segments; the requested one if there are no segments.
     pub factory: String,
-    /// Why it is that; None: because it was asked for.
+    /// Why it has that factory; None if it was requested.
     pub reason: Option<String>,
     pub metric: &'static str,
     pub dims: u32,
     pub segments: usize,
-    /// Live rows, those of the delta included.
+    /// Live rows, including those in the delta.
     pub rows: u64,
     pub delta_rows: u64,
     pub dead_rows: u64,
@@ -37,7 +37,7 @@ pub struct Segment {
     pub is_cached: bool,
 }
 
-/// What search parameters brought when a segment was made.
+/// A measured operating point of a segment.
 pub struct Point {
     pub segment: String,
     pub factory: String,
@@ -77,7 +77,7 @@ pub fn stats(rel: Rel) -> Result<Stats, SqlError> {
     })?)
 }
 
-/// Why the largest segment that has a reason is what it is; None: because it was asked for.
+/// Why the largest segment that has a reason got its factory; None if it was requested.
 fn reason(meta: &Meta, manifest: &Manifest, rows: u64) -> Option<String> {
     let explained = manifest.segments.iter().filter(|segment| !segment.reason.is_empty());
     let largest = explained.max_by_key(|segment| SegmentRef::live_rows(segment));
@@ -92,7 +92,7 @@ fn reason(meta: &Meta, manifest: &Manifest, rows: u64) -> Option<String> {
     })
 }
 
-/// Why no segment is of the factory that was asked for, where that wants training.
+/// Why no segment has the requested factory, if there are too few rows to train it.
 fn scanned_reason(
     asked: &str,
     meta: &Meta,

@@ -1,8 +1,8 @@
-//! Who seals and compacts an index, and when.
+//! Decides which process seals and compacts an index, and when.
 //!
-//! An insert that makes the delta too large asks for a background worker, and seals one small segment by itself where
-//! none keeps up with it, or where none can see the index yet: then a worker is asked for at the commit. VACUUM seals, and asks
-//! for a worker to merge. `vekter_compact()` does everything at once.
+//! An insert that makes the delta too large requests a background worker. It seals one small segment itself if the
+//! worker does not keep up, or if no worker can see the index yet; in that case it requests a worker for after the
+//! commit. VACUUM seals, and requests a worker to merge. `vekter_compact()` does everything at once.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -30,21 +30,23 @@ use crate::pg::snapshot::{self, ActiveSnapshot};
 use crate::pg::transaction::{self, Moment};
 use crate::pg::{self, subtransaction, worker};
 
-/// How many times larger than its limit the delta is when inserts begin to seal it themselves.
+/// Backpressure: above this multiple of its limit, inserts seal the delta themselves even though a worker was
+/// requested.
 const SELF_SEALING_GROWTH: u64 = 4;
-/// A backend asks for a worker for an index at most so often.
+/// Minimum interval between two requests of a worker by one backend for one index.
 const REQUEST_PAUSE: Duration = Duration::from_secs(1);
-/// A backend whose own sealing failed leaves it alone for so long.
+/// Pause after a backend failed to seal or compact an index.
 const FAILURE_PAUSE: Duration = Duration::from_secs(10);
-/// How long a worker waits for more to do, and how often it looks for that and for others who wait.
+/// How long an idle worker waits for more work, and the interval of polling for work and for lock waiters.
 const LINGER: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a worker waits for the commit of who asked for it.
+/// How long a worker waits for the transaction that requested it to commit.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
-/// Rows are handed to FAISS in batches of so many bytes, between which the delta is sealed.
+/// Bytes of rows per FAISS call during a merge; the delta is sealed between two calls.
 const BATCH_BYTES: usize = 16 << 20;
-/// Compaction keeps its index from being changed by others than readers, writers and VACUUM, and can tell if somebody
-/// waits for that. The table it locks for `LOOK` at a time, if it must be asked for rows, and never waits for it.
+/// Lock on the index during compaction. It conflicts with changes of the index's definition, but not with reads,
+/// inserts and VACUUM, and its waiters can be detected. The table is locked for at most `LOOK` at a time, only when its
+/// rows are needed, and without waiting.
 pub const INDEX_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
 const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
 
@@ -67,7 +69,7 @@ fn settings(index: Rel) -> Settings {
     }
 }
 
-/// An insert has made the delta grow to so many bytes.
+/// Called after an insert has added a page to the delta, which now has `delta_bytes`.
 pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     let limit = options::delta_limit_bytes(index);
     if delta_bytes <= limit {
@@ -91,7 +93,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// The last thing that VACUUM does with an index.
+/// Called at the end of VACUUM.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     let settings = settings(index);
     let is_sealed = upkeep(index, "seal", || seal::down_to(index, settings.delta_limit_bytes))?;
@@ -101,7 +103,7 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     if guc::background_compaction() && !index.is_temporary() && request_worker(index) {
         return Ok(());
     }
-    // VACUUM's own snapshot keeps nothing from being removed, so the table cannot be asked for rows.
+    // VACUUM's snapshot does not hold back the removal of rows, so the table cannot be read.
     if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
         let run = || compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock);
         upkeep(index, "compact", || run().map(drop))?;
@@ -109,8 +111,8 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// Does work that a statement does beside its own: if it fails, then unless the index is damaged, the statement goes on,
-/// and the work is left alone for some time. Returns whether it was done.
+/// Runs maintenance within a user's statement. If it fails, the statement continues with a warning and the maintenance
+/// is paused for some time; only damage is an error. Returns whether it succeeded.
 fn upkeep(index: Rel, what: &str, work: impl FnOnce() -> Result<(), IndexError>) -> Result<bool, SqlError> {
     let reason = match subtransaction::contain(work) {
         Ok(Ok(())) => return Ok(true),
@@ -131,17 +133,18 @@ fn upkeep(index: Rel, what: &str, work: impl FnOnce() -> Result<(), IndexError>)
     Ok(false)
 }
 
-/// An index that `vekter_compact()` has locked against all who compact or change it.
+/// An index that `vekter_compact()` has locked against compaction and changes of its definition.
 pub struct IndexToCompact {
-    // In this order they are dropped.
+    // Drop order.
     _unchanged: OpenRelation,
     lock: IndexLock,
     index: OpenRelation,
 }
 
 impl IndexToCompact {
-    /// Waits only for those who never wait for the caller's snapshot: other compaction, under a lock that holds up nobody
-    /// else. REINDEX CONCURRENTLY and its like, who hold `INDEX_LOCK` and wait for snapshots, would never get on.
+    /// Waits only for other compaction, which never waits for the caller's snapshot; that lock blocks no other work. It
+    /// must not wait for REINDEX CONCURRENTLY and the like, which hold `INDEX_LOCK` and wait for the caller's snapshot:
+    /// that would be a deadlock.
     pub fn lock(index: pg_sys::Oid) -> Result<Self, SqlError> {
         let index = OpenRelation::index(index)?;
         let lock = IndexLock::acquire(index.rel(), Purpose::Compaction);
@@ -150,7 +153,7 @@ impl IndexToCompact {
             if let Some(unchanged) = OpenRelation::try_open(index.rel().oid(), INDEX_LOCK) {
                 return Ok(IndexToCompact { _unchanged: unchanged, lock, index });
             }
-            // A worker that has just started holds it until it finds the compaction lock taken.
+            // A worker that has just started holds this lock until it finds the compaction lock taken.
             if start.elapsed() > LINGER {
                 let message = format!("could not lock index \"{}\" for compaction", index.rel().name());
                 return Err(SqlError::new(Code::ERRCODE_LOCK_NOT_AVAILABLE, message)
@@ -162,7 +165,7 @@ impl IndexToCompact {
     }
 }
 
-/// `vekter_compact()`: one segment without dead rows.
+/// `vekter_compact()`: merges everything into one segment without dead rows.
 pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -> Result<(), SqlError> {
     let index = index.rel();
     let mut table = LentTable::under(index, None);
@@ -177,19 +180,19 @@ pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -
     Ok(())
 }
 
-/// Removes cache files that are of no use to anybody.
+/// Removes cache files that no index needs.
 pub fn sweep_cache(index: Rel) {
     vacuum::sweep_cache(index).or_raise();
 }
 
 // ---------------------------------------------------------------- the worker
 
-/// What a backend does for an index only so often.
+/// Actions that a backend repeats for an index only after an interval.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Step {
-    /// Asking for a worker.
+    /// Requesting a worker.
     Ask,
-    /// Sealing by itself, after that has failed.
+    /// Sealing in the backend itself, after a failure.
     Seal,
 }
 
@@ -206,7 +209,7 @@ thread_local! {
     static MARKED: RefCell<HashMap<(Step, u32), Instant>> = RefCell::default();
 }
 
-/// Whether the pause since the last mark is over.
+/// Whether the interval since the last mark has passed.
 fn is_time_to(step: Step, index: Rel) -> bool {
     MARKED.with_borrow_mut(|marked| {
         marked.retain(|(step, _), when| when.elapsed() < step.pause());
@@ -218,7 +221,7 @@ fn mark(step: Step, index: Rel) {
     MARKED.with_borrow_mut(|marked| marked.insert((step, index.oid().to_u32()), Instant::now()));
 }
 
-/// True if a worker is on its way or at work.
+/// True if a worker is running or has been requested.
 fn request_worker(index: Rel) -> bool {
     let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) else {
         return true;
@@ -234,12 +237,12 @@ fn request_worker_for(index: u32) -> bool {
 }
 
 thread_local! {
-    /// Indexes that grew in the transaction that made them.
+    /// Indexes that grew in the transaction that created them.
     static UNSEEN: RefCell<HashSet<u32>> = RefCell::default();
 }
 
-/// Asks for workers that will see the index as soon as this transaction has committed. One that it has dropped again, they
-/// do not find.
+/// Requests workers just before the commit that makes the indexes visible. If the transaction has dropped an index
+/// again, its worker finds nothing and exits.
 fn request_workers() {
     for index in UNSEEN.take() {
         request_worker_for(index);
@@ -250,7 +253,7 @@ fn forget_unseen() {
     UNSEEN.take();
 }
 
-/// The background worker: compacts one index until there is nothing left to do, and some time longer.
+/// Main function of the background worker: compacts one index until nothing is due, and waits some time for more.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
@@ -262,7 +265,7 @@ pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
     while worker::transaction(|| round(index).or_raise()) {}
 }
 
-/// Waits while somebody has the index to himself: who asked for this worker may be about to commit it.
+/// Waits while another session holds an exclusive lock on the index: it may be about to commit the index's creation.
 fn await_commit(index: pg_sys::Oid) {
     let start = Instant::now();
     while start.elapsed() < COMMIT_PATIENCE
@@ -272,9 +275,9 @@ fn await_commit(index: pg_sys::Oid) {
     }
 }
 
-/// One transaction of the worker. True: there is more to do.
+/// One transaction of the worker. True if there is more to do.
 fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
-    // It may be gone by now, or not yet visible.
+    // The index may have been dropped, or may not be visible yet.
     let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(false) };
     let index = open.rel();
     let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
@@ -295,7 +298,8 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     Ok(false)
 }
 
-/// None if another worker is at it. Those who ask for one take the lock for a moment, to see.
+/// None if another worker compacts the index. Retries, because a backend that requests a worker holds the lock for a
+/// moment.
 fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
     const ATTEMPTS: usize = 3;
     for _ in 1..ATTEMPTS {
@@ -307,15 +311,15 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
     IndexLock::try_acquire(index, Purpose::Compaction)
 }
 
-// ---------------------------------------------------------------- surroundings
+// ---------------------------------------------------------------- access to the table
 
-/// The table under an index that is compacted.
+/// Access to the table of an index that is compacted.
 struct LentTable<'a> {
     index: Rel,
-    /// Gives way to who waits for the index or for this lock; None: to nobody.
+    /// The lock whose waiters it yields to, besides waiters for the index; None: it yields to nobody.
     yields: Option<&'a IndexLock>,
     looked: Instant,
-    // In this order they are dropped.
+    // Drop order.
     open: Option<(IndexedTable, ActiveSnapshot, OpenRelation)>,
 }
 
@@ -352,7 +356,7 @@ impl Surroundings for LentTable<'_> {
     }
 
     fn must_yield(&mut self) -> bool {
-        // The question takes a lock of the lock manager's, and the table takes time to open.
+        // Both the check, which takes a lock manager lock, and reopening the table take time.
         if self.looked.elapsed() < LOOK {
             return false;
         }
@@ -363,7 +367,7 @@ impl Surroundings for LentTable<'_> {
     }
 }
 
-/// No table to ask, and nobody who waits.
+/// No access to the table, and no yielding.
 struct Bystander;
 
 impl Surroundings for Bystander {

@@ -1,6 +1,6 @@
-//! The access method `faiss`: PostgreSQL's callbacks, thin. Each unpacks C, calls safe Rust and packs its answer.
+//! The access method `faiss`: thin callbacks that unpack C values, call safe Rust and pack the result.
 //!
-//! Callbacks bear the names of the `IndexAmRoutine` fields they fill (access/amapi.h).
+//! Callbacks have the names of the `IndexAmRoutine` fields they fill (access/amapi.h).
 
 pub mod batch;
 pub mod build;
@@ -27,27 +27,28 @@ pub mod validate;
 use pgrx::prelude::*;
 use pgrx::{PgBox, pg_sys};
 
-// What the SQL functions name of the layers below.
+// Names of lower layers that `functions` needs.
 pub use crate::engine::{EngineError, Metric, SearchParams};
 pub use crate::index::check::Finding;
 pub use crate::index::error::IndexError;
 pub use crate::index::format::Tid;
 pub use crate::index::search::{Candidates, FIRST_ROUND_ROWS, Request};
 
-/// The handler of `CREATE ACCESS METHOD faiss`; its argument is declared in SQL and never read. Fields that are not set are false, zero or absent.
+/// The handler of `CREATE ACCESS METHOD faiss`; its argument is declared in SQL and never read. Fields that are not set
+/// are false, zero or absent.
 #[pg_extern]
 fn faiss_handler() -> PgBox<pg_sys::IndexAmRoutine> {
     // SAFETY: the node tag belongs to the type; alloc_node zeroes the rest.
     let mut routine =
         unsafe { PgBox::<pg_sys::IndexAmRoutine>::alloc_node(pg_sys::NodeTag::T_IndexAmRoutine) };
-    // Any number of strategies: those that exist are for ordering.
+    // 0: any number of strategies; all of ours are for ordering.
     routine.amstrategies = 0;
     routine.amsupport = options::SUPPORT_PROCEDURES;
     routine.amcanorderbyop = true;
-    // Without it the planner makes no path from the ORDER BY alone; paths without ORDER BY are priced out (cost).
+    // Required for paths from ORDER BY alone; paths without ORDER BY get a prohibitive cost (`cost`).
     routine.amoptionalkey = true;
     routine.amcaninclude = true;
-    // FAISS's memory is not under maintenance_work_mem, and parallel VACUUM workers cannot assign transaction ids.
+    // FAISS's memory is not limited by maintenance_work_mem, and parallel VACUUM workers cannot assign transaction ids.
     routine.amparallelvacuumoptions = pg_sys::VACUUM_OPTION_NO_PARALLEL as u8;
 
     routine.ambuild = Some(build::ambuild);

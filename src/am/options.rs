@@ -1,7 +1,7 @@
 //! `WITH (factory = '...', search = '...', recall = ..., delta_limit = ...)` and the operator class's support function.
 //!
-//! The factory is read when an index is built and then copied to its meta page, which is the truth from there on. The
-//! others are read whenever they are needed, so that ALTER INDEX changes them without a rebuild.
+//! The factory is read when an index is built and copied to its meta page, which is authoritative from then on. The
+//! other options are read when they are used, so ALTER INDEX changes them without a rebuild.
 
 use core::ffi::CStr;
 use std::sync::OnceLock;
@@ -15,23 +15,24 @@ use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 use crate::pg::text;
 
-/// Support function 1 returns the metric's code (`engine::Metric`), so that an operator class is known by what it
-/// does and not by its name.
+/// Support function 1 returns the metric's code (`engine::Metric`), so that the metric does not depend on the operator
+/// class's name.
 pub const METRIC_PROCEDURE: u16 = 1;
 pub const SUPPORT_PROCEDURES: u16 = 1;
 
-/// The longest factory string or search parameters; FAISS's own are far shorter.
+/// Limit on the length of factory strings and search parameters, far above that of FAISS's own.
 const MAX_TEXT_BYTES: usize = 1000;
 
-/// Parsed options. Strings lie behind the struct, at the offsets: never copy it by value. 0: there is none.
+/// Parsed options. Strings follow the struct, at the given offsets, so it must not be copied by value. Offset 0: not
+/// set.
 #[repr(C)]
 struct Options {
     varlena_header: i32,
     factory_offset: i32,
     search_offset: i32,
-    /// 0: not given.
+    /// 0: not set.
     recall: f64,
-    /// In kB; -1: not given.
+    /// In kB; -1: not set.
     delta_limit: i32,
 }
 
@@ -82,7 +83,7 @@ pub fn register() {
 
 static OPTION_KIND: OnceLock<pg_sys::relopt_kind::Type> = OnceLock::new();
 
-/// What can be said without knowing the dimensions; the rest is checked when the index is built.
+/// Checks what does not depend on the dimensions; the rest is checked when the index is built.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn validate_factory(value: *const core::ffi::c_char) {
     if value.is_null() {
@@ -100,7 +101,7 @@ unsafe extern "C-unwind" fn validate_factory(value: *const core::ffi::c_char) {
     }
 }
 
-/// What can be said without knowing the factory, which `amoptions` does.
+/// Checks what does not depend on the factory; `amoptions` checks the rest.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn validate_search(value: *const core::ffi::c_char) {
     if value.is_null() {
@@ -118,7 +119,7 @@ unsafe extern "C-unwind" fn validate_search(value: *const core::ffi::c_char) {
     }
 }
 
-/// Must not fail while `validate` is false: the relation cache calls it so.
+/// Must not raise errors while `validate` is false, as when the relation cache calls it.
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool) -> *mut pg_sys::bytea {
     let Some(&kind) = OPTION_KIND.get() else {
@@ -161,7 +162,7 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
     built
 }
 
-/// The `factory` option of an index, as FAISS spells it.
+/// The `factory` option of an index, in FAISS's spelling.
 pub fn factory(index: Rel) -> String {
     // SAFETY: an open relation; rd_options is null or what `amoptions` built.
     unsafe { factory_in((*index.as_ptr()).rd_options.cast()) }
@@ -180,7 +181,7 @@ pub fn recall(index: Rel) -> Option<f64> {
     options.map(|options| options.recall).filter(|&recall| recall > 0.0)
 }
 
-/// How large an index's delta may get before it is sealed: as its `delta_limit` option says, or else the setting.
+/// Size above which an index's delta is sealed: its `delta_limit` option, or else the setting.
 pub fn delta_limit_bytes(index: Rel) -> u64 {
     // SAFETY: as above.
     let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>().as_ref() };

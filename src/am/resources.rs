@@ -1,14 +1,15 @@
-//! What FAISS may use in a build, by PostgreSQL's settings.
+//! Resource limits of a build, from PostgreSQL's settings.
 
 use pgrx::pg_sys;
 
 pub use crate::index::train::Resources;
 
-/// Below this much, `maintenance_work_mem` is taken for this much: FAISS needs it for anything but a scan.
+/// Minimum to which `maintenance_work_mem` is raised: FAISS needs it for anything but a scan.
 const MIN_WORK_BYTES: u64 = 32 << 20;
 
-/// Threads for the leader and the workers that it might have had; an eighth of maintenance_work_mem for a batch, of
-/// which two are in memory at times, within limits between which it matters.
+/// One thread each for the leader and the parallel workers it could have. A batch gets an eighth of
+/// maintenance_work_mem, because two batches can be in memory at a time, within limits outside of which its size has no
+/// effect.
 pub fn resources() -> Resources {
     // SAFETY: plain reads of settings.
     let (workers, kilobytes) =
@@ -22,7 +23,7 @@ pub fn resources() -> Resources {
     }
 }
 
-/// What the planner, too, takes the system to keep of tables and indexes in memory.
+/// The planner's estimate of the memory in which the system caches tables and indexes.
 pub fn cache_bytes() -> u64 {
     // SAFETY: a plain read of a setting.
     u64::from(unsafe { pg_sys::effective_cache_size }.unsigned_abs()) * u64::from(pg_sys::BLCKSZ)

@@ -1,4 +1,4 @@
-//! A table's rows as an index has them: one by one by TID, or all that a snapshot sees.
+//! The table's rows in their indexed form: single rows by TID, or all rows visible to a snapshot.
 
 use core::ffi::c_void;
 
@@ -9,8 +9,8 @@ use crate::index::format::Tid;
 use crate::pg::relation::Rel;
 use crate::vector::Vector;
 
-/// A table opened for fetching rows as one snapshot sees them. It holds pins: drop it before the call ends that
-/// needed it, or leave it to the transaction's abort.
+/// A table opened for fetching rows under one snapshot. It holds pins: drop it before the end of the call that created
+/// it, or leave it to the transaction's abort.
 pub struct TableRows {
     info: *mut pg_sys::IndexInfo,
     estate: *mut pg_sys::EState,
@@ -34,8 +34,8 @@ impl TableRows {
         }
     }
 
-    /// Shows `visit` the indexed value of the version of the row that the snapshot sees. None: there is no such
-    /// version, or its value is NULL.
+    /// Calls `visit` with the indexed value of the visible version of the row. None if no version is visible, or its
+    /// value is NULL.
     pub fn with_row<T>(&mut self, tid: Tid, visit: impl FnOnce(&Vector) -> T) -> Option<T> {
         let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
@@ -59,13 +59,13 @@ impl TableRows {
         }
     }
 
-    /// TID of the version of the row that the snapshot sees, if there is one.
+    /// TID of the visible version of the row, if there is one.
     pub fn visible_version(&mut self, tid: Tid) -> Option<Tid> {
         // SAFETY: the slot was just filled with a tuple of the table.
         self.fetch(tid).then(|| unsafe { tid_of(&raw mut (*self.slot).tts_tid) })
     }
 
-    /// Puts the version that the snapshot sees into the slot; false if there is none.
+    /// Puts the visible version into the slot; false if there is none.
     fn fetch(&mut self, tid: Tid) -> bool {
         let mut pointer = item_pointer(tid);
         let (mut call_again, mut all_dead) = (false, false);
@@ -108,8 +108,8 @@ impl Drop for TableRows {
     }
 }
 
-/// Shows `collect` every row that the snapshot sees and the index wants, under the TID that an index has for it, as CREATE
-/// INDEX CONCURRENTLY takes them. `starts_anywhere`: where another scan of the table just is.
+/// Calls `collect` with every visible row that belongs in the index, under the TID that an index has for it, as CREATE
+/// INDEX CONCURRENTLY does. `starts_anywhere`: allows a synchronised scan to start in the middle of the table.
 ///
 /// # Safety
 /// The relations and the snapshot are open, `info` is the index's, and `state` is what `collect` takes for its last

@@ -1,4 +1,4 @@
-//! VACUUM, and CREATE INDEX CONCURRENTLY, which lists the index through `ambulkdelete`.
+//! VACUUM, and CREATE INDEX CONCURRENTLY, which lists the index's TIDs through `ambulkdelete`.
 
 use core::ffi::c_void;
 

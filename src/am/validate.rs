@@ -1,10 +1,10 @@
-//! `amvalidate`: whether an operator class can work with this access method.
+//! `amvalidate`: checks an operator class of this access method.
 
 use pgrx::pg_sys;
 
 use crate::pg::catalogue;
 
-/// Each row is one thing that is wrong with operator class $1.
+/// Each row is a problem of operator class $1.
 const COMPLAINTS: &str = r#"
 WITH class AS (
     SELECT c.opcname, c.opcfamily, c.opcintype, c.opckeytype FROM pg_catalog.pg_opclass c WHERE c.oid = $1

@@ -1,4 +1,4 @@
-//! Rows that a filtered search is confined to: heap TIDs, by page.
+//! The TIDs that a filtered search is restricted to, by heap page.
 
 use std::ops::Range;
 
@@ -7,14 +7,14 @@ use crate::index::format::Tid;
 use crate::index::segment::OpenedSegment;
 
 const WORD_BITS: usize = u64::BITS as usize;
-/// Rows that are looked at one after the other in the time that it takes to search for the rows of a page.
+/// Cost of searching for the rows of one page, in units of looking at one row of a sequential scan.
 const ROWS_PER_PAGE_SEARCH: u64 = 16;
 
-/// The TIDs of some rows. Among them are all rows that the search is to find; others do no harm, as they are looked at
-/// again in the table.
+/// A set of TIDs that contains every row the search may return. It may contain others: the query checks the rows in the
+/// table again.
 #[derive(Debug, Default)]
 pub struct Candidates {
-    /// By block.
+    /// In ascending order of blocks.
     pages: Vec<Page>,
     words: Vec<u64>,
 }
@@ -22,12 +22,12 @@ pub struct Candidates {
 #[derive(Debug)]
 struct Page {
     block: u32,
-    /// Its bitmap of offsets, in `words`; None: every row.
+    /// The page's bitmap of offsets, as a range of `words`; None: every row.
     words: Option<(u32, u32)>,
 }
 
 impl Candidates {
-    /// Adds the rows of a page, by offset; None: all of them. Pages come in ascending order, each once.
+    /// Adds the rows of a page, by offset; None: every row. Pages must be added once each, in ascending order.
     pub fn add_page(&mut self, block: u32, offsets: Option<&[u16]>) -> Result<(), IndexError> {
         debug_assert!(self.pages.last().is_none_or(|last| last.block < block));
         self.pages.try_reserve(1)?;
@@ -52,7 +52,7 @@ impl Candidates {
         Lookup { candidates: self, at: 0, block: None, words: Some(&[]) }
     }
 
-    /// The live rows of a segment that are among these.
+    /// The live rows of a segment that are in this set.
     pub fn among(&self, opened: &OpenedSegment) -> Result<Among, IndexError> {
         let segment = &opened.segment;
         let mut positions = Vec::new();
@@ -79,7 +79,7 @@ impl Candidates {
         Ok(Among { positions, others: None })
     }
 
-    /// Shows `visit` the positions of these rows in `run`, in which TIDs ascend.
+    /// Calls `visit` with the positions of these rows within `run`, a range with ascending TIDs.
     fn each_in_run(
         &self,
         run: &Range<u64>,
@@ -116,7 +116,7 @@ impl Candidates {
     }
 }
 
-/// Whether a page's bitmap of offsets has a row.
+/// Whether a page's bitmap of offsets contains the row.
 #[inline]
 fn holds(words: Option<&[u64]>, tid: Tid) -> bool {
     let offset = usize::from(tid.offset());
@@ -125,8 +125,8 @@ fn holds(words: Option<&[u64]>, tid: Tid) -> bool {
     })
 }
 
-/// The first of `positions` that is not before what is looked for; their end if there is none. Those that are before it come
-/// first. Quick where `guess` is near.
+/// The first of `positions` for which `is_before` is false, or their end; those for which it is true come first. Fast
+/// if `guess` is near it.
 fn first_from(positions: Range<u64>, guess: u64, is_before: impl Fn(u64) -> bool) -> u64 {
     let Range { start: mut low, end: mut high } = positions;
     let mut step = 1;
@@ -164,15 +164,15 @@ fn first_from(positions: Range<u64>, guess: u64, is_before: impl Fn(u64) -> bool
     low
 }
 
-/// Rows of a segment.
+/// Some rows of a segment.
 pub struct Among {
-    /// Ascending.
+    /// In ascending order.
     pub positions: Vec<u64>,
     others: Option<Vec<u8>>,
 }
 
 impl Among {
-    /// Bitmap by position of all other rows of the segment, which has `rows`, least significant bit first.
+    /// Bitmap by position of all other rows of the segment, least significant bit first. The segment has `rows` rows.
     pub fn others(&mut self, rows: u64) -> Result<&[u8], IndexError> {
         let bitmap = match self.others.take() {
             Some(bitmap) => bitmap,
@@ -191,13 +191,13 @@ impl Among {
     }
 }
 
-/// Looks TIDs up; quickest where they ascend, as they mostly do in a segment.
+/// Looks up TIDs. Fastest in ascending order, which most TIDs of a segment have.
 pub struct Lookup<'a> {
     candidates: &'a Candidates,
-    /// The first page that is not before `block`.
+    /// The first page whose block is not before `block`.
     at: usize,
     block: Option<u32>,
-    /// Of `block`; None: every row.
+    /// The bitmap of `block`; None: every row.
     words: Option<&'a [u64]>,
 }
 
@@ -215,7 +215,7 @@ impl Lookup<'_> {
         let pages = &self.candidates.pages;
         let start = if self.block.is_some_and(|last| last < block) { self.at } else { 0 };
         let rest = &pages[start..];
-        // Most often it is the next page; else each step doubles.
+        // Galloping search: most often it is the next page; otherwise the step doubles each time.
         let mut reach = 1;
         while reach < rest.len() && rest[reach - 1].block < block {
             reach *= 2;

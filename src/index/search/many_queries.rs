@@ -1,9 +1,8 @@
-//! The first rounds of many searches, made at once: FAISS answers all queries on several threads, and the delta is read
-//! once.
+//! The first rounds of many searches at once: FAISS answers all queries on several threads, and the delta is read once.
 //!
-//! What comes of it is one picture of the index, like that of a cursor: segments and delta as one root named them. A
-//! cursor that goes on from here finds what a snapshot sees that was taken before (invariant 1); for a later one, rows
-//! could be missing. The caller sees to that.
+//! All of them read one version of the index, as a cursor does. A cursor that continues from here finds every row that
+//! is visible to a snapshot taken earlier (invariant 1); for a later snapshot, rows could be missing. The caller
+//! ensures that.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -17,31 +16,31 @@ use crate::index::segment::OpenedSegment;
 use crate::index::{Snapshot, delta, retry};
 use crate::pg::relation::Rel;
 
-/// Values of the delta's rows that are compared with all queries in one go.
+/// Values of delta rows that are compared with all queries at a time.
 const DELTA_PIECE_VALUES: usize = 4 << 20;
 
-/// What each query found in a segment; None, or nothing at all, where the cursor has to search by itself.
+/// The hits of each query in a segment; if None or empty, the cursor searches the segment by itself.
 type Hits = Vec<Option<Vec<Hit>>>;
 
-/// The first round of each of some queries.
+/// The first rounds of some queries.
 pub struct FirstRounds {
     request: Request,
     metric: Metric,
     queries: Queries,
     delta_tids: Vec<Tid>,
-    /// For each query its distances to the delta's rows.
+    /// For each query, its distances to the delta's rows.
     delta_distances: Vec<Vec<f32>>,
     segments: Vec<(Arc<OpenedSegment>, Hits)>,
-    /// The query that will probably be asked for next.
+    /// The query that will probably be looked up next.
     next: Cell<usize>,
 }
 
-/// Queries of an index's dimensions, one after the other.
+/// Queries of the index's dimensions, concatenated.
 struct Queries {
     dims: usize,
-    /// As they were asked.
+    /// The queries as passed by the caller.
     given: Vec<f32>,
-    /// In the form that is indexed; as given where there is none.
+    /// The queries in their indexed form; unchanged if they have none.
     prepared: Vec<f32>,
     has_form: Vec<bool>,
 }
@@ -65,7 +64,7 @@ impl Queries {
 }
 
 impl FirstRounds {
-    /// Bytes that the first round of one query takes in memory, about.
+    /// Approximate memory for the first round of one query, in bytes.
     pub fn bytes_per_query(rel: Rel, request: &Request) -> Result<usize, IndexError> {
         let snapshot = Snapshot::open(rel)?;
         let hits: usize = (snapshot.segments.iter())
@@ -74,12 +73,12 @@ impl FirstRounds {
                 request::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
             })
             .sum();
-        // What FAISS finds lies there three times for a moment: as it found it, as arrays, and as hits.
+        // FAISS's hits are briefly in memory three times: in its own result, as arrays, and as `Hit`s.
         let bytes = hits * 3 * size_of::<Hit>() + 2 * snapshot.dims() * size_of::<f32>();
         Ok(bytes + most_delta_rows(&snapshot.meta) * size_of::<f32>())
     }
 
-    /// The first rounds of searches for `queries`, each of `dims` values, on so many threads.
+    /// Runs the first rounds for `queries`, each of `dims` values, on `threads` threads.
     pub fn search(
         rel: Rel,
         dims: usize,
@@ -115,7 +114,7 @@ impl FirstRounds {
         &self.request
     }
 
-    /// Which of the queries this one is.
+    /// The number of this query.
     pub fn find(&self, query: &[f32]) -> Option<usize> {
         let (start, end) = (self.next.get(), self.queries.has_form.len());
         let at = (start..end).chain(0..start).find(|&at| self.queries.given(at) == query)?;
@@ -123,7 +122,7 @@ impl FirstRounds {
         Some(at)
     }
 
-    /// Query `at` in the form that is indexed, if it has one.
+    /// Query `at` in its indexed form; None if it has none.
     pub fn prepared(&self, at: usize) -> Option<&[f32]> {
         self.queries.prepared(at)
     }
@@ -137,18 +136,18 @@ impl FirstRounds {
         self.delta_distances[at].iter().copied().zip(self.delta_tids.iter().copied())
     }
 
-    /// The segments with what query `at` found in them, if that was looked for.
+    /// The segments with the hits of query `at`, if they were searched.
     pub fn segments(&self, at: usize) -> impl Iterator<Item = (&Arc<OpenedSegment>, Option<Vec<Hit>>)> {
         self.segments.iter().map(move |(opened, hits)| (opened, hits.get(at).cloned().flatten()))
     }
 }
 
-/// No more rows than this are in the delta.
+/// Upper limit on the rows in the delta.
 fn most_delta_rows(meta: &Meta) -> usize {
     meta.delta_bytes() as usize / (meta.dims as usize * size_of::<f32>())
 }
 
-/// The delta's rows and, for each query, their distances.
+/// Reads the delta's rows and computes their distances from each query.
 fn compare_delta(
     rel: Rel,
     snapshot: &Snapshot,
@@ -185,7 +184,7 @@ fn compare_delta(
     Ok((all_tids, distances))
 }
 
-/// What a search of this segment goes by.
+/// The search parameters for this segment.
 fn params_of(opened: &OpenedSegment, request: &Request) -> SearchParams {
     request::segment_params(&opened.reference.points, &request.params, request.k)
 }

@@ -1,4 +1,4 @@
-//! Pages under a buffer lock, and how new ones are had.
+//! Pages under a buffer lock, and the allocation of new pages.
 
 use std::ops::Deref;
 
@@ -20,7 +20,7 @@ const TAG_AT: usize = PAGE_BYTES - TAG_BYTES;
 pub struct PageView<'a>(&'a [u8]);
 
 impl<'a> PageView<'a> {
-    /// A page that was never written: PostgreSQL's `PageIsNew`.
+    /// Whether the page was never written: PostgreSQL's `PageIsNew`.
     pub fn is_new(&self) -> bool {
         self.0[PD_UPPER..PD_UPPER + 2] == [0, 0]
     }
@@ -29,24 +29,24 @@ impl<'a> PageView<'a> {
         self.0.last_chunk::<TAG_BYTES>().and_then(PageTag::from_bytes)
     }
 
-    /// What was written between header and hole.
+    /// The bytes between the header and the hole.
     pub fn body(&self) -> &'a [u8] {
         self.0.get(PAGE_HEADER_BYTES..self.lower()).unwrap_or(&[])
     }
 
-    /// Where the hole begins; on a damaged page, at most where it ends.
+    /// Start of the hole; on a damaged page, clamped to the start of the special space.
     fn lower(&self) -> usize {
         usize::from(u16::from_le_bytes([self.0[PD_LOWER], self.0[PD_LOWER + 1]])).min(TAG_AT)
     }
 
-    /// Of a heap page: which line pointers are taken, by offset, the first being 1 (ItemIdIsUsed, storage/itemid.h).
+    /// Of a heap page: whether each line pointer is used, by offset - 1 (ItemIdIsUsed, storage/itemid.h).
     pub fn line_pointers(&self) -> Vec<bool> {
         let (pointers, _) = self.body().as_chunks::<4>();
         pointers.iter().map(|pointer| u32::from_le_bytes(*pointer) >> 15 & 3 != pg_sys::LP_UNUSED).collect()
     }
 
-    /// The body, if this is the page that is meant: same owner, kind and chunk. A page that was retired meanwhile keeps
-    /// its content until it is used again, and then it has another owner.
+    /// The body, if the page's tag has this owner, kind and chunk. A retired page keeps its tag's owner and its content
+    /// until it is reused, and then gets another owner.
     pub fn body_of(&self, owner: u128, kind: PageKind, chunk: u32) -> Option<&'a [u8]> {
         let tag = self.tag()?;
         let is_kind = tag.kind == kind || tag.kind == PageKind::Retired;
@@ -54,7 +54,7 @@ impl<'a> PageView<'a> {
     }
 }
 
-/// Where the parts of a page lie, for those who write them.
+/// Offsets of a page's parts, for writing.
 pub(super) struct PageBytes;
 
 impl PageBytes {
@@ -62,7 +62,7 @@ impl PageBytes {
     pub const BODY_AT: usize = PAGE_HEADER_BYTES;
     pub const TAG_AT: usize = TAG_AT;
 
-    /// pd_lower of a page whose body has so many bytes; all behind it counts as a hole and is not logged.
+    /// pd_lower of a page with a body of this many bytes. Everything after it counts as hole and is not logged.
     pub fn lower(body_bytes: usize) -> u16 {
         let lower = PAGE_HEADER_BYTES + body_bytes;
         assert!(lower <= TAG_AT, "a page body overflows");
@@ -70,7 +70,7 @@ impl PageBytes {
     }
 }
 
-/// A buffer's own bytes, to be written.
+/// The bytes of a page in a buffer, for writing.
 pub(super) struct PageMut<'a>(&'a mut [u8]);
 
 impl PageMut<'_> {
@@ -81,7 +81,7 @@ impl PageMut<'_> {
         PageMut(unsafe { core::slice::from_raw_parts_mut(page.cast::<u8>(), PAGE_BYTES) })
     }
 
-    /// Makes it an empty page of this format.
+    /// Makes it an empty page with this tag.
     pub fn init(&mut self, tag: PageTag) {
         let page = self.0.as_mut_ptr().cast::<core::ffi::c_char>();
         // SAFETY: the slice is a whole page.
@@ -89,14 +89,14 @@ impl PageMut<'_> {
         self.0[TAG_AT..].copy_from_slice(&tag.to_bytes());
     }
 
-    /// Fills an empty page.
+    /// Sets the body of an empty page.
     pub fn set_body(&mut self, body: &[u8]) {
         let lower = PageBytes::lower(body.len());
         self.0[PAGE_HEADER_BYTES..usize::from(lower)].copy_from_slice(body);
         self.0[PD_LOWER..PD_LOWER + 2].copy_from_slice(&lower.to_le_bytes());
     }
 
-    /// Overwrites bytes at these offsets, and zeroes what a shorter body leaves behind.
+    /// Overwrites bytes at the given offsets, and zeroes the remainder of a body that became shorter.
     pub fn apply<'a>(&mut self, fragments: impl Iterator<Item = (usize, &'a [u8])>) {
         let old_lower = PageView(self.0).lower();
         for (at, bytes) in fragments {
@@ -115,7 +115,7 @@ impl PageMut<'_> {
     }
 }
 
-/// A buffer that is pinned, and locked at least against those who write; both end with the value.
+/// A buffer that is pinned and share-locked, or locked exclusively by `ExclusivePageLock`. Dropping it releases both.
 pub struct PageLock {
     buffer: pg_sys::Buffer,
 }
@@ -126,7 +126,7 @@ impl PageLock {
     }
 
     fn acquire(rel: Rel, block: u32, mode: u32) -> Self {
-        // The same number means "extend the relation" to ReadBuffer: a damaged pointer must not do that.
+        // ReadBuffer takes this number as "extend the relation"; a damaged pointer must not do that.
         assert!(block != NO_BLOCK, "a page pointer is damaged");
         let buffer = read(rel, pg_sys::ForkNumber::MAIN_FORKNUM, block);
         // SAFETY: the buffer is pinned.
@@ -147,7 +147,7 @@ impl PageLock {
         }
     }
 
-    /// Never used, or retired so long ago that no scan can still read it (invariant 5).
+    /// Whether the page was never used, or retired so long ago that no scan can still read it (invariant 5).
     fn is_free(&self) -> bool {
         let view = self.view();
         view.is_new()
@@ -170,7 +170,7 @@ impl Drop for PageLock {
     }
 }
 
-/// A buffer that is pinned and locked against everybody else. Only such a page can be written.
+/// A buffer that is pinned and locked exclusively. Only such a page can be written.
 pub struct ExclusivePageLock(PageLock);
 
 impl Deref for ExclusivePageLock {
@@ -186,13 +186,13 @@ impl ExclusivePageLock {
         ExclusivePageLock(PageLock::acquire(rel, block, pg_sys::BUFFER_LOCK_EXCLUSIVE))
     }
 
-    /// A page for new content, one that the free space map offers and that really is free, or
-    /// else a new one at the relation's end.
+    /// Allocates a page for new content: a free page that the free space map offers, or else a new page at the
+    /// relation's end.
     pub fn allocate(rel: Rel) -> Self {
         Self::reuse(rel).unwrap_or_else(|| Self::extend(rel))
     }
 
-    /// A page that the free space map offers, if it says itself that it is free.
+    /// A page from the free space map, if its tag says that it is free.
     pub fn reuse(rel: Rel) -> Option<Self> {
         loop {
             let block = free_space::take(rel)?;
@@ -210,9 +210,8 @@ impl ExclusivePageLock {
         }
     }
 
-    /// A new page at the relation's end, and now and then some more for the free space map. Between the moment that it is
-    /// there and the moment that it is locked, another backend can come upon it as a zero page that is free for use: then it
-    /// is theirs.
+    /// Adds a page at the relation's end, and sometimes more for the free space map. Before the new page is locked,
+    /// another backend can find it as a zero page that is free and use it; the loop then adds another one.
     fn extend(rel: Rel) -> Self {
         loop {
             let mut blocks = extension::add_empty_pages(rel);
@@ -225,7 +224,7 @@ impl ExclusivePageLock {
         }
     }
 
-    /// The next page of a fork that nobody else knows yet.
+    /// The next page of a fork that no other process uses yet.
     pub fn create(rel: Rel, fork: pg_sys::ForkNumber::Type) -> Self {
         let buffer = read(rel, fork, NO_BLOCK);
         // SAFETY: the buffer is pinned.
@@ -233,7 +232,7 @@ impl ExclusivePageLock {
         ExclusivePageLock(PageLock { buffer })
     }
 
-    /// Writes without WAL, for relations that are logged as a whole before they can be seen.
+    /// Writes without WAL, for relations that are logged as a whole before they become visible.
     pub fn write_unlogged(&mut self, tag: PageTag, parts: &[&[u8]]) {
         // SAFETY: `self` is the exclusive lock.
         unsafe {
@@ -244,7 +243,8 @@ impl ExclusivePageLock {
         }
     }
 
-    /// As `write_unlogged`, then logs the whole page even if the relation is unlogged: its init fork must survive.
+    /// As `write_unlogged`, then logs the whole page even if the relation is unlogged, because its init fork must
+    /// survive a crash.
     pub fn write_init_fork(&mut self, tag: PageTag, parts: &[&[u8]]) {
         self.write_unlogged(tag, parts);
         // SAFETY: exclusively locked and dirty, as log_newpage_buffer wants; the critical section makes an error

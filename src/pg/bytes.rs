@@ -1,18 +1,18 @@
-//! Values of type `bytea`, made in place.
+//! Values of type `bytea`, constructed in place.
 
 use std::ptr::NonNull;
 
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::pg_sys;
 
-/// The most bytes of a value (`MaxAllocSize` of utils/memutils.h, less the header).
+/// Maximum length of a value (`MaxAllocSize` of utils/memutils.h, minus the header).
 pub const MAX_BYTES: usize = 0x3fff_ffff - pg_sys::VARHDRSZ;
 
 /// A `bytea` under construction in the current memory context.
 pub struct NewBytes(NonNull<pg_sys::varlena>);
 
 impl NewBytes {
-    /// `length`: at most `MAX_BYTES`. The bytes are 0 until they are written.
+    /// `length`: at most `MAX_BYTES`. The bytes are zero.
     pub fn zeroed(length: usize) -> Self {
         assert!(length <= MAX_BYTES, "{length} bytes are too many for a bytea");
         let bytes = length + pg_sys::VARHDRSZ;

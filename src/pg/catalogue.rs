@@ -1,11 +1,11 @@
-//! Looks into the catalogue, as it is now.
+//! Queries over the catalogue under its latest snapshot.
 
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
 use super::snapshot::ActiveSnapshot;
 use super::spi::{Plan, Row};
 
-/// Shows `visit` what a query over the catalogue answers. `arguments`: types and values.
+/// Calls `visit` with each row of a query over the catalogue. `arguments`: types and values.
 pub fn for_each_row(query: &str, arguments: &[(pg_sys::Oid, pg_sys::Datum)], visit: impl FnMut(&Row)) {
     let (types, values): (Vec<_>, Vec<_>) =
         arguments.iter().map(|&(kind, value)| (kind, Some(value))).unzip();
@@ -13,14 +13,14 @@ pub fn for_each_row(query: &str, arguments: &[(pg_sys::Oid, pg_sys::Datum)], vis
     Plan::prepare(query, &types).for_each_row(&values, visit);
 }
 
-/// What a type is under its domains, if it is one, and with which modifier: a column of a domain has none itself.
+/// The base type and type modifier of a type that may be a domain; a column of a domain type has no modifier itself.
 pub fn base_type(of: pg_sys::Oid, mut typmod: i32) -> (pg_sys::Oid, i32) {
     // SAFETY: looks catalogue rows up by oid; the modifier is written where it is read.
     let base = unsafe { pg_sys::getBaseTypeAndTypmod(of, &mut typmod) };
     (base, typmod)
 }
 
-/// A relation of this database, as far as this transaction can see.
+/// Whether this database has the relation, as visible to this transaction.
 pub fn relation_exists(oid: u32) -> bool {
     exists(SysCacheIdentifier::RELOID, oid)
 }

@@ -1,9 +1,9 @@
-//! Errors as PostgreSQL reports them: lower case, no full stop, with the way out in HINT.
+//! Errors in PostgreSQL's style: lower case, no full stop, remedy in HINT.
 
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-/// An error on its way to the client.
+/// An error to be reported to the client.
 #[derive(Debug)]
 pub struct SqlError {
     pub code: PgSqlErrorCode,
@@ -27,19 +27,19 @@ impl SqlError {
         self
     }
 
-    /// Raises the error, or the one of PostgreSQL's that it is the consequence of; the frames above unwind.
+    /// Raises the error, or PostgreSQL's own error that caused it; the stack unwinds.
     pub fn raise(self) -> ! {
         super::interrupts::raise_kept();
         self.report(pgrx::PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
 
-    /// Tells the client and goes on.
+    /// Reports it as a WARNING and returns.
     pub fn warn(self) {
         self.report(pgrx::PgLogLevel::WARNING);
     }
 
-    /// Tells the client what is no fault, and goes on.
+    /// Reports it as a NOTICE and returns.
     pub fn notice(self) {
         self.report(pgrx::PgLogLevel::NOTICE);
     }
@@ -56,16 +56,16 @@ impl SqlError {
     }
 }
 
-/// Has errors say the same whatever the server's environment: pgrx appends Rust's backtrace to DETAIL where RUST_BACKTRACE
-/// is set. Called once, while the library is loaded, in the only thread of ours. (Of a panic in another, which never becomes
-/// an error, the backtrace still goes to the log.)
+/// Disables Rust backtraces in error messages, which pgrx appends to DETAIL if RUST_BACKTRACE is set: errors must not
+/// depend on the server's environment. Called once, while the library is loaded and has started no threads. (The
+/// backtrace of a panic on another thread still goes to the log.)
 pub fn leave_backtraces_out() {
     const VARIABLE: &str = "RUST_LIB_BACKTRACE";
     let before = std::env::var_os(VARIABLE);
-    // SAFETY: PostgreSQL changes the environment of its processes in the same way, on this thread; threads of other
-    // libraries would have to read it at this moment.
+    // SAFETY: PostgreSQL changes the environment of its processes in the same way, on this thread; another library's
+    // thread would have to read it at this moment.
     unsafe { std::env::set_var(VARIABLE, "0") };
-    // The standard library reads it at the first capture, and remembers the answer (std::backtrace).
+    // The standard library reads the variable at the first capture and caches the result (std::backtrace).
     drop(std::backtrace::Backtrace::capture());
     match before {
         // SAFETY: as above.
@@ -80,13 +80,13 @@ pub fn class_of(code: PgSqlErrorCode) -> i32 {
     code as i32 & 0xFFF
 }
 
-/// A message as the beginning of a sentence.
+/// The message with an upper-case first letter, as a sentence in DETAIL.
 pub fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
-/// Unwraps or raises.
+/// Unwraps a result or raises its error.
 pub trait OrRaise<T> {
     fn or_raise(self) -> T;
 }

@@ -1,4 +1,4 @@
-//! The end of a backend that does not unwind: a FATAL error leaves through `exit()`, whatever other threads do.
+//! Exit of a backend without unwinding: a FATAL error calls `exit()`, whatever other threads are doing.
 
 use std::cell::Cell;
 
@@ -8,8 +8,8 @@ thread_local! {
     static STOP: Cell<Option<fn(i32)>> = const { Cell::new(None) };
 }
 
-/// Has `stop` called with the exit status before this backend exits, so that no thread is inside a library whose statics are
-/// being destroyed. It must not call PostgreSQL.
+/// Registers `stop` to be called with the exit status before this backend exits, so that no thread runs in a library
+/// whose statics are being destroyed. `stop` must not call PostgreSQL.
 pub fn before_exit(stop: fn(i32)) {
     if STOP.replace(Some(stop)).is_none() {
         // SAFETY: once in this process; the callback calls nothing of PostgreSQL.

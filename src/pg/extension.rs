@@ -1,16 +1,16 @@
 //! New pages at a relation's end.
 //!
-//! Many are written with their content and past the shared buffers (`NewPages`). A page that comes through a buffer is
-//! written as zeros first and with its content later, by whoever needs the buffer for another page. A segment's pages are
-//! many and are read once at most, to make its cache file.
+//! Bulk writes bypass the shared buffers (`NewPages`): a page that is extended through a buffer is written twice, first
+//! as zeros and later with its content. A segment has many pages, and they are read once at most, to make its cache
+//! file.
 //!
-//! They are written before they are logged. Were it the other way round, a checkpoint could begin after the record and
-//! end before the page is there: it would not wait for the page, and a crash later would not replay the record. As it
-//! is, a record that no recovery will replay lies before a checkpoint that has waited for the page (`smgrextend` asks it
-//! to). A crash in between leaves a page that nothing refers to.
+//! Such pages are written before they are logged. In the opposite order, a checkpoint could begin after the record and
+//! end before the page is written: it would not flush the page, and recovery would not replay the record. As it is, a
+//! record that recovery does not replay precedes a checkpoint that has flushed the page (`smgrextend` registers it). A
+//! crash in between leaves a page that nothing refers to.
 //!
-//! Those that rows are appended to come through buffers (`add_empty_pages`), but no zeros are written: the file system
-//! is asked for room for several at once, which takes less time than to write one.
+//! Pages for appending rows go through buffers (`add_empty_pages`), but no zeros are written: the file system reserves
+//! several at once, which takes less time than writing one.
 
 use std::ops::Range;
 
@@ -20,12 +20,12 @@ use super::buffer::PageMut;
 use super::relation::Rel;
 use crate::page::{PAGE_BYTES, PageTag};
 
-/// For so many pages that a relation has, one is added before it is needed.
+/// One spare page is added for each of this many pages of the relation.
 const PAGES_PER_SPARE_PAGE: u32 = 64;
-/// The most pages that are added at once before they are needed: others wait meanwhile.
+/// Limit on the spare pages added at once, because other backends wait for the extension lock.
 const MAX_SPARE_PAGES: u32 = 64;
 
-/// Adds pages behind the relation's last one, empty and for anybody's use. Returns their numbers.
+/// Adds empty pages at the end of the relation, for any backend to use. Returns their block numbers.
 pub fn add_empty_pages(rel: Rel) -> Range<u32> {
     under_extension_lock(rel, |start| {
         let wanted = (start / PAGES_PER_SPARE_PAGE).min(MAX_SPARE_PAGES) + 1;
@@ -33,8 +33,8 @@ pub fn add_empty_pages(rel: Rel) -> Range<u32> {
         let added = start..start + unsafe { add_zero_blocks(rel, start, wanted) };
         for block in added.clone() {
             let (fork, zero) = (pg_sys::ForkNumber::MAIN_FORKNUM, pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK);
-            // SAFETY: as above. Nobody has written to the block (`settled_blocks`), so that the buffer can be zeroed in
-            // place of being read.
+            // SAFETY: as above. The block is below the limit for other backends (`settled_blocks`), so nobody has
+            // written to it and the buffer can be zeroed instead of read.
             unsafe {
                 let buffer =
                     pg_sys::ReadBufferExtended(rel.as_ptr(), fork, block, zero, core::ptr::null_mut());
@@ -45,13 +45,13 @@ pub fn add_empty_pages(rel: Rel) -> Range<u32> {
     })
 }
 
-/// Blocks of the main fork without those that are being added. Whoever looks for pages that nobody uses looks no further:
-/// one that is added must not be used before its buffer is there.
+/// Number of blocks in the main fork, without blocks that are just being added. A search for unused pages must stop
+/// here: a new block must not be used before its buffer is initialised.
 pub fn settled_blocks(rel: Rel) -> u32 {
     under_extension_lock(rel, |end| end)
 }
 
-/// Hands `work` the number of blocks, which others do not change meanwhile.
+/// Calls `work` with the number of blocks, under the extension lock.
 fn under_extension_lock<T>(rel: Rel, work: impl FnOnce(u32) -> T) -> T {
     let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: the relation is open. An error ends the transaction, and with it the lock.
@@ -66,14 +66,15 @@ fn under_extension_lock<T>(rel: Rel, work: impl FnOnce(u32) -> T) -> T {
     }
 }
 
-/// Adds zero blocks from `start`, the relation's end, on; returns how many: where room cannot be reserved, one is written.
+/// Adds zero blocks at `start`, the relation's end; returns their number. Writes a single block if the file system
+/// cannot reserve space.
 ///
 /// # Safety
 /// The relation is open, and its extension lock held.
 #[cfg(feature = "pg15")]
 unsafe fn add_zero_blocks(rel: Rel, start: u32, wanted: u32) -> u32 {
     let added = if reserve(rel, start, wanted).is_ok() { wanted } else { 1 };
-    // The last one is written, so that PostgreSQL knows of a file that is to be flushed.
+    // The last block is written, so that PostgreSQL registers the file for flushing.
     let Image(mut zeros) = Image([0; PAGE_BYTES]);
     // SAFETY: the caller's promise; the image is a whole page.
     unsafe {
@@ -83,8 +84,9 @@ unsafe fn add_zero_blocks(rel: Rel, start: u32, wanted: u32) -> u32 {
     added
 }
 
-/// Has the file system reserve room for blocks behind the relation's end, as later versions of PostgreSQL do by themselves
-/// (`FileFallocate`, storage/file/fd.c). Err: it does not, or they would begin or reach into the next file of a segment.
+/// Reserves space for blocks at the relation's end, as later versions of PostgreSQL do (`FileFallocate`,
+/// storage/file/fd.c). Err if the file system does not support it, or if the range begins or crosses into another
+/// segment file.
 #[cfg(feature = "pg15")]
 fn reserve(rel: Rel, start: u32, blocks: u32) -> std::io::Result<()> {
     let (file, in_file) = (start / pg_sys::RELSEG_SIZE, start % pg_sys::RELSEG_SIZE);
@@ -101,7 +103,7 @@ fn reserve(rel: Rel, start: u32, blocks: u32) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Adds zero blocks from `start`, the relation's end, on; returns how many.
+/// Adds zero blocks at `start`, the relation's end; returns their number.
 ///
 /// # Safety
 /// The relation is open, and its extension lock held.
@@ -115,12 +117,12 @@ unsafe fn add_zero_blocks(rel: Rel, start: u32, wanted: u32) -> u32 {
     wanted
 }
 
-/// As direct I/O wants it (PostgreSQL's `PG_IO_ALIGN_SIZE`).
+/// Aligned for direct I/O (PostgreSQL's `PG_IO_ALIGN_SIZE`).
 #[repr(C, align(4096))]
 #[derive(Clone, Copy)]
 struct Image([u8; PAGE_BYTES]);
 
-/// Images of pages, and where they went.
+/// Page images to be appended, and the blocks they were written to.
 pub struct NewPages {
     rel: Rel,
     images: Vec<Image>,
@@ -128,15 +130,15 @@ pub struct NewPages {
 }
 
 impl NewPages {
-    /// The most pages of one record, and as many as the extension lock is held for.
+    /// Limit on the pages in one WAL record, and thus on the pages written under one extension lock.
     pub const MAX_PAGES: usize = pg_sys::XLR_MAX_BLOCK_ID as usize;
 
     pub fn new(rel: Rel) -> Self {
         NewPages { rel, images: Vec::new(), start: 0 }
     }
 
-    /// Writes pages with these bodies behind the relation's last one, in place of those of the last call. Returns their
-    /// numbers.
+    /// Writes pages with these bodies at the end of the relation, replacing the images of the previous call. Returns
+    /// their block numbers.
     pub fn append<'a>(&mut self, pages: impl Iterator<Item = (PageTag, &'a [u8])>) -> Range<u32> {
         const ZERO: Image = Image([0; PAGE_BYTES]);
         self.images.clear();
@@ -153,8 +155,8 @@ impl NewPages {
             *start = end;
             for (block, Image(bytes)) in (end..).zip(images) {
                 let page = bytes.as_mut_ptr();
-                // SAFETY: the relation is open. Nobody else adds the blocks behind its end, and no buffer holds one of them.
-                // Each image is a whole page.
+                // SAFETY: the relation is open. Under the extension lock no other process adds blocks, and no buffer
+                // holds one of these blocks. Each image is a whole page.
                 unsafe {
                     pg_sys::PageSetChecksumInplace(page.cast(), block);
                     let smgr = pg_sys::RelationGetSmgr(rel.as_ptr());
@@ -165,7 +167,7 @@ impl NewPages {
         self.start..self.start + self.images.len() as u32
     }
 
-    /// Logs what was appended last, where the relation needs it.
+    /// Logs the pages that were last appended, if the relation needs WAL.
     pub fn log(&mut self) {
         if !self.rel.needs_wal() || self.images.is_empty() {
             return;

@@ -1,9 +1,9 @@
-//! Interrupts: where a backend lets a cancel, a timeout, a shutdown or a conflict with recovery end its statement.
+//! Interrupts: query cancel, timeouts, shutdown and recovery conflicts.
 //!
-//! Which flags can end a statement depends on PostgreSQL's version, and some of them are private to it (since 16 those of a
-//! conflict with recovery). So while FAISS works on the main thread, PostgreSQL itself is asked: what it raises is kept
-//! until FAISS's frames are gone, since no error may jump over them. FAISS's own threads only read the two flags that a
-//! signal sets directly; the main thread, which waits for them, takes all the others (`engine::on_worker`).
+//! The flags that can end a statement depend on PostgreSQL's version, and some are private (those of recovery conflicts
+//! since 16). So while FAISS works on the main thread, PostgreSQL itself processes interrupts, and an error it raises
+//! is kept until FAISS's frames have returned, because no error may jump over them. FAISS's threads only read the two
+//! flags that signal handlers set; the main thread, waiting for them, processes everything else (`engine::on_worker`).
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -16,30 +16,30 @@ use pgrx::pg_sys;
 static MAIN_THREAD: OnceLock<ThreadId> = OnceLock::new();
 
 thread_local! {
-    /// What PostgreSQL raised while FAISS was at work on this thread.
+    /// The error that PostgreSQL raised while FAISS was working on this thread.
     static RAISED: RefCell<Option<Box<dyn Any + Send>>> = const { RefCell::new(None) };
 }
 
-/// To be called on the main thread.
+/// Must be called on the main thread.
 pub fn initialise() {
     MAIN_THREAD.get_or_init(|| thread::current().id());
 }
 
-/// Lets a pending cancel or shutdown end the query; as a function, for those who take one to call now and then.
+/// Processes pending interrupts, which may end the query. A function, to be passed as callback.
 pub fn take_interrupts() {
     raise_kept();
     pgrx::check_for_interrupts!();
 }
 
-/// Raises the error that made FAISS stop, if PostgreSQL raised one.
+/// Raises the error that stopped FAISS, if PostgreSQL raised one.
 pub fn raise_kept() {
     if let Some(raised) = RAISED.take() {
         resume_unwind(raised);
     }
 }
 
-/// Whether FAISS is to stop, asked on any thread and in the middle of its frames. If so, [`take_interrupts`] raises the error
-/// afterwards.
+/// Whether FAISS must stop; callable on any thread and below FAISS's frames. If true, [`take_interrupts`] raises the
+/// error afterwards.
 pub fn are_pending() -> bool {
     // SAFETY: aligned integers that live as long as the process.
     let (is_ended, is_pending) = unsafe {
@@ -50,8 +50,8 @@ pub fn are_pending() -> bool {
     if is_ended || !is_pending || MAIN_THREAD.get() != Some(&thread::current().id()) {
         return is_ended;
     }
-    // pgrx makes a panic of an ERROR, which ends here. FAISS runs where no buffer is locked, so PostgreSQL may do now what it
-    // does between two rows.
+    // pgrx turns an ERROR into a panic, which is caught here. FAISS runs with no buffer locked, so PostgreSQL may
+    // process interrupts as it does between two rows.
     match catch_unwind(|| {
         pgrx::check_for_interrupts!();
     }) {

@@ -1,4 +1,4 @@
-//! Being told when relations, operators or schemas change: what was remembered about them is to be looked up anew.
+//! Invalidation callbacks for relations, operators, functions, types and schemas.
 
 use std::cell::RefCell;
 
@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, SysCacheIdentifier};
 
 use super::relation::Rel;
 
-/// What changed.
+/// The object of an invalidation.
 #[derive(Clone, Copy)]
 pub enum Change {
     Relation(pg_sys::Oid),
@@ -16,10 +16,10 @@ pub enum Change {
     AnyName,
 }
 
-/// The catalogue cache in which an object is found by its oid, and the hash of that. Others may have the same.
+/// A catalogue cache and the hash of an object's oid in it. Different objects can have the same hash.
 pub type NameKey = (i32, u32);
 
-/// Caches for whose entries there is `Change::Name`.
+/// The caches whose invalidations are reported as `Change::Name`.
 const NAME_CACHES: [SysCacheIdentifier::Type; 4] = [
     SysCacheIdentifier::OPEROID,
     SysCacheIdentifier::PROCOID,
@@ -27,22 +27,22 @@ const NAME_CACHES: [SysCacheIdentifier::Type; 4] = [
     SysCacheIdentifier::NAMESPACEOID,
 ];
 
-/// The key of an object in one of the caches above.
+/// The key of an object in one of these caches.
 pub fn name_key(cache: SysCacheIdentifier::Type, object: pg_sys::Oid) -> NameKey {
     let (cache, nothing) = (cache as i32, pg_sys::Datum::from(0));
     // SAFETY: computes the hash of a key, for a cache that is searched by one oid.
     (cache, unsafe { pg_sys::GetSysCacheHashValue(cache, object.into(), nothing, nothing, nothing) })
 }
 
-/// Runs while PostgreSQL takes invalidation messages, which
-/// it does in many places: it may drop what is remembered and must not call PostgreSQL.
+/// Runs while PostgreSQL processes invalidation messages, in many places: it may drop cached values but must not call
+/// PostgreSQL.
 pub type Listener = fn(Change);
 
 thread_local! {
     static LISTENERS: RefCell<Vec<Listener>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Adds a listener for the life of the backend; one that is there already is not added again.
+/// Registers a listener for the life of the backend; registering it again has no effect.
 pub fn listen(listener: Listener) {
     let is_first = LISTENERS.with_borrow_mut(|listeners| {
         let is_first = listeners.is_empty();
@@ -56,14 +56,14 @@ pub fn listen(listener: Listener) {
     }
 }
 
-/// Tells every session at the end of this transaction, and this one now, to forget what it remembers about a relation.
+/// Sends a relcache invalidation: to this session now, and to all others at the end of the transaction.
 pub fn announce(rel: Rel) {
     // SAFETY: the relation is open, and this is a transaction.
     unsafe { pg_sys::CacheInvalidateRelcache(rel.as_ptr()) };
     tell(Change::Relation(rel.oid()));
 }
 
-/// PostgreSQL has few places for callbacks in a process: one of each kind serves all listeners.
+/// PostgreSQL has few slots for these callbacks in a process, so one of each kind serves all listeners.
 fn register() {
     let nothing = pg_sys::Datum::from(0);
     // SAFETY: once for the life of the backend; the callbacks touch Rust memory only.

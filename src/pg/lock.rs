@@ -1,21 +1,21 @@
 //! Heavyweight locks: interruptible, deadlock-checked, visible in pg_locks, released at the latest by the transaction.
 //!
-//! They are tuple locks on pseudo tuples of the index, the block being the purpose; nobody else locks tuples of an
-//! index. Page locks would not do: PostgreSQL up to 16 forbids to wait for another lock under one, and leaves them out
-//! of its search for deadlocks (storage/lmgr/deadlock.c, FindLockCycleRecurseMember).
+//! They are tuple locks on pseudo tuples of the index, with the purpose as block number; PostgreSQL never locks tuples
+//! of an index. Page locks are unsuitable: up to version 16, PostgreSQL forbids waiting for another lock while holding
+//! one, and ignores them in deadlock detection (storage/lmgr/deadlock.c, FindLockCycleRecurseMember).
 
 use pgrx::pg_sys;
 
 use super::relation::Rel;
 
-/// What a lock keeps others from doing.
+/// The operations that a lock excludes.
 #[derive(Clone, Copy)]
 pub enum Purpose {
-    /// Changing the manifest, or taking rows out of the delta (invariant 6).
+    /// Changes of the manifest, and removal of rows from the delta (invariant 6).
     Maintenance = 0,
-    /// Writing a segment's cache file: one backend does, the others wait for it.
+    /// Writing a segment's cache file: one backend writes, the others wait for it.
     Materialise = 1,
-    /// Merging segments: one process at a time, for as long as that takes. Taken before Maintenance.
+    /// Merging segments, for the whole duration of the merge. Acquired before Maintenance.
     Compaction = 2,
 }
 
@@ -33,15 +33,15 @@ impl IndexLock {
         IndexLock { rel, purpose }
     }
 
-    /// None if somebody else holds it.
+    /// None if another process holds it.
     pub fn try_acquire(rel: Rel, purpose: Purpose) -> Option<Self> {
         // SAFETY: the relation is open, and the tuple id is only read.
         let is_ours = unsafe { try_lock(rel, &mut pseudo_tuple(purpose)) };
-        // Made only then: dropping one releases a lock.
+        // Constructed only on success, because dropping it releases a lock.
         is_ours.then(|| IndexLock { rel, purpose })
     }
 
-    /// Whether anybody waits for it.
+    /// Whether another process waits for it.
     pub fn has_waiters(&self) -> bool {
         // SAFETY: set at session start.
         let database = unsafe { pg_sys::MyDatabaseId };
@@ -59,7 +59,7 @@ impl IndexLock {
     }
 }
 
-/// Where the pseudo tuples are in their blocks.
+/// Offset of the pseudo tuples in their blocks.
 const PSEUDO_OFFSET: u16 = 1;
 
 fn pseudo_tuple(purpose: Purpose) -> pg_sys::ItemPointerData {
@@ -83,8 +83,8 @@ unsafe fn try_lock(rel: Rel, tuple: &mut pg_sys::ItemPointerData) -> bool {
     unsafe { pg_sys::ConditionalLockTuple(rel.as_ptr(), tuple, MODE, false) }
 }
 
-/// Whether another session holds the strongest lock on a relation, as who creates one does until the end of its transaction.
-/// By number: this session need not see it.
+/// Whether another session holds the strongest lock on a relation, as its creator does until the end of the
+/// transaction. Takes the oid, because the relation may not be visible to this session.
 pub fn is_exclusively_locked(relation: u32) -> bool {
     let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
     // SAFETY: called in a transaction; a lock that is had is given back.
@@ -97,8 +97,8 @@ pub fn is_exclusively_locked(relation: u32) -> bool {
     }
 }
 
-/// Whether anybody waits for a lock on the relation that conflicts with ours, which is a ShareUpdateExclusiveLock:
-/// waiters for weaker locks, taken on PostgreSQL's fast path, cannot be asked for.
+/// Whether another process waits for a lock that conflicts with ours, a ShareUpdateExclusiveLock. Waiters for weaker
+/// locks, which PostgreSQL takes on the fast path, cannot be detected.
 pub fn has_waiters(rel: Rel) -> bool {
     // SAFETY: the relation is open and locked in this mode by the caller.
     unsafe {

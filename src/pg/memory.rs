@@ -1,14 +1,14 @@
-//! How much memory this process may still take.
+//! Memory limits of this process.
 
-/// Bytes that an operation of a query may take, as a hash table may: `work_mem` times `hash_mem_multiplier`.
+/// Memory for one operation of a query, as for a hash table: `work_mem` times `hash_mem_multiplier`.
 pub fn query_bytes() -> usize {
     // SAFETY: plain reads of settings.
     let (kilobytes, factor) = unsafe { (pgrx::pg_sys::work_mem, pgrx::pg_sys::hash_mem_multiplier) };
     (f64::from(kilobytes.max(64)) * 1024.0 * factor.max(1.0)) as usize
 }
 
-/// Bytes that can be had without swapping: the kernel's estimate, or what the control group leaves if that is less.
-/// None where neither can be read.
+/// Memory available without swapping: the kernel's estimate, or the rest of the control group's limit if that is less.
+/// None if neither can be read.
 pub fn available_bytes() -> Option<u64> {
     let host = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_available(&text));
     let group = control_group_available();
@@ -30,7 +30,7 @@ fn control_group_available() -> Option<u64> {
     let read = |file: &str| -> Option<u64> {
         std::fs::read_to_string(format!("/sys/fs/cgroup{path}/{file}")).ok()?.trim().parse().ok()
     };
-    // The page cache counts as used, and is given back when memory is asked for.
+    // The page cache counts as used, but the kernel frees it on demand.
     let statistics = std::fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.stat")).ok()?;
     let used = read("memory.current")?.saturating_sub(page_cache(&statistics));
     Some(read("memory.max")?.saturating_sub(used))

@@ -1,9 +1,9 @@
-//! Server internals: the only place that touches buffers, WAL and locks, and that raises PostgreSQL errors.
+//! Server internals. Only this folder touches buffers, WAL and locks, and raises PostgreSQL errors.
 //!
-//! Guards here release what they hold when they go out of scope, except while a panic unwinds: an ereport has reset
-//! `InterruptHoldoffCount` by then, so a late `LWLockRelease` would underflow it; the transaction's abort releases
-//! buffers and locks instead. Hence the rule: nobody catches a panic and goes on, but `subtransaction`, which aborts one;
-//! and `interrupts` keeps one back until FAISS's frames are gone.
+//! Guards release their resource when dropped, except while a panic unwinds: by then ereport has reset
+//! `InterruptHoldoffCount`, and a late `LWLockRelease` would make it negative; the transaction's abort releases buffers
+//! and locks instead. Hence the rule: nothing catches a panic and continues, except `subtransaction`, which aborts its
+//! subtransaction, and `interrupts`, which re-raises the error after FAISS's frames have returned.
 
 pub mod bitmap;
 pub mod buffer;
@@ -34,7 +34,7 @@ pub mod xid;
 
 pub use interrupts::take_interrupts;
 
-/// Whether this server replays WAL: pages then change under whatever lock one holds.
+/// Whether this server replays WAL, so that pages can change in spite of heavyweight locks.
 pub fn is_in_recovery() -> bool {
     // SAFETY: reads shared memory.
     unsafe { pgrx::pg_sys::RecoveryInProgress() }

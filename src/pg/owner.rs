@@ -1,12 +1,12 @@
-//! Acting as the owner of a table: what its indexes evaluate is the owner's code, not the caller's.
+//! Runs code as the owner of a table: expressions of its indexes are the owner's code, not the caller's.
 
 use pgrx::pg_sys;
 
 use super::relation::Rel;
 
-/// Runs `work` as the owner of `relation`, so that functions in its indexes have no more rights than the owner, and settings
-/// that they change hold no longer than this (as CREATE INDEX and amcheck do). An error ends it too: the transaction's
-/// abort restores user and settings.
+/// Runs `work` as the owner of `relation`, as CREATE INDEX and amcheck do: functions in its indexes have only the
+/// owner's privileges, and settings they change are restored. An error ends it too: the transaction's abort restores
+/// user and settings.
 pub fn as_owner<R>(relation: Rel, work: impl FnOnce() -> R) -> R {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads and sets this backend's own state; it is restored below.

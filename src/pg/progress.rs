@@ -1,10 +1,10 @@
-//! `pg_stat_progress_create_index`, and a borrowed view for what has none of its own.
+//! Progress reports: `pg_stat_progress_create_index`, and a borrowed view for functions.
 
 use core::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// Phases of a build. The first number is PostgreSQL's (commands/progress.h).
+/// Phases of a build. The first number is defined by PostgreSQL (commands/progress.h).
 #[derive(Clone, Copy)]
 pub enum Phase {
     Initializing = pg_sys::PROGRESS_CREATEIDX_SUBPHASE_INITIALIZE as isize,
@@ -14,7 +14,7 @@ pub enum Phase {
     Writing,
 }
 
-/// What the view shows behind `building index: `.
+/// The text that the view shows after `building index: `.
 pub fn phase_name(number: i64) -> Option<&'static CStr> {
     const NAMES: [(Phase, &CStr); 5] = [
         (Phase::Initializing, c"initializing"),
@@ -45,11 +45,11 @@ fn update(parameter: u32, value: i64) {
     unsafe { pg_sys::pgstat_progress_update_param(parameter as i32, value) };
 }
 
-/// Rows that go through a function, shown to other sessions. PostgreSQL has a fixed set of progress views, and the one
-/// whose columns fit is `pg_stat_progress_copy`: relation, tuples processed and excluded. The command stays NULL there,
-/// which no COPY's does, so that `vekter_join_progress()` finds its own. The transaction's abort ends it as well.
+/// Progress of a function that processes rows. PostgreSQL's progress views are fixed; the one with suitable columns is
+/// `pg_stat_progress_copy`: relation, tuples processed and tuples excluded. The command column stays NULL, which it
+/// never does for COPY, so `vekter_join_progress()` can tell them apart. The transaction's abort also ends the report.
 pub struct RowsThrough {
-    /// Something else shows its progress already, such as a COPY of the function's result.
+    /// False if the backend already reports progress, such as that of a COPY of the function's result.
     is_shown: bool,
 }
 

@@ -1,4 +1,4 @@
-//! An open relation, as the access method's callbacks are handed it.
+//! Open relations.
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -8,7 +8,7 @@ use super::text;
 /// PostgreSQL's `InvalidSubTransactionId` (c.h).
 const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 
-/// Borrowed from the caller of a callback, who keeps the relation open and locked while the callback runs.
+/// A relation that the caller of a callback keeps open and locked during the callback.
 #[derive(Clone, Copy)]
 pub struct Rel(pg_sys::Relation);
 
@@ -33,19 +33,19 @@ impl Rel {
         unsafe { &*self.data().rd_rel }
     }
 
-    /// Which file it is.
+    /// The relation's file.
     #[cfg(feature = "pg15")]
     pub fn locator(self) -> pg_sys::RelFileNode {
         self.data().rd_node
     }
 
-    /// Which file it is.
+    /// The relation's file.
     #[cfg(not(feature = "pg15"))]
     pub fn locator(self) -> pg_sys::RelFileLocator {
         self.data().rd_locator
     }
 
-    /// Of its first file, from the data directory.
+    /// Path of its first file, relative to the data directory.
     #[cfg(feature = "pg15")]
     pub fn path(self) -> String {
         let (file, fork) = (self.locator(), pg_sys::ForkNumber::MAIN_FORKNUM);
@@ -73,23 +73,23 @@ impl Rel {
         unsafe { text::from_c(self.class().relname.data.as_ptr()) }
     }
 
-    /// Whether it is a table of PostgreSQL's own access method.
+    /// Whether it is a heap table.
     pub fn is_heap(self) -> bool {
         self.class().relam == pg_sys::HEAP_TABLE_AM_OID
     }
 
-    /// Without pages of its own: its partitions have them.
+    /// Whether it is partitioned and has no pages of its own.
     pub fn is_partitioned(self) -> bool {
         let kind = self.class().relkind as u8;
         [pg_sys::RELKIND_PARTITIONED_INDEX, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&kind)
     }
 
-    /// Whoever owns it.
+    /// The owner's role.
     pub fn owner(self) -> pg_sys::Oid {
         self.class().relowner
     }
 
-    /// Rows of a table with pages, as the planner estimates them.
+    /// The planner's estimate of a table's rows.
     pub fn estimated_rows(self) -> f64 {
         let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
         // SAFETY: the relation is open; widths are not asked for.
@@ -100,12 +100,13 @@ impl Rel {
         rows
     }
 
-    /// In memory of this session alone.
+    /// Whether its pages are in this session's memory only.
     pub fn is_temporary(self) -> bool {
         self.class().relpersistence == pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char
     }
 
-    /// Made or filled anew by this transaction: others see it, or its pages, after the commit.
+    /// Whether this transaction created it or replaced its file, so that other sessions cannot see its pages before the
+    /// commit.
     pub fn is_uncommitted(self) -> bool {
         let data = self.data();
         data.rd_createSubid != INVALID_SUBTRANSACTION || !first_filenode_is_old(data)
@@ -121,14 +122,14 @@ impl Rel {
                 || (data.rd_createSubid == INVALID_SUBTRANSACTION && first_filenode_is_old(data)))
     }
 
-    /// For pg_stat_all_indexes.idx_scan: PostgreSQL's `pgstat_count_index_scan` (pgstat.h).
+    /// Counts a scan in pg_stat_all_indexes.idx_scan: PostgreSQL's `pgstat_count_index_scan` (pgstat.h).
     pub fn count_scan(self) {
         // SAFETY: the relation is open.
         unsafe { pgrx::PgRelation::from_pg(self.0) }.count_index_scan();
     }
 
-    /// Whether PostgreSQL's planner leaves this index out of the current transaction's plans (plancat.c,
-    /// `get_relation_info`): its build saw HOT chains of which an older snapshot would be given the wrong member.
+    /// Whether PostgreSQL's planner ignores this index in the current transaction (plancat.c, `get_relation_info`),
+    /// because its build saw HOT chains of which an older snapshot would get the wrong member.
     pub fn is_too_new_to_plan_with(self) -> bool {
         let data = self.data();
         // SAFETY: an index has its pg_index row, as struct and as tuple; the horizon is this process's own.
@@ -141,7 +142,7 @@ impl Rel {
         }
     }
 
-    /// Blocks of the main fork.
+    /// Number of blocks in the main fork.
     pub fn blocks(self) -> u32 {
         self.blocks_of(pg_sys::ForkNumber::MAIN_FORKNUM)
     }
@@ -175,21 +176,21 @@ fn first_filenode_is_old(data: &pg_sys::RelationData) -> bool {
     data.rd_firstRelfilelocatorSubid == INVALID_SUBTRANSACTION
 }
 
-/// A relation that this value keeps open, and closes together with its lock.
+/// An open relation; dropping it closes the relation and releases its lock.
 pub struct OpenRelation {
     relation: pg_sys::Relation,
     mode: u32,
 }
 
 impl OpenRelation {
-    /// Waits for the lock. None if there is no such relation any more.
+    /// Waits for the lock. None if the relation does not exist any more.
     pub fn open(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
         // SAFETY: takes the lock first and looks then.
         let relation = unsafe { pg_sys::try_relation_open(oid, mode as pg_sys::LOCKMODE) };
         (!relation.is_null()).then(|| OpenRelation { relation, mode })
     }
 
-    /// As `open`, but None also if the lock cannot be had at once.
+    /// As `open`, but also None if the lock is not available at once.
     pub fn try_open(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
         // SAFETY: takes the lock if it is free, and looks for the relation then.
         let relation = unsafe {
@@ -205,8 +206,8 @@ impl OpenRelation {
         (!relation.is_null()).then(|| OpenRelation { relation, mode })
     }
 
-    /// Opens a table, or that of an index. An index that is found valid from then on stays: who drops it, or replaces it
-    /// with REINDEX CONCURRENTLY, waits for those that have the table. None if the relation is gone.
+    /// Opens a table, or the table of an index. Afterwards a valid index of the table stays valid: DROP INDEX and
+    /// REINDEX CONCURRENTLY wait for processes that have the table open. None if the relation does not exist any more.
     pub fn table_of(relation: pg_sys::Oid) -> Option<Self> {
         // SAFETY: looks a catalogue row up by its oid.
         let table = unsafe { pg_sys::IndexGetRelation(relation, true) };
@@ -214,7 +215,7 @@ impl OpenRelation {
         Self::open(table, pg_sys::AccessShareLock)
     }
 
-    /// An index to read, whose oid was found a moment ago; Err if it is gone by now.
+    /// Opens an index by an oid that was just looked up; Err if it was dropped meanwhile.
     pub fn index(oid: pg_sys::Oid) -> Result<Self, SqlError> {
         Self::open(oid, pg_sys::AccessShareLock).ok_or_else(index_is_gone)
     }
@@ -233,25 +234,25 @@ impl Drop for OpenRelation {
     }
 }
 
-/// Of an index that was found, and was not there any more when it was opened.
+/// The error for an index that was dropped between lookup and opening.
 pub fn index_is_gone() -> SqlError {
     SqlError::new(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, "the index was dropped concurrently")
 }
 
-/// An index to read together with its table.
+/// An index and its table, opened for reading.
 pub struct IndexAndTable {
-    // In this order they are dropped.
+    // Drop order.
     index: OpenRelation,
     table: OpenRelation,
 }
 
 impl IndexAndTable {
-    /// Locks the table before its index, as everybody does. Err if they are gone by now.
+    /// Locks the table before its index, as PostgreSQL does. Err if one of them was dropped.
     pub fn open(index: pg_sys::Oid) -> Result<Self, SqlError> {
         Self::in_table(OpenRelation::table_of(index), index)
     }
 
-    /// The same with the index's table, which is open already unless it is gone.
+    /// As `open`, for a table that is already open; None if it was dropped.
     pub fn in_table(table: Option<OpenRelation>, index: pg_sys::Oid) -> Result<Self, SqlError> {
         let table = table.ok_or_else(index_is_gone)?;
         Ok(IndexAndTable { index: OpenRelation::index(index)?, table })

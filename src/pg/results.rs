@@ -2,14 +2,14 @@
 
 use pgrx::pg_sys;
 
-/// Rows on their way to the calling query.
+/// The result rows of a function call.
 pub struct ResultRows {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
 }
 
 impl ResultRows {
-    /// Errors where the caller cannot take a set.
+    /// Raises an error if the caller does not accept a set.
     ///
     /// # Safety
     /// `call` is the running call of a function that is declared to return a set of records.

@@ -1,9 +1,9 @@
-//! Running catalogue functions that print names under a search path on which nothing of the user's stands.
+//! Runs catalogue functions that print names under a search path without user schemas.
 
 use pgrx::pg_sys;
 
-/// Runs `read` so that what PostgreSQL prints (`pg_get_expr` and the like) is qualified, and means the same under any
-/// search path that it is parsed under later. An error ends it too: the transaction's abort restores the setting.
+/// Runs `read` with a search path under which PostgreSQL prints qualified names (`pg_get_expr` and the like), so that
+/// they mean the same under any search path. An error ends it too: the transaction's abort restores the setting.
 pub fn with_catalogue_only<R>(read: impl FnOnce() -> R) -> R {
     // SAFETY: a new nesting level of settings, ended below; the strings are constants.
     let level = unsafe {

@@ -1,12 +1,12 @@
-//! Snapshots that this process takes for itself.
+//! PostgreSQL snapshots that this process takes.
 
 use pgrx::pg_sys;
 
 use super::relation::Rel;
 
-/// A snapshot of now, also for the functions in index expressions. While it lives, the horizon (`xid::oldest_running`)
-/// passes neither the rows that it sees nor the pages that this process writes: whoever looks for garbage leaves them
-/// alone, though nothing refers to them yet. Not in VACUUM, whose snapshots hold up nobody.
+/// A new snapshot, active so that functions in index expressions use it too. While it exists, the horizon
+/// (`xid::oldest_running`) passes neither the rows it sees nor the pages that this process writes, so unreferenced new
+/// pages are not reclaimed. This does not hold in VACUUM, whose snapshots do not hold back the horizon.
 pub struct ActiveSnapshot(pg_sys::Snapshot);
 
 impl ActiveSnapshot {
@@ -18,8 +18,8 @@ impl ActiveSnapshot {
         }
     }
 
-    /// The one by which names are found in the catalogue at this moment, whatever the isolation level: that of a
-    /// REPEATABLE READ transaction can be older than what a name means by now.
+    /// A new snapshot for catalogue lookups, whatever the isolation level: the snapshot of a REPEATABLE READ
+    /// transaction can be older than the current meaning of a name.
     pub fn of_catalogue() -> Self {
         // SAFETY: called in a transaction; what is pushed is a copy. Without a relation, it is a new one.
         unsafe {
@@ -47,11 +47,11 @@ unsafe extern "C-unwind" {
     fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
 }
 
-/// The snapshot of the calling query, which keeps it for longer than any function that it calls.
+/// The calling query's snapshot, which outlives every function that the query calls.
 pub struct CallersSnapshot(pg_sys::Snapshot);
 
 impl CallersSnapshot {
-    /// None outside of a query.
+    /// None outside a query.
     pub fn get() -> Option<Self> {
         // SAFETY: asked for only where there is one.
         unsafe { pg_sys::ActiveSnapshotSet().then(|| CallersSnapshot(pg_sys::GetActiveSnapshot())) }
@@ -61,16 +61,16 @@ impl CallersSnapshot {
         self.0 == other
     }
 
-    /// Notes for serializable transactions that all of an index is read under it, as PostgreSQL does when a scan begins.
-    /// Before the first page is read: what is inserted from then on is a conflict.
+    /// Registers a predicate lock on the whole index for serializable transactions, as PostgreSQL does at the start of
+    /// a scan. Must be called before the first page is read: rows inserted from then on are conflicts.
     pub fn note_index_read(&self, index: Rel) {
         // SAFETY: the relation is open, and the query's snapshot valid; the boundary turns an error into a panic.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockRelation(index.as_ptr(), self.0)) }
     }
 }
 
-/// Gives up the snapshot that PostgreSQL keeps from the last look into its catalogue. In a session it goes with each
-/// statement; a process that works for long without one would keep VACUUM from removing rows anywhere in the database.
+/// Releases the snapshot that PostgreSQL keeps from the last catalogue lookup. In a session it ends with each
+/// statement; in a long-running process it would keep VACUUM from removing rows anywhere in the database.
 pub fn forget_catalogue_snapshot() {
     // SAFETY: called in a transaction; the next look takes a new one.
     unsafe { pg_sys::InvalidateCatalogSnapshot() };

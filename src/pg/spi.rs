@@ -1,20 +1,20 @@
-//! Prepared queries through SPI that outlive the call that made them.
+//! Queries through SPI, and prepared plans that outlive the call that made them.
 
 use pgrx::{FromDatum, pg_sys};
 
 use super::text;
 
-/// A saved plan; freed with the value.
+/// A saved plan; freed on drop.
 pub struct Plan(pg_sys::SPIPlanPtr);
 
-/// A result row, valid while the callback that gets it runs.
+/// A result row, valid during the callback.
 pub struct Row {
     tuple: pg_sys::HeapTuple,
     descriptor: pg_sys::TupleDesc,
 }
 
 impl Row {
-    /// A column's value, from 1 on; None for NULL.
+    /// The value of a column (the first is 1); None for NULL.
     pub fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
         let mut is_null = false;
         // SAFETY: tuple and descriptor are those of the current SPI result.
@@ -22,7 +22,7 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    /// A column's value as a type that copies it; None for NULL.
+    /// The value of a column, converted to a type that copies it; None for NULL.
     ///
     /// # Safety
     /// The column is of the SQL type that `T` stands for.
@@ -40,8 +40,8 @@ impl Row {
         unsafe { self.get::<text::Text>(column) }.map(text::Text::into_string)
     }
 
-    /// A column's value of a type that is passed by reference and has a header, in memory that outlives the query's:
-    /// that which was current when it began.
+    /// The value of a varlena column, copied to the memory context that was current when the query began; None for
+    /// NULL.
     pub fn kept_datum(&self, column: i32) -> Option<pg_sys::Datum> {
         // SAFETY: the column is of such a type, and the SPI connection is open while the callback runs.
         self.datum(column).map(|datum| unsafe { pg_sys::SPI_datumTransfer(datum, false, -1) })
@@ -53,7 +53,7 @@ impl Plan {
         Self::prepare_with(query, argument_types, 0)
     }
 
-    /// As `prepare`, planned once for all values of its arguments, which reach the scans as they were passed.
+    /// As `prepare`, but planned once for all argument values (a generic plan).
     pub fn prepare_generic(query: &str, argument_types: &[pg_sys::Oid]) -> Self {
         Self::prepare_with(query, argument_types, pg_sys::CURSOR_OPT_GENERIC_PLAN as i32)
     }
@@ -78,8 +78,8 @@ impl Plan {
         self.0
     }
 
-    /// Runs the plan read-only, under the active snapshot: that of the calling query, or a newer one that was made
-    /// active. None is NULL.
+    /// Runs the plan read-only under the active snapshot: the calling query's, or a newer one that was pushed. None is
+    /// NULL.
     pub fn for_each_row(&self, arguments: &[Option<pg_sys::Datum>], mut visit: impl FnMut(&Row)) {
         let mut values: Vec<_> = arguments.iter().map(|value| value.unwrap_or(0.into())).collect();
         let nulls: Vec<_> = arguments.iter().map(|value| if value.is_some() { b' ' } else { b'n' }).collect();
@@ -99,7 +99,7 @@ impl Plan {
     }
 }
 
-/// A query at work, read in batches: read-only, under the snapshot of the calling query, on this process alone.
+/// A query whose result is read in batches: read-only, under the calling query's snapshot, without parallel workers.
 pub struct Cursor(pg_sys::Portal);
 
 impl Cursor {
@@ -122,7 +122,8 @@ impl Cursor {
         }
     }
 
-    /// Shows `visit` the next rows, at most `limit`, and returns how many there were. Until then they are all in memory.
+    /// Calls `visit` with the next rows, at most `limit`, and returns their number. The rows of one call are in memory
+    /// together.
     pub fn fetch(&mut self, limit: usize, mut visit: impl FnMut(&Row)) -> usize {
         // SAFETY: the portal is open, in the SPI connection that `open` made; the result table stays until it is freed.
         unsafe {
@@ -150,7 +151,7 @@ impl Drop for Cursor {
     }
 }
 
-/// Runs a statement that returns no rows, for the caller: with his privileges, in his transaction.
+/// Runs a statement that returns no rows, with the caller's privileges and in the caller's transaction.
 pub fn run(statement: &str) {
     let statement = text::to_server(statement);
     // SAFETY: a C string that outlives the calls; an error ends the connection.

@@ -1,4 +1,4 @@
-//! Work that may fail while the transaction goes on.
+//! Runs work whose failure must not abort the transaction.
 
 use std::panic::AssertUnwindSafe;
 
@@ -7,12 +7,12 @@ use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
 
 use super::error::{SqlError, class_of};
 
-/// Runs `work` as PL/pgSQL runs a block with EXCEPTION: where PostgreSQL raises an error for want of resources (the disk
-/// is full, memory is short, the system fails), the buffers and locks that `work` holds are released, and the error is
-/// returned. Every other error goes on: a cancelled query is cancelled.
+/// Runs `work` like a PL/pgSQL block with EXCEPTION: if PostgreSQL raises an error for lack of resources (disk full,
+/// out of memory, system error), the buffers and locks that `work` holds are released and the error is returned. All
+/// other errors, such as a query cancel, propagate.
 ///
-/// What `work` has written to pages stays written. It holds no lock on a page of the caller's, and takes no transaction
-/// id. In parallel mode, where PostgreSQL up to 16 allows no subtransactions, every error goes on.
+/// Changes that `work` has made to pages remain. `work` must not hold the caller's page locks or need a transaction id.
+/// In parallel mode, where PostgreSQL up to 16 allows no subtransactions, every error propagates.
 pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, SqlError> {
     // SAFETY: reads this process's state.
     if unsafe { pg_sys::IsInParallelMode() } {
@@ -23,18 +23,18 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, SqlError> {
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
         .catch_others(|error| Err(Box::new(error)))
         .execute();
-    // SAFETY: what was entered is left once, where it was entered, and whatever the error: one that went on from inside
-    // would end the subtransaction alone.
+    // SAFETY: what was entered is left exactly once, on every path: an error that propagated from inside would end only
+    // the subtransaction.
     unsafe { before.leave(outcome.is_ok()) };
     outcome.or_else(|error| match *error {
         CaughtError::PostgresError(report) if is_want(&report) => Err(to_sql(&report)),
-        // What Rust code raises goes on too: it has not gone through PostgreSQL's error handling yet, which lets
-        // interrupts in again that a lock has held off.
+        // Panics of Rust code propagate too: they have not passed through PostgreSQL's error handling, so a lock may
+        // still hold off interrupts.
         error => error.rethrow(),
     })
 }
 
-/// What a subtransaction changes and does not put back.
+/// State that a subtransaction changes and does not restore.
 struct Surroundings {
     memory: pg_sys::MemoryContext,
     owner: pg_sys::ResourceOwner,
@@ -70,7 +70,7 @@ impl Surroundings {
     }
 }
 
-/// Whether something was lacking, which may be there the next time.
+/// Whether the error is a lack of resources that may be temporary.
 fn is_want(report: &ErrorReportWithLevel) -> bool {
     let class = class_of(report.sql_error_code());
     [Code::ERRCODE_INSUFFICIENT_RESOURCES, Code::ERRCODE_SYSTEM_ERROR].map(class_of).contains(&class)

@@ -1,13 +1,13 @@
-//! Text in the database's encoding, carried through Rust's strings.
+//! Text in the database's encoding, represented as Rust strings.
 //!
-//! At every border with PostgreSQL, names, statements and messages are bytes in the encoding of the database, and in
-//! SQL_ASCII they are any bytes at all. Rust's strings are UTF-8. So in a database of another encoding a string carries
-//! each byte beyond ASCII as one character of Unicode's private use area: [`from_server`] puts it there, [`to_server`]
-//! takes it out. Nothing is lost, nothing can fail, and quoting and `format!` work, as in every encoding that a database
-//! can have, bytes of ASCII are characters of ASCII. (Python does the same with file names: PEP 383.)
+//! PostgreSQL's names, statements and messages are bytes in the database's encoding; in SQL_ASCII they can be any
+//! bytes. Rust's strings are UTF-8. In a database with another encoding, a string represents each non-ASCII byte as a
+//! character of Unicode's private use area: [`from_server`] inserts it and [`to_server`] removes it. The conversion is
+//! lossless and cannot fail, and quoting and `format!` work, because in every server encoding an ASCII byte is an ASCII
+//! character. (Python treats file names in the same way: PEP 383.)
 //!
-//! Errors go the same way. pgrx keeps the messages of PostgreSQL's errors as Rust strings while it unwinds, and reports
-//! them again: the two functions through which it takes and gives them are wrapped here, by the linker (build.rs).
+//! Error messages are converted too. pgrx keeps the messages of PostgreSQL's errors as Rust strings while it unwinds
+//! and then reports them again; the linker wraps the two functions it uses for that (build.rs).
 
 use core::ffi::{CStr, c_char, c_int};
 use std::ffi::CString;
@@ -16,16 +16,16 @@ use std::ops::Deref;
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::{FromDatum, pg_sys};
 
-/// The character that carries the byte 0x80; the others follow.
+/// The character that represents byte 0x80; the others follow.
 const FIRST_CARRIER: u32 = 0xEF80;
 const FIRST_CARRIED: u8 = 0x80;
 
-/// Bytes of the server, as a string.
+/// Converts bytes of the server to a string.
 pub fn from_server(bytes: &[u8]) -> String {
     if is_utf8() { String::from_utf8_lossy(bytes).into_owned() } else { carry(bytes) }
 }
 
-/// The same of a C string.
+/// Converts a C string of the server.
 ///
 /// # Safety
 /// `text` points to a C string.
@@ -34,7 +34,7 @@ pub unsafe fn from_c(text: *const c_char) -> String {
     from_server(unsafe { CStr::from_ptr(text) }.to_bytes())
 }
 
-/// A string as the server's bytes. C strings end at a zero byte, so does this.
+/// Converts a string to the server's bytes, up to its first zero byte.
 pub fn to_server(text: &str) -> CString {
     let mut bytes = if is_utf8() { text.as_bytes().to_vec() } else { uncarry(text) };
     bytes.truncate(bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()));
@@ -62,7 +62,7 @@ fn carry(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| carried(byte)).collect()
 }
 
-/// What is neither ASCII nor carried was never the server's, and has no bytes in its encoding.
+/// A character that is neither ASCII nor private-use did not come from the server and has no bytes in its encoding.
 fn uncarry(text: &str) -> Vec<u8> {
     let byte = |character: char| match u32::from(character).checked_sub(FIRST_CARRIER) {
         _ if character.is_ascii() => character as u8,
@@ -118,7 +118,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Text {
 // ---------------------------------------------------------------- errors
 
 unsafe extern "C-unwind" {
-    /// utils/elog.h, as the linker names them where they are wrapped.
+    /// utils/elog.h, under the names that the linker gives the wrapped functions.
     fn __real_CopyErrorData() -> *mut pg_sys::ErrorData;
     fn __real_errfinish(file: *const c_char, line: c_int, function: *const c_char);
     fn errmsg_internal(format: *const c_char, ...) -> c_int;
@@ -126,7 +126,7 @@ unsafe extern "C-unwind" {
     fn errhint(format: *const c_char, ...) -> c_int;
 }
 
-/// Stands before PostgreSQL's `CopyErrorData` wherever this library calls it: pgrx, where it has caught an error.
+/// Wraps PostgreSQL's `CopyErrorData`, which pgrx calls after it has caught an error.
 ///
 /// # Safety
 /// As PostgreSQL's: called where an error was caught, outside of its memory context.
@@ -144,7 +144,7 @@ pub unsafe extern "C-unwind" fn __wrap_CopyErrorData() -> *mut pg_sys::ErrorData
     }
 }
 
-/// Stands before PostgreSQL's `errfinish` wherever this library calls it: pgrx, with which it ends each report.
+/// Wraps PostgreSQL's `errfinish`, with which pgrx ends each error report.
 ///
 /// # Safety
 /// As PostgreSQL's: called after `errstart` has returned true.
@@ -172,7 +172,7 @@ pub unsafe extern "C-unwind" fn __wrap_errfinish(file: *const c_char, line: c_in
     }
 }
 
-/// Puts other bytes in a string's place; false where it has none beyond ASCII.
+/// Replaces a string by its recoded bytes; false if it is all ASCII.
 ///
 /// # Safety
 /// `text` is NULL or palloc'd, and nobody else's.

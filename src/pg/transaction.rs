@@ -1,15 +1,15 @@
-//! The moments of a transaction's end at which something is to be done.
+//! Callbacks at the end of a transaction.
 
 use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-/// When a function is called.
+/// When a callback runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// Before a commit, while the transaction can still do anything, and fail.
+    /// Before a commit, while it can still use the transaction, and fail.
     BeforeCommit,
-    /// At a commit or abort. It must not call PostgreSQL.
+    /// At commit or abort; must not call PostgreSQL.
     End,
 }
 
@@ -19,7 +19,7 @@ thread_local! {
     static CALLS: RefCell<Vec<(Moment, Call)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has `call` called at this moment of each transaction of this backend; one that is known already is not added again.
+/// Registers `call` for every transaction of this backend; registering it again has no effect.
 pub fn at(moment: Moment, call: Call) {
     let is_first = CALLS.with_borrow_mut(|calls| {
         let is_first = calls.is_empty();

@@ -1,10 +1,10 @@
-//! Changes to pages that are logged: records of PostgreSQL's generic WAL, of at most four pages, all or nothing.
+//! WAL-logged changes of pages: records of PostgreSQL's generic WAL, each atomic and of at most four pages.
 //!
-//! PostgreSQL's own writer of such records (access/transam/generic_xlog.c) lets one change copies of pages and finds out
-//! what was changed by comparing all 8 kB of each. Those who call here know what they change. So the record is made of
-//! just that, in the same form, and any server replays it with nothing installed (`generic_redo`): for each page a list
-//! of fragments (offset 2, length 2, bytes), or its image. Replay zeroes the hole between pd_lower and pd_upper; here it
-//! is zero from the page's first day on, and stays so.
+//! PostgreSQL's own writer of such records (access/transam/generic_xlog.c) gives its caller copies of pages and
+//! compares all 8 kB of each to find the changes. Our callers know their changes, so the record is built from them, in
+//! the same format, and any server replays it without the extension (`generic_redo`). For each page it has a list of
+//! fragments (offset 2, length 2, bytes), or a full image. Replay zeroes the hole between pd_lower and pd_upper; here
+//! it is always zero.
 
 use pgrx::pg_sys;
 
@@ -12,19 +12,19 @@ use super::buffer::{ExclusivePageLock, PageBytes, PageLock, PageMut};
 use super::relation::Rel;
 use crate::page::PageTag;
 
-// pgrx's bindings of these make ready for an error at each call. In a critical section there is none that comes back: it
-// ends the server. So they are called as they are (access/xloginsert.h, storage/bufmgr.h).
+// pgrx's bindings of these functions set up error handling for each call. In a critical section an error ends the
+// server instead, so they are called directly (access/xloginsert.h, storage/bufmgr.h).
 unsafe extern "C-unwind" {
     fn MarkBufferDirty(buffer: pg_sys::Buffer);
     fn XLogRegisterBuffer(block_id: u8, buffer: pg_sys::Buffer, flags: u8);
     fn XLogInsert(rmid: pg_sys::RmgrId, info: u8) -> pg_sys::XLogRecPtr;
 }
 
-/// PostgreSQL's `MAX_GENERIC_XLOG_PAGES` (access/generic_xlog.h): replay has room for no more.
+/// PostgreSQL's `MAX_GENERIC_XLOG_PAGES` (access/generic_xlog.h), a limit of the replay.
 const MAX_PAGES: usize = 4;
 
-/// One WAL record in the making. Nothing changes before `commit`, which applies and logs everything together; a record
-/// that is dropped changes nothing. Relations that need no WAL go the same way, unlogged.
+/// A WAL record under construction. `commit` applies and logs all changes together; a record dropped before changes
+/// nothing. Relations that need no WAL use the same code, unlogged.
 pub struct WalRecord {
     rel: Rel,
     pages: Vec<Change>,
@@ -45,7 +45,7 @@ impl WalRecord {
         WalRecord { rel, pages: Vec::with_capacity(MAX_PAGES) }
     }
 
-    /// Edits an existing page; `lock` outlives the record's commit. Once for each page of a record.
+    /// Edits an existing page, at most once per record. `lock` must outlive `commit`.
     pub fn edit<R>(&mut self, lock: &ExclusivePageLock, change: impl FnOnce(&mut PageEdit) -> R) -> R {
         let mut edit = PageEdit { page: lock, fragments: Fragments(Vec::with_capacity(USUAL_BYTES)) };
         let result = change(&mut edit);
@@ -138,10 +138,10 @@ impl Change {
     }
 }
 
-/// What changes on a page, in the form that generic WAL has it.
+/// Changes of a page, encoded as in generic WAL.
 struct Fragments(Vec<u8>);
 
-/// Room for what most edits change, a row of the delta among them.
+/// Initial capacity, enough for most edits, such as a row of the delta.
 const USUAL_BYTES: usize = 2048;
 /// Bytes of a fragment before its content: offset and length.
 const FRAGMENT_HEAD_BYTES: usize = 4;
@@ -168,7 +168,7 @@ impl Fragments {
     }
 }
 
-/// A page that a record is to change. What is asked of it about the page is answered as of before.
+/// Edits of a page in a record. Reads return the page's content before the record.
 pub struct PageEdit<'a> {
     page: &'a PageLock,
     fragments: Fragments,
@@ -179,7 +179,7 @@ impl PageEdit<'_> {
         self.fragments.push(PageBytes::TAG_AT, &[&tag.to_bytes()]);
     }
 
-    /// Replaces the body. Only what differs from the old one is logged, from the first such byte to the last.
+    /// Replaces the body. Only the range from the first to the last changed byte is logged.
     pub fn set_body(&mut self, parts: &[&[u8]]) {
         let (old, new) = (self.page.view().body(), parts.concat());
         let start = old.iter().zip(&new).take_while(|(old, new)| old == new).count();
@@ -195,7 +195,7 @@ impl PageEdit<'_> {
         }
     }
 
-    /// Overwrites body bytes from `at`, which lie inside it.
+    /// Overwrites body bytes from `at`; they must lie inside the body.
     pub fn patch_body(&mut self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= self.page.view().body().len(), "a patch is beyond its page's body");
         self.fragments.push(PageBytes::BODY_AT + at, &[bytes]);
@@ -213,7 +213,7 @@ impl PageEdit<'_> {
     }
 }
 
-/// Logs all of a new relation's pages, once it is complete. Before that nobody else can see it.
+/// Logs all pages of a new, complete relation. No other session can see it before.
 pub fn log_relation(rel: Rel) {
     if rel.needs_wal() {
         // SAFETY: the relation is open and its pages are standard ones with pd_lower set.

@@ -1,4 +1,4 @@
-//! Background workers, started on demand: no preloading, no shared memory.
+//! Background workers, started on demand: needs no preloading and no shared memory.
 
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use pgrx::pg_sys::pqsignal;
 use pgrx::pg_sys::pqsignal_be as pqsignal;
 
 unsafe extern "C-unwind" {
-    /// PostgreSQL's handler of SIGTERM (tcop/tcopprot.h). pgrx binds it as a guarded Rust function, which cannot be one.
+    /// PostgreSQL's SIGTERM handler (tcop/tcopprot.h). pgrx's binding is a guarded Rust function, which cannot serve as
+    /// a signal handler.
     fn die(signal: core::ffi::c_int);
 }
 
-/// Asks the postmaster for a process that runs `main`, an exported function of this library, with `argument`. False:
-/// every slot of max_worker_processes is taken.
+/// Asks the postmaster for a process that runs `main`, an exported function of this library, with `argument`. False if
+/// all slots of max_worker_processes are in use.
 pub fn request(name: &str, main: &str, argument: u64) -> bool {
     BackgroundWorkerBuilder::new(name)
         .set_type(name)
@@ -29,8 +30,8 @@ pub fn request(name: &str, main: &str, argument: u64) -> bool {
         .is_ok()
 }
 
-/// The first thing that such a process does: connects to a database, as the superuser that owns it all. From here on
-/// SIGTERM ends the process where it takes interrupts, and nowhere else.
+/// Must be called first in a worker: connects to a database as the bootstrap superuser. From then on SIGTERM ends the
+/// process at its next check for interrupts, and nowhere else.
 pub fn connect(database: pg_sys::Oid) {
     // SAFETY: called once, at the start of a background worker; `die` is PostgreSQL's own handler.
     unsafe {
@@ -40,7 +41,7 @@ pub fn connect(database: pg_sys::Oid) {
     }
 }
 
-/// Runs `work` in a transaction of its own. An error ends the process, as it does in any background worker.
+/// Runs `work` in a transaction of its own. An error ends the process, as in any background worker.
 pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: a connected background worker outside any transaction.
     unsafe {
@@ -56,14 +57,14 @@ pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Shows in pg_stat_activity what this process is at.
+/// Sets the activity that pg_stat_activity shows for this process.
 pub fn report(activity: &str) {
     let text = super::text::to_server(activity);
     // SAFETY: the text is copied.
     unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, text.as_ptr()) };
 }
 
-/// Sleeps, unless something happens meanwhile that this process should look at.
+/// Sleeps until the time is over or the process's latch is set.
 pub fn nap(time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: every process that is connected to a database has a latch.

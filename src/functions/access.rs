@@ -1,4 +1,4 @@
-//! Whether the caller may see what a function is about to show: judged by an ordinary query over the table.
+//! Checks that the caller may read all rows of an index, by planning an ordinary query over the table.
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
@@ -6,12 +6,12 @@ use super::target::{self, Target};
 use crate::pg::error::SqlError;
 use crate::pg::spi;
 
-/// Err unless the caller may read every row of the index: the privileges for its columns, and no policy between him
-/// and the rows. `function` is who asks.
+/// Err unless the caller may read every row of the index: has the privileges on its columns, and no row-level security
+/// policy applies. `function` is named in the error.
 pub fn require_all_rows(index: pg_sys::Oid, function: &str) -> Result<Target, SqlError> {
     let target = target::describe_index(index)?;
     let id = target.id.as_ref().map_or(String::new(), |id| format!(", {id}"));
-    // Privileges are checked before a row is read.
+    // The query checks privileges before it reads a row.
     let Target { vector, table, predicate, .. } = &target;
     let query = format!("SELECT {vector}{id} FROM ONLY {table} WHERE {} LIMIT 0", predicate.condition());
     spi::Plan::prepare(&query, &[]).for_each_row(&[], |_| {});
@@ -26,7 +26,7 @@ pub fn require_all_rows(index: pg_sys::Oid, function: &str) -> Result<Target, Sq
     Ok(target)
 }
 
-/// The integer column that identifies rows, quoted; Err if there is none.
+/// The integer id column, quoted; Err if there is none.
 pub fn id_column<'a>(target: &'a Target, function: &str) -> Result<&'a str, SqlError> {
     target.id.as_deref().ok_or_else(|| {
         let message = format!("{function}() finds no integer id column for the rows of {}", target.table);

@@ -1,4 +1,4 @@
-//! Arguments that several functions take, with the same meaning and the same errors.
+//! Arguments that several functions have in common, with their checks.
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
@@ -6,7 +6,8 @@ use crate::am::{SearchParams, search_options};
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
 
-/// How hard a call searches, beside settings and the index's options. Where both are given, parameters win.
+/// The `search` and `recall` arguments of a call, which override settings and the index's options. `search` overrides
+/// `recall`.
 #[derive(Clone, Copy, Default)]
 pub struct Effort<'a> {
     /// Search parameters, in FAISS's syntax.
@@ -16,7 +17,7 @@ pub struct Effort<'a> {
 }
 
 impl Effort<'_> {
-    /// What it asks of a search of `index`. Errors where the recall is none, or the parameters are not the index's.
+    /// The search parameters for `index`. Err if the recall is out of range, or the parameters do not fit the index.
     pub fn params(self, index: pg_sys::Oid) -> Result<SearchParams, SqlError> {
         let recall = self.recall;
         recall.map_or(Ok(()), search_options::check_recall)?;
@@ -29,7 +30,7 @@ impl Effort<'_> {
     }
 }
 
-/// A number of rows; Err, with the argument's name, unless there is at least one.
+/// Checks a number of rows; Err, with the argument's name, if it is less than one.
 pub fn row_count(name: &str, rows: i32) -> Result<usize, SqlError> {
     usize::try_from(rows).ok().filter(|&rows| rows >= 1).ok_or_else(|| {
         let message = format!("{name} must be at least 1, not {rows}");

@@ -1,4 +1,4 @@
-//! Columns that users name.
+//! Columns named in arguments.
 
 use pgrx::spi::quote_identifier;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
@@ -8,13 +8,13 @@ use crate::am::Metric;
 use crate::pg::error::SqlError;
 use crate::pg::{catalogue, search_path, text};
 
-/// A column as the catalogue has it.
+/// A column's entry in the catalogue.
 pub struct Column {
     table: pg_sys::Oid,
     type_oid: pg_sys::Oid,
     pub type_name: String,
     pub is_integer: bool,
-    /// Operator class of the metric for the column's type, quoted; None if that is neither vector nor a domain over it.
+    /// Operator class of the metric for the column's type, quoted; None unless the type is vector or a domain over it.
     pub operator_class: Option<String>,
     pub typmod: i32,
     pub is_not_null: bool,
@@ -40,7 +40,7 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname)
 "#;
 
 impl Column {
-    /// The column of `table` with that name; its operator class is that of `metric`.
+    /// Finds a column of `table` by name, with the operator class of `metric`.
     pub fn find(table: pg_sys::Oid, name: &str, metric: Metric) -> Result<Self, SqlError> {
         let operator_class = format!("vector_{}_ops", metric.name());
         let text = |text: &str| (pg_sys::TEXTOID, text::datum(text));
@@ -78,7 +78,7 @@ impl Column {
         })
     }
 
-    /// The operator class; Err if `name`, the column, is not of type vector.
+    /// The operator class; Err if the column `name` is not of type vector.
     pub fn require_vector(&self, name: &str) -> Result<&str, SqlError> {
         match &self.operator_class {
             Some(class) => Ok(class),
@@ -89,7 +89,7 @@ impl Column {
         }
     }
 
-    /// Err unless `name`, the column, is of an integer type.
+    /// Err unless the column `name` has an integer type.
     pub fn require_integer(&self, name: &str) -> Result<(), SqlError> {
         if self.is_integer {
             return Ok(());
@@ -103,14 +103,14 @@ fn wrong_type(column: &str, wanted: &str, found: &str) -> SqlError {
     SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message).detail(format!("It is of type {found}."))
 }
 
-/// Another type with the name of the one that faiss indexes, such as pgvector's. Names are qualified and quoted.
+/// Another extension's type with the same name, such as pgvector's. Names are qualified and quoted.
 struct Namesake {
     ours: String,
     theirs: String,
-    /// With the dimensions of the column.
+    /// With the column's dimensions as modifier.
     ours_there: String,
     theirs_there: String,
-    /// Whether values have one form in memory, by the name of the function that sends them.
+    /// Whether the two types have the same memory layout, judging by the name of their send functions.
     is_alike: bool,
 }
 
@@ -127,7 +127,7 @@ SELECT pg_catalog.format_type(v.oid, NULL), pg_catalog.format_type(t.oid, NULL),
 "#;
 
 impl Namesake {
-    /// The type of a column that is not of type vector.
+    /// The column's type, if it has the name but is another type.
     fn of(column: &Column) -> Option<Self> {
         let mut found = None;
         let arguments = [(pg_sys::OIDOID, column.type_oid.into()), (pg_sys::INT4OID, column.typmod.into())];

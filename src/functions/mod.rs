@@ -1,5 +1,5 @@
-//! What users call beside operators: a file for each function, or for some that belong together. All of it runs with
-//! the caller's privileges.
+//! SQL functions: a file for each function, or for several that belong together. All of them run with the caller's
+//! privileges.
 
 mod access;
 mod arguments;

@@ -13,12 +13,13 @@ impl Predicate {
         self.0.is_some()
     }
 
-    /// Holds for the rows that the index covers.
+    /// A condition that is true for the rows that the index covers.
     pub fn condition(&self) -> &str {
         self.0.as_deref().unwrap_or("true")
     }
 
-    /// Holds for those of them that meet another condition, which is in parentheses where it needs them.
+    /// A condition that is true for covered rows that also satisfy `condition`, which must be parenthesised if
+    /// necessary.
     pub fn and(&self, condition: &str) -> String {
         match &self.0 {
             Some(predicate) => format!("({predicate}) AND {condition}"),
@@ -26,7 +27,7 @@ impl Predicate {
         }
     }
 
-    /// The value of an expression for the rows that the index covers, NULL for others.
+    /// The value of an expression for rows that the index covers, NULL for others.
     pub fn covered(&self, expression: &str) -> String {
         match &self.0 {
             Some(predicate) => format!("CASE WHEN {predicate} THEN {expression} END"),

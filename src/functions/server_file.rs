@@ -1,4 +1,4 @@
-//! Files on the server, by the rules of COPY: for members of predefined roles, under absolute names.
+//! Files on the server, under the rules of COPY: for members of predefined roles, with absolute names.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,12 +12,12 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 use crate::pg::error::SqlError;
 use crate::pg::text::to_server;
 
-/// Err unless the current user may write files on the server. `instead`: what he may do.
+/// Err unless the current user may write files on the server. `instead` is the HINT: what the user can do instead.
 pub fn require_writer(instead: &str) -> Result<(), SqlError> {
     require(pg_sys::ROLE_PG_WRITE_SERVER_FILES, "write", instead)
 }
 
-/// The same for reading.
+/// As `require_writer`, for reading.
 pub fn require_reader(instead: &str) -> Result<(), SqlError> {
     require(pg_sys::ROLE_PG_READ_SERVER_FILES, "read", instead)
 }
@@ -33,17 +33,17 @@ fn require(role: u32, what: &str, instead: &str) -> Result<(), SqlError> {
         .hint(instead))
 }
 
-/// Bytes that are read between two looks for interrupts.
+/// Bytes read between two checks for interrupts.
 const READ_BYTES: u64 = 16 << 20;
 
-/// The whole of a file. `check_room` is told its length before memory is taken for it.
+/// Reads a whole file. Calls `check_room` with its length before allocating memory.
 pub fn read(
     name: &str,
     check_room: &mut dyn FnMut(u64) -> Result<(), SqlError>,
 ) -> Result<Vec<u8>, SqlError> {
     let path = absolute(name)?;
     let failed = |error: io::Error| file_error("read", name, &error);
-    // Asked before it is opened: opening a pipe waits for its writer.
+    // Checked before opening: opening a pipe would wait for its writer.
     if !fs::metadata(&path).map_err(failed)?.is_file() {
         return Err(not_regular(name));
     }
@@ -74,7 +74,7 @@ fn absolute(name: &str) -> Result<PathBuf, SqlError> {
         .hint("Name the file from the server's root folder on."))
 }
 
-/// What the system said of a file, as PostgreSQL says it.
+/// An operating system error for a file, in PostgreSQL's words.
 pub fn file_error(what: &str, name: &str, error: &io::Error) -> SqlError {
     use rustix::io::Errno;
     let known = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
@@ -99,7 +99,7 @@ fn not_regular(name: &str) -> SqlError {
     SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
 }
 
-/// A file that takes its name's place only when it is complete; dropped before, it leaves nothing.
+/// A file that gets its name only when it is complete; if dropped before, it is removed.
 pub struct NewFile {
     file: File,
     name: String,
@@ -109,7 +109,7 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Next to `name`, an absolute path; a file that bears it stays until `publish`.
+    /// Creates a temporary file beside `name`, an absolute path. An existing file of that name stays until `publish`.
     pub fn create(name: &str) -> Result<Self, SqlError> {
         let path = absolute(name)?;
         match fs::symlink_metadata(&path) {
@@ -120,14 +120,14 @@ impl NewFile {
         let mut temporary = path.clone().into_os_string();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = PathBuf::from(temporary);
-        // What a process of the same number left when it was killed.
+        // Left by a killed process that had the same process id.
         drop(fs::remove_file(&temporary));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
         let file = file.map_err(|error| file_error("create", name, &error))?;
         Ok(NewFile { file, name: name.to_string(), path, temporary, is_published: false })
     }
 
-    /// Puts the file on disk and in its name's place, readable for everyone as COPY's files are.
+    /// Syncs the file and renames it to its final name, readable for everyone like COPY's files.
     pub fn publish(mut self) -> Result<(), SqlError> {
         const MODE: u32 = 0o644;
         let put = || {

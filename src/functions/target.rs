@@ -1,4 +1,4 @@
-//! Which index a `regclass` argument means, and how to query the table under it.
+//! Resolves a `regclass` argument to a faiss index, and describes how to query its table.
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
@@ -9,10 +9,10 @@ use crate::pg::relation::{IndexAndTable, OpenRelation, index_is_gone};
 use crate::pg::search_path;
 use crate::pg::text;
 
-/// A faiss index and what a query over its table is made of. Names are quoted.
+/// A faiss index and the parts of a query over its table. Names are quoted.
 #[derive(PartialEq)]
 pub struct Target {
-    /// The index, and those of its partitions if it is partitioned.
+    /// The index itself, or the indexes of its partitions.
     pub indexes: Vec<pg_sys::Oid>,
     /// The index itself.
     pub index: pg_sys::Oid,
@@ -26,30 +26,30 @@ pub struct Target {
     pub predicate: Predicate,
     /// `OPERATOR(schema.op)`.
     pub operator: String,
-    /// Integer column that identifies a row: the included column, or else the primary key.
+    /// Integer column that identifies a row: the included column, or else the primary key. None if there is neither.
     pub id: Option<String>,
 }
 
 impl Target {
-    /// The table as a FROM item: an index of a plain table covers that table alone, not those that inherit from it.
+    /// The table as a FROM item: with ONLY for a plain table, because its index does not cover inheriting tables.
     pub fn from(&self) -> String {
         format!("{}{}", if self.is_partitioned { "" } else { "ONLY " }, self.table)
     }
 
-    /// The indexed value of a row that the index covers, NULL for others: for conditions, which PostgreSQL evaluates in
-    /// any order, since the expression may be an error outside the predicate (the cast to the dimensions of one model, of
-    /// another model's vector).
+    /// The indexed value of covered rows, NULL for others. For use in conditions, which PostgreSQL evaluates in any
+    /// order: the expression may raise an error for rows outside the predicate (for example a cast to one model's
+    /// dimensions, of another model's vector).
     pub fn covered_vector(&self) -> String {
         self.predicate.covered(&self.vector)
     }
 
-    /// A condition that holds for the rows in the index. Beside it, `ORDER BY` the vector can use a partial index.
+    /// A condition that is true for covered rows. With it, `ORDER BY` the vector can use a partial index.
     pub fn is_covered(&self) -> String {
         self.predicate.and(&format!("({}) IS NOT NULL", self.covered_vector()))
     }
 }
 
-/// Of `pg_index` i: number of the integer column that identifies a row.
+/// For a `pg_index` row i: number of the integer column that identifies a row.
 const ID_ATTRIBUTE: &str = r#"
 (SELECT a.attnum FROM pg_catalog.pg_attribute a
   WHERE a.attrelid = i.indrelid AND a.attnum = coalesce(
@@ -59,8 +59,8 @@ const ID_ATTRIBUTE: &str = r#"
     AND a.atttypid IN ('pg_catalog.int2'::pg_catalog.regtype, 'pg_catalog.int4'::pg_catalog.regtype,
                        'pg_catalog.int8'::pg_catalog.regtype))"#;
 
-/// A row for each of its faiss indexes, which are itself if it is one; if there is none, a row without an index. One look
-/// answers it all: a second one could find the relation dropped. Indexes of equal `meaning` give the same answers.
+/// One row for each faiss index of the relation, which may be an index itself; a row without an index if there is none.
+/// A single query, because between two the relation could be dropped. Indexes of equal `meaning` give the same answers.
 fn candidates_query() -> String {
     format!(
         r#"
@@ -116,8 +116,8 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
     )
 }
 
-/// Opens the faiss index that `relation` means, and its table, for those who read the index themselves: Err if it is
-/// partitioned, and has no pages.
+/// Opens the faiss index that `relation` is or has, and its table, for functions that read the index's pages: Err if it
+/// is partitioned.
 pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError> {
     let table = OpenRelation::table_of(relation);
     let index = find(relation)?;
@@ -129,7 +129,7 @@ pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError
     IndexAndTable::in_table(table, index.oid)
 }
 
-/// The faiss index that `relation` is, or the one that it has: of several that answer the same, the newest.
+/// The faiss index that `relation` is, or the one it has; if several give the same answers, the newest.
 fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
     let mut itself = None;
     let mut candidates: Vec<Candidate> = Vec::new();
@@ -154,7 +154,7 @@ fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
     if candidates.is_empty() {
         return Err(no_index(&name, kind));
     }
-    // A rebuild that goes on, or was cancelled, has an index that is not valid beside the one that is.
+    // A running or cancelled rebuild has an invalid index beside the valid one.
     let (usable, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|index| index.is_usable);
     if usable.iter().any(|index| index.meaning != usable[0].meaning) {
         return Err(several_indexes(&name, &usable));
@@ -188,12 +188,13 @@ fn names(indexes: &[Candidate]) -> String {
     names.join(", ")
 }
 
-/// Err unless the current user may maintain the index: its owner, since PostgreSQL 17 whoever has MAINTAIN on its table.
+/// Err unless the current user may maintain the index: as its owner or, since PostgreSQL 17, with MAINTAIN on its
+/// table.
 pub fn check_maintainer(index: pg_sys::Oid) -> Result<(), SqlError> {
     if may_maintain(index) {
         return Ok(());
     }
-    // As REINDEX says it.
+    // The wording of REINDEX.
     let refusal = if cfg!(any(feature = "pg17", feature = "pg18")) {
         "permission denied for index"
     } else {
@@ -227,13 +228,13 @@ fn may_maintain(index: pg_sys::Oid) -> bool {
     }
 }
 
-/// Everything about the index that `relation` means.
+/// Resolves `relation` and describes its index.
 pub fn describe(relation: pg_sys::Oid) -> Result<Target, SqlError> {
     let _table = OpenRelation::table_of(relation);
     describe_index(find(relation)?.oid)
 }
 
-/// Everything about an index that was found.
+/// Describes an index that has been found.
 pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
     let mut target = None;
     search_path::with_catalogue_only(|| {
@@ -258,7 +259,7 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
             });
         });
     });
-    // Functions that put a definition together answer NULL for what was dropped after the query's look.
+    // Catalogue functions that print definitions return NULL for objects dropped after the query's snapshot.
     target.filter(|target| !target.vector.is_empty()).ok_or_else(index_is_gone)
 }
 
@@ -276,7 +277,7 @@ fn no_index(name: &str, kind: u8) -> SqlError {
     }
 }
 
-/// Of a relation that can have no index.
+/// The error for a relation that can have no index.
 pub fn no_table(name: &str, kind: u8) -> SqlError {
     let (kind, hint) = match kind {
         b'v' => ("a view", "Name the table that the view reads from, or the index of that table."),

@@ -1,4 +1,4 @@
-//! `vekter_check()`: what is wrong with an index, one row for each finding.
+//! `vekter_check()`: reports the problems of an index, one per row.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;

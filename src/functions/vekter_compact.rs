@@ -1,4 +1,4 @@
-//! `vekter_compact()`: an index becomes one segment without dead rows.
+//! `vekter_compact()`: merges an index into one segment without dead rows.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -18,7 +18,7 @@ fn vekter_compact(index: pg_sys::Oid) {
 }
 
 fn compact(relation: pg_sys::Oid) -> Result<(), SqlError> {
-    // Without a lock on the table, for which others would wait until the merge is over.
+    // Without a lock on the table, which other sessions would wait for until the merge is over.
     let index = target::open_plain_index(relation)?.index().oid();
     target::check_maintainer(index)?;
     let index = maintenance::IndexToCompact::lock(index)?;

@@ -1,4 +1,4 @@
-//! `vekter_create_index()`: CREATE INDEX for those who would rather name columns than write it.
+//! `vekter_create_index()`: CREATE INDEX with columns as arguments.
 
 use core::ffi::CStr;
 
@@ -43,7 +43,7 @@ pub(super) fn required<T>(argument: Option<T>, name: &str) -> Result<T, SqlError
     })
 }
 
-/// An index to create.
+/// The definition of an index to create.
 pub(super) struct Request {
     pub table: pg_sys::Oid,
     pub id_column: String,
@@ -61,7 +61,7 @@ impl Request {
         })
     }
 
-    /// Has `run` execute a statement that creates an index of the name that it is told.
+    /// Calls `run` with the index's name and the statement that creates it.
     pub fn run_by(
         &self,
         run: impl FnOnce(&str, &str) -> Result<(), SqlError>,
@@ -95,7 +95,7 @@ impl Request {
         qualified_name(self.table)
     }
 
-    /// The operator class for it.
+    /// The operator class for the vector column.
     fn check_vector_column(&self) -> Result<String, SqlError> {
         let metric = Metric::from_name(&self.metric).ok_or_else(|| {
             let message = format!("unknown metric \"{}\"", self.metric);
@@ -141,7 +141,7 @@ impl Request {
         Ok(())
     }
 
-    /// As CREATE INDEX would choose it from the vector column alone.
+    /// The name that CREATE INDEX would choose for an index on the vector column alone.
     fn choose_name(&self) -> Result<String, SqlError> {
         let table = to_server(&relation_name(self.table)?);
         let column = to_server(&self.vector_column);

@@ -1,4 +1,4 @@
-//! `vekter_export()`: an index as one file for FAISS elsewhere, with the ids of the rows for labels.
+//! `vekter_export()`: exports an index as one FAISS file, with the rows' ids as labels.
 
 use std::io::{self, BufWriter, Write};
 
@@ -17,7 +17,7 @@ use crate::pg::memory;
 use crate::pg::text::{self, Text};
 
 const NAME: &str = "vekter_export";
-/// FAISS writes inverted lists one by one, most of them short.
+/// FAISS writes inverted lists one at a time, and most of them are short, so buffer them.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// Arguments are declared as `(regclass)`.
@@ -85,7 +85,7 @@ fn id_attribute(target: &Target) -> Result<i16, SqlError> {
     })
 }
 
-/// Counts.
+/// A writer that only counts bytes.
 struct Length(u64);
 
 impl Write for Length {

@@ -1,4 +1,4 @@
-//! `vekter_import()`: a faiss index of a table from a FAISS index that was made elsewhere.
+//! `vekter_import()`: creates a faiss index of a table from an external FAISS index.
 
 use core::ffi::CStr;
 
@@ -52,7 +52,7 @@ fn vekter_import_file(
     import.run(bytes).or_raise()
 }
 
-/// Err unless there is room for so many bytes, what is made of them, and what that is copied from.
+/// Err unless there is memory for the file, the index made from it, and the copy that is written.
 fn check_memory(bytes: u64) -> Result<(), SqlError> {
     match memory::available_bytes() {
         Some(available) if bytes.saturating_mul(3) > available => Err(too_large(bytes)),

@@ -1,4 +1,4 @@
-//! `vekter_index_stats()`: what is in an index, in one row.
+//! `vekter_index_stats()`: statistics of an index, in one row.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;

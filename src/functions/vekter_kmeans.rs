@@ -1,8 +1,8 @@
-//! `vekter_kmeans()` and `vekter_kmeans_centroids()`: rows in clusters.
+//! `vekter_kmeans()` and `vekter_kmeans_centroids()`: clusters of rows.
 //!
-//! The table is read twice, by ordinary queries of the caller under one snapshot: for a sample that fits into
-//! `maintenance_work_mem`, on which FAISS learns, and then in batches to find the nearest centroid of each row. The
-//! sample is chosen by the rows' ids, so that the same rows give the same clusters however they lie in the table.
+//! The table is read twice by ordinary queries of the caller, under one snapshot: first for a sample that fits into
+//! `maintenance_work_mem`, on which FAISS trains, and then in batches to find the nearest centroid of each row. The
+//! sample is chosen by hashed ids, so the same rows give the same clusters whatever their physical order.
 
 use core::ffi::CStr;
 use std::collections::BinaryHeap;
@@ -23,7 +23,7 @@ use crate::pg::spi::Cursor;
 use crate::pg::text::{Text, from_server};
 use crate::vector::{self, Vector};
 
-/// Rows of the first fetch, before it is known how long they are.
+/// Rows of the first fetch, before the width of rows is known.
 const FIRST_FETCH_ROWS: usize = 64;
 
 /// Arguments are declared as `(regclass, name, name, integer, text, integer, integer)`.
@@ -89,7 +89,7 @@ fn plan(clusters: i32, metric: &str, seed: i32, iterations: i32) -> Result<Clust
     Ok(ClusteringPlan::new(clusters, metric, iterations, seed)?)
 }
 
-/// The rows of the table, and clusters of them.
+/// The table's rows, and their clusters.
 fn cluster(
     table: pg_sys::Oid,
     id_column: &CStr,
@@ -103,10 +103,10 @@ fn cluster(
 
 // ---------------------------------------------------------------- rows
 
-/// Takes id and prepared vector of a row.
+/// Called with id and prepared vector of a row.
 type VisitRow<'a> = dyn FnMut(i64, &[f32]) -> Result<(), SqlError> + 'a;
 
-/// Ids and vectors of a table, as the caller may see them.
+/// Ids and vectors of a table, as visible to the caller.
 struct Rows {
     query: String,
     vector_column: String,
@@ -135,7 +135,7 @@ impl Rows {
         Ok(Rows { query, vector_column, id_column, metric, resources: resources() })
     }
 
-    /// Shows `visit` id and vector, prepared, of each row; those without a direction are left out under cosine.
+    /// Calls `visit` with id and prepared vector of each row. Under cosine, zero vectors are left out.
     fn scan(&self, visit: &mut VisitRow) -> Result<(), SqlError> {
         let mut cursor = Cursor::open(&self.query);
         let (mut limit, mut prepared) = (FIRST_FETCH_ROWS, Vec::new());
@@ -150,7 +150,7 @@ impl Rows {
             if fetched < limit {
                 return Ok(());
             }
-            // Detoasted one by one, but a table may store them inline.
+            // Detoasted vectors are freed one by one, but inline ones are in memory for a whole fetch.
             let row_bytes = size_of_val(prepared.as_slice()).max(1);
             limit = (self.resources.batch_bytes / 2 / row_bytes).clamp(1, 10_000);
         }
@@ -197,21 +197,21 @@ impl Rows {
 
 // ---------------------------------------------------------------- sample
 
-/// The rows whose ids have the smallest hashes: a random sample that does not depend on the order of the rows.
+/// The rows whose ids have the smallest hashes: a random sample that does not depend on the rows' order.
 struct Sample {
     seed: u64,
     dims: usize,
     max_rows: usize,
     /// Row-major, by slot.
     values: Vec<f32>,
-    /// Hash, id and slot of what is in it, the largest hash first.
+    /// Hash, id and slot of the chosen rows; the largest hash first.
     chosen: BinaryHeap<(u64, i64, usize)>,
     rows_seen: u64,
 }
 
 impl Sample {
     fn new(plan: &ClusteringPlan, seed: u64, dims: usize, work_bytes: u64) -> Result<Self, SqlError> {
-        // A sampled row has an entry in the heap and one in its order.
+        // Each sampled row has an entry in the heap and one in the final order.
         let bytes = |rows: usize| plan.bytes(rows, dims) + 48 * rows as u64;
         let shortage = |code, message: &str, available: u64| {
             let needed = bytes(plan.clusters()).div_ceil(1 << 20);
@@ -254,13 +254,13 @@ impl Sample {
         }
     }
 
-    /// Row-major, in the order of the hashes.
+    /// The sampled values, row-major, in the order of the hashes.
     fn into_rows(self) -> Vec<f32> {
         let Sample { dims, mut values, chosen, .. } = self;
         let mut sources: Vec<usize> = chosen.into_sorted_vec().into_iter().map(|(_, _, slot)| slot).collect();
         let mut first = vec![0.0; dims];
         for start in 0..sources.len() {
-            // Each cycle of the permutation is gone through once; what is in place is its own source.
+            // Permutes in place: follows each cycle of the permutation once; a row already in place is a cycle of one.
             first.copy_from_slice(&values[start * dims..][..dims]);
             let mut at = start;
             loop {
@@ -277,7 +277,7 @@ impl Sample {
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): each bit of the result hangs on each of the argument.
+/// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): each bit of the result depends on all bits of the argument.
 fn mixed(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -316,7 +316,7 @@ fn find(rows: &Rows, plan: &ClusteringPlan) -> Result<Clustering, SqlError> {
     clustering::find(plan, &values, dims, rows.resources.threads)
 }
 
-/// Shows `visit` id, number of the nearest centroid and distance of each row.
+/// Calls `visit` with id, number of the nearest centroid and distance of each row.
 fn assign(
     rows: &Rows,
     clustering: &Clustering,

@@ -1,4 +1,4 @@
-//! `vekter_quantize()` and `vekter_reconstruct()`: what a lossy index keeps of a vector.
+//! `vekter_quantize()` and `vekter_reconstruct()`: the codes of a lossy index, and the vectors they decode to.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -49,7 +49,7 @@ fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, S
     codes::reconstruct(index, &versions, rows)
 }
 
-/// The rows with this id that the caller sees: where they are, and their vectors.
+/// TIDs and vectors of the rows with this id that are visible to the caller.
 fn visible_rows(target: &Target, id: i64) -> Result<(Vec<Tid>, Vec<Vec<f32>>), SqlError> {
     let query = format!(
         "SELECT ctid, {vector} FROM ONLY {table} WHERE {key} OPERATOR(pg_catalog.=) $1 AND {is_covered}",

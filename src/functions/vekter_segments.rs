@@ -1,4 +1,4 @@
-//! `vekter_segments()`: the segments of an index, one row for each.
+//! `vekter_segments()`: the segments of an index, one per row.
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;

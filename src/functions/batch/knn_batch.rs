@@ -10,8 +10,8 @@ use crate::pg::results::ResultRows;
 use crate::pg::text::Text;
 use crate::vector::Vectors;
 
-/// Arguments are declared as `(regclass, vector[], integer, text, double precision)`. No rows where one of the first three
-/// is NULL, as of a STRICT function.
+/// Arguments are declared as `(regclass, vector[], integer, text, double precision)`. Returns no rows if one of the
+/// first three is NULL, like a STRICT function.
 #[pg_extern]
 fn knn_batch(
     index: Option<pg_sys::Oid>,
@@ -54,7 +54,7 @@ fn answer(
     }
     let numbered = || (queries.first_subscript()..).zip(queries.elements());
     let numbered = || numbered().filter_map(|(query_no, query)| query.map(|query| (query_no, query)));
-    // Every element is looked at before the first search.
+    // Check every element before the first search.
     let mut dims = searcher.dims();
     for (query_no, query) in numbered() {
         check_dims(query_no, query.dims(), *dims.get_or_insert(query.dims()))?;

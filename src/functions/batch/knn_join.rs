@@ -1,7 +1,7 @@
 //! `knn_join()`: the nearest rows of an index for each row of another table.
 //!
-//! A cursor over the other table feeds batches of queries, and the result goes to a tuple store, so that memory stays
-//! bounded whatever the sizes.
+//! A cursor over the left table fills batches of queries, and results go to a tuple store, so memory is bounded
+//! whatever the tables' sizes.
 
 use core::ffi::CStr;
 
@@ -19,12 +19,12 @@ use crate::pg::spi::{Cursor, Row};
 use crate::pg::text::{Text, from_c, from_server};
 use crate::vector::Vector;
 
-/// Counted from 0.
+/// Argument numbers start at 0.
 const ID_TYPE_ARGUMENT: i32 = 7;
 
-/// Arguments are declared as `(regclass, name, name, regclass, integer, text, double precision)`. Of one more, only the
-/// type counts: it is that of the left ids, which else are bigint. No rows where one of the first five is NULL, as of a
-/// STRICT function.
+/// Arguments are declared as `(regclass, name, name, regclass, integer, text, double precision)`. The last argument is
+/// optional; only its type matters: it is the type of the left ids, bigint by default. Returns no rows if one of the
+/// first five is NULL, like a STRICT function.
 #[pg_extern]
 #[expect(clippy::too_many_arguments, reason = "the signature is SQL's")]
 fn knn_join(
@@ -61,7 +61,7 @@ fn join(
     })
 }
 
-/// The rows for which neighbours are wanted.
+/// The left table: a neighbour search runs for each of its rows.
 struct Left<'a> {
     table: pg_sys::Oid,
     id: &'a CStr,
@@ -69,14 +69,14 @@ struct Left<'a> {
     id_type: pg_sys::Oid,
 }
 
-/// The copy of a row's id; None for NULL.
+/// A copy of a row's id; None for NULL.
 struct LeftId {
     datum: Option<pg_sys::Datum>,
     is_by_value: bool,
 }
 
 impl<'a> Left<'a> {
-    /// None where a name is NULL.
+    /// None if a name is NULL.
     fn named(
         table: Option<pg_sys::Oid>,
         id: Option<&'a CStr>,
@@ -120,7 +120,7 @@ impl<'a> Left<'a> {
         }
     }
 
-    /// Err unless there are such columns, and their values can become what is wanted.
+    /// Err unless the columns exist and can be cast to the required types.
     fn check_columns(&self, vector_type: pg_sys::Oid) -> Result<(), SqlError> {
         let table = target::relation_name(self.table)?;
         for (column, wanted, is_id) in [(self.id, self.id_type, true), (self.vector, vector_type, false)] {
@@ -150,7 +150,7 @@ impl<'a> Left<'a> {
         Ok(())
     }
 
-    /// The table's ids and vectors, as their types are wanted.
+    /// A query for the left table's ids and vectors, cast to the required types.
     fn query_text(&self, vector_type: pg_sys::Oid) -> Result<String, SqlError> {
         let column = |name: &CStr| quote_identifier(from_server(name.to_bytes()));
         Ok(format!(
@@ -163,7 +163,7 @@ impl<'a> Left<'a> {
         ))
     }
 
-    /// A copy of the row's id, which outlives the row and the cursor.
+    /// A copy of the row's id that outlives the row and the cursor.
     fn id_of(&self, row: &Row) -> LeftId {
         let (mut length, mut is_by_value) = (0, false);
         // SAFETY: looks a catalogue row up by oid; the datum is of that type, and SPI is connected by the row's cursor.

@@ -1,4 +1,4 @@
-//! What a session remembers about the relations that it searches, until something changes that their queries name.
+//! Caches the description of the relations that a session searches, until an object that their queries name changes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -11,26 +11,26 @@ use crate::pg::catalogue;
 use crate::pg::error::SqlError;
 use crate::pg::invalidation::{self, Change, NameKey};
 
-/// More relations than a session searches at a time.
+/// Limit on the cached relations.
 const MAX_KNOWN: usize = 100;
 
-/// A relation as it was looked up.
+/// The description of a relation.
 pub struct Known {
     pub target: Target,
-    /// What is named in its queries: the index, its partitions, the table ...
+    /// Relations that its queries name: the index, its partitions, the table ...
     relations: HashSet<pg_sys::Oid>,
-    /// ... operators, functions, types and schemas.
+    /// ... and operators, functions, types and schemas.
     names: HashSet<NameKey>,
     is_stale: Cell<bool>,
 }
 
 thread_local! {
     static KNOWN: RefCell<HashMap<pg_sys::Oid, Rc<Known>>> = RefCell::default();
-    /// Of anything at all: some come while a relation is being looked up.
+    /// Counts all invalidations: some arrive while a relation is being looked up.
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Everything about a table or an index. It stays the same value until something of it changes.
+/// The description of a table or an index. Returns the same value until something in it changes.
 pub fn describe(relation: pg_sys::Oid) -> Result<Rc<Known>, SqlError> {
     invalidation::listen(forget);
     let known = KNOWN.with_borrow(|known| known.get(&relation).cloned());
@@ -40,7 +40,7 @@ pub fn describe(relation: pg_sys::Oid) -> Result<Rc<Known>, SqlError> {
     let changes = CHANGES.get();
     let found = look_up(relation)?;
     let found = match known {
-        // What changed was something else about the relation: how many rows it has, where its pages are.
+        // The invalidation was about something else, such as the relation's number of rows or its pages.
         Some(known) if known.is_same(&found) => known,
         _ => Rc::new(found),
     };
@@ -68,7 +68,7 @@ impl Known {
     }
 }
 
-/// Classes and objects whose names, or whose schemas' names, are in the definition of an index.
+/// Classes and oids of the objects whose names, or whose schemas' names, are in the definition of an index.
 const NAMED: &str = r#"
 WITH named (class, object) AS (
     SELECT d.refclassid, d.refobjid FROM pg_catalog.pg_depend d
@@ -103,7 +103,7 @@ fn look_up(relation: pg_sys::Oid) -> Result<Known, SqlError> {
     Ok(Known { target, relations, names, is_stale: Cell::new(false) })
 }
 
-/// The cache whose changes tell of new names of a class of objects.
+/// The catalogue cache whose invalidations report changed names of a class of objects.
 fn cache_of(class: pg_sys::Oid) -> Option<SysCacheIdentifier::Type> {
     match class {
         pg_sys::ProcedureRelationId => Some(SysCacheIdentifier::PROCOID),
@@ -114,7 +114,7 @@ fn cache_of(class: pg_sys::Oid) -> Option<SysCacheIdentifier::Type> {
     }
 }
 
-/// PostgreSQL takes such messages in the middle of its work: this only looks and marks.
+/// PostgreSQL sends invalidations in the middle of its work, so this only compares and marks.
 fn forget(change: Change) {
     CHANGES.set(CHANGES.get().wrapping_add(1));
     KNOWN.with_borrow(|known| {

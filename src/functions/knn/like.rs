@@ -7,8 +7,8 @@ use crate::functions::target::Target;
 use crate::pg::error::SqlError;
 use crate::pg::spi;
 
-/// The indexed value of the row with that id, as the caller sees the table, in the memory that is current now. Of several
-/// rows with that id it is the one that the index covers; where it covers none, another's neighbours are asked for.
+/// The indexed value of the row with this id, as visible to the caller, in the current memory context. If several rows
+/// have the id, a row covered by the index is preferred.
 pub fn stored_vector(relation: pg_sys::Oid, id: i64) -> Result<pg_sys::Datum, SqlError> {
     let known = known::describe(relation)?;
     let target = &known.target;
@@ -36,7 +36,7 @@ pub fn stored_vector(relation: pg_sys::Oid, id: i64) -> Result<pg_sys::Datum, Sq
     }
 }
 
-/// Of two rows at most that have the id and meet the condition.
+/// The vectors of at most two rows that have the id and satisfy the condition.
 fn vectors(target: &Target, column: &str, id: i64, condition: &str) -> Vec<Option<pg_sys::Datum>> {
     let query = format!(
         "SELECT {} FROM {} WHERE {column} OPERATOR(pg_catalog.=) $1 AND ({condition}) LIMIT 2",

@@ -1,7 +1,8 @@
-//! The knn family: the nearest rows of a query, of a stored row, within a radius; as ids or as whole rows.
+//! The knn family: the nearest rows to a query vector or to a stored row, optionally within a radius; as ids or as
+//! whole rows.
 //!
-//! Each runs an ordinary query over the table, with a hint that makes the planner take the named index
-//! (`am::plan_hint`): privileges, row-level security and visibility are PostgreSQL's own, and the distance is the
+//! Each function runs an ordinary query over the table, with a hint that makes the planner use the named index
+//! (`am::plan_hint`). So privileges, row-level security and visibility are PostgreSQL's, and the distance is the
 //! operator's.
 
 mod filter;
@@ -23,7 +24,7 @@ use query::{Asked, Output, Question};
 
 type Found = TableIterator<'static, (name!(id, i64), name!(distance, f64))>;
 
-/// No rows where one of the first three is NULL, as of a STRICT function.
+/// Returns no rows if one of the first three arguments is NULL, like a STRICT function.
 #[pg_extern]
 fn knn(
     index: Option<pg_sys::Oid>,
@@ -42,7 +43,7 @@ fn knn(
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
-/// The rows whose distance is `radius` at most.
+/// Rows at a distance of at most `radius`.
 #[pg_extern]
 fn knn_within(
     index: Option<pg_sys::Oid>,
@@ -72,7 +73,7 @@ fn knn_within(
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
-/// The neighbours of a stored row, without itself.
+/// The neighbours of a stored row, without the row itself.
 #[pg_extern]
 fn knn_like(
     index: Option<pg_sys::Oid>,
@@ -99,7 +100,7 @@ fn knn_like(
     TableIterator::new(query::ids(&question, &asked).or_raise())
 }
 
-/// Whole rows of the table whose row type the first argument has.
+/// Whole rows of the table, whose row type is that of the first argument.
 #[pg_extern]
 #[expect(clippy::too_many_arguments, reason = "the signature is SQL's")]
 fn knn_rows(

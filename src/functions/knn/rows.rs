@@ -1,4 +1,4 @@
-//! Which table a row type belongs to.
+//! Finds the table of a row type.
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
@@ -6,7 +6,7 @@ use super::known;
 use crate::functions::target;
 use crate::pg::error::SqlError;
 
-/// The faiss index to search for rows of a type: the one that is named, if it is the table's, or the table's only one.
+/// The faiss index to search for rows of this type: the given one, if it belongs to the table, or the table's only one.
 pub fn index_of(row_type: pg_sys::Oid, index: Option<pg_sys::Oid>) -> Result<pg_sys::Oid, SqlError> {
     // SAFETY: looks catalogue rows up by oid.
     let table = unsafe { pg_sys::get_typ_typrelid(row_type) };

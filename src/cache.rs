@@ -1,20 +1,21 @@
 //! The cache of segment files: one file per segment and server, mapped read-only by every backend.
 //!
-//! The truth is in the index's pages; a file here is only a copy, so any of them may vanish at any time and costs no
-//! more than writing it again. A file is believed only if it is a regular file of the expected length, and if its
-//! whole CRC-32C was seen to be right since this server started: the first who opens it reads it all and leaves a
-//! *stamp*, a small file beside it that names the server's start, the inode, length and times it verified. Others
-//! compare the stamp, and verify again where it differs.
+//! The index's pages are authoritative; a cache file is only a copy, so it may vanish at any time and is then written
+//! again. A file is trusted only if it is a regular file of the expected length and its CRC-32C has been verified since
+//! this server started. The first backend to open a file reads all of it and writes a *stamp*: a small file beside it
+//! with the server's start time and the inode, length and times of the verified file. Other backends compare the stamp,
+//! and verify again if it differs.
 //!
-//! Files are written under a temporary name, preallocated (a full disk is an error then, not a SIGBUS later), synced
-//! and renamed; they are never truncated or written again, since other backends have them mapped. Who writes a file that
-//! it does not need itself leaves the sync to whoever opens it first; without one there is no stamp.
+//! Files are written under a temporary name, preallocated (so that a full disk is an error now, not a SIGBUS later),
+//! synced and renamed. They are never truncated or rewritten, because other backends have them mapped. A writer that
+//! does not need the file itself leaves the sync to the first backend that opens it; until the sync there is no stamp.
 //!
-//! Who writes a file holds a lock on it (flock) until others can tell that it is needed: a *claim*. It ends with the process
-//! at the latest, so a file without one that nothing names is garbage.
+//! A writer holds a lock on its file (flock), a *claim*, until other processes can tell that the file is needed. The
+//! lock ends with the process at the latest, so a file that is neither claimed nor named by a manifest is garbage.
 //!
-//! Where there is a limit, the files that were used longest ago go first: the time of a stamp says when its file was
-//! used last. To remove a file that is mapped is harmless: the map stays, and the space comes back with its end.
+//! If the cache has a limit, the least recently used files are removed first; a stamp's modification time is the time
+//! of the last use. Removing a mapped file is harmless: the mapping stays valid, and the disk space is freed when it
+//! ends.
 
 mod writer;
 
@@ -34,14 +35,14 @@ use crate::failpoint;
 pub use writer::{CacheWriter, Claim, SyncAt};
 use writer::{claim, try_claim};
 
-/// In the data directory. Base backups, pg_rewind and pg_checksums skip names with this beginning (basebackup.c,
-/// `excludeDirContents`), and crash recovery does not remove it: the cache stays warm over a restart.
+/// Name of the folder in the data directory. Base backups, pg_rewind and pg_checksums skip names with this prefix
+/// (basebackup.c, `excludeDirContents`), and crash recovery does not remove it, so the cache survives a restart.
 const FOLDER: &str = "pgsql_tmp_vekter";
-/// Bytes that are verified between two ticks: milliseconds from memory, a fraction of a second from a slow disk.
+/// Bytes verified between two ticks: milliseconds from memory, a fraction of a second from a slow disk.
 const VERIFY_BYTES: usize = 16 << 20;
 const STAMP_SUFFIX: &str = ".verified";
 
-/// What a cache file holds. The segment's random id alone makes it unique; the others tell the sweeper whom to ask.
+/// Identity of a cache file. The segment's random id alone is unique; the sweeper uses the other two to find its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey {
     pub database: u32,
@@ -65,7 +66,7 @@ impl FileKey {
     }
 }
 
-/// A mapped cache file; the map ends with the value.
+/// A mapped cache file; dropping it unmaps the file.
 pub struct Mapping {
     start: *mut core::ffi::c_void,
     bytes: usize,
@@ -102,25 +103,25 @@ impl Drop for Mapping {
     }
 }
 
-/// What a look at a file's bytes shows.
+/// Result of examining a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
     Missing,
     Right,
-    /// Something else is in the file's place, or its bytes are not what they should be.
+    /// The path is not a regular file of the right length, or the checksum is wrong.
     Wrong,
 }
 
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
-    /// Tells one run of the server from the next.
+    /// Start time of the server, to recognise stamps of earlier runs.
     server_start: i64,
-    /// For all files together; a single larger one is cached all the same.
+    /// Limit for all files together; a single larger file is cached anyway.
     limit_bytes: Option<u64>,
 }
 
-/// Something in the folder.
+/// An entry of the folder.
 struct Entry {
     path: PathBuf,
     key: FileKey,
@@ -131,7 +132,7 @@ struct Entry {
 enum Role {
     Segment,
     Stamp,
-    /// Unfinished.
+    /// A file being written.
     Temporary,
 }
 
@@ -140,8 +141,8 @@ impl Cache {
         Cache { folder: data_directory.join(FOLDER), server_start, limit_bytes }
     }
 
-    /// The file of `key` if it is there and to be trusted; None: write it (again).
-    /// `tick` is called now and then while a file is verified.
+    /// Opens the file of `key` if it exists and is valid; None if it must be written (again). `tick` is called from
+    /// time to time during verification.
     pub fn open(
         &self,
         key: &FileKey,
@@ -161,7 +162,7 @@ impl Cache {
         Some(Arc::new(mapping))
     }
 
-    /// The file of `key` if it is there and somebody has verified it since this server started.
+    /// Opens the file of `key` if it exists and has been verified since this server started.
     pub fn open_verified(&self, key: &FileKey, bytes: u64) -> Option<Arc<Mapping>> {
         let (mapping, _, stamp) = self.map(key, bytes)?;
         let is_verified = fs::read_to_string(self.stamp_path(key)).is_ok_and(|known| known == stamp);
@@ -172,18 +173,19 @@ impl Cache {
         Some(Arc::new(mapping))
     }
 
-    /// Notes that the file of `key` is in use, so that it stays when others have to go.
+    /// Records that the file of `key` was used now.
     pub fn note_use(&self, key: &FileKey) {
         use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
         if self.limit_bytes.is_some() {
             let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
             let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
-            // Where the stamp is gone, the file is or will be.
+            // If the stamp is gone, so is the file, or soon will be.
             let _ = utimensat(CWD, self.stamp_path(key), &times, AtFlags::SYMLINK_NOFOLLOW);
         }
     }
 
-    /// The file of `key`, unverified, and the stamp that it should have; None: there is no regular file of this length.
+    /// Maps the file of `key` without verification, and returns the stamp it should have; None if there is no regular
+    /// file of this length.
     fn map(&self, key: &FileKey, bytes: u64) -> Option<(Mapping, File, String)> {
         let path = self.folder.join(key.file_name());
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
@@ -196,7 +198,7 @@ impl Cache {
         Some((mapping, file, self.stamp(&metadata)))
     }
 
-    /// What is in the file of `key`, whatever its stamp says.
+    /// Verifies the file of `key`, whatever its stamp says.
     pub fn examine(&self, key: &FileKey, bytes: u64, crc32c: u32, tick: &mut dyn FnMut()) -> Content {
         if fs::symlink_metadata(self.folder.join(key.file_name())).is_err() {
             return Content::Missing;
@@ -206,28 +208,27 @@ impl Cache {
         if is_right { Content::Right } else { Content::Wrong }
     }
 
-    /// Whether there is a file of `key` with the right length.
+    /// Whether a file of `key` with this length exists.
     pub fn has(&self, key: &FileKey, bytes: u64) -> bool {
         fs::symlink_metadata(self.folder.join(key.file_name()))
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
     }
 
-    /// Whether the file of `key` is the one that is mapped: another one, or none, and the map keeps the space of a file
-    /// that was removed.
+    /// Whether `mapping` is of the current file of `key`. If not, it holds the disk space of a removed file.
     pub fn is_current(&self, key: &FileKey, mapping: &Mapping) -> bool {
         let metadata = fs::symlink_metadata(self.folder.join(key.file_name()));
         metadata.is_ok_and(|metadata| metadata.ino() == mapping.inode)
     }
 
-    /// Removes the file of `key`. Whoever has it mapped keeps it so.
+    /// Removes the file of `key`. Existing mappings stay valid.
     pub fn remove(&self, key: &FileKey) {
         for path in [self.folder.join(key.file_name()), self.stamp_path(key)] {
-            // Somebody else may have removed it already; what cannot be removed now is swept later.
+            // Another process may have removed it already; if it cannot be removed now, a later sweep will.
             let _ = remove(&path);
         }
     }
 
-    /// Starts a file of `bytes`; nobody sees it before `publish`.
+    /// Starts to write a file of `bytes`; it becomes visible with `publish`.
     pub fn create(&self, key: FileKey, bytes: u64) -> io::Result<CacheWriter<'_>> {
         if let Some(limit_bytes) = self.limit_bytes {
             self.shrink_to(limit_bytes.saturating_sub(bytes), 0);
@@ -237,7 +238,7 @@ impl Cache {
         CacheWriter::start(self, key, path, file, bytes)
     }
 
-    /// The folder may vanish at any time, also between making it and the file in it.
+    /// Creates a file, and the folder if necessary. The folder may vanish at any time, even between the two steps.
     fn create_file(&self, path: &Path) -> io::Result<File> {
         const ATTEMPTS: usize = 10;
         let attempt = || -> io::Result<File> {
@@ -245,7 +246,7 @@ impl Cache {
             remove(path)?;
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
             claim(&file);
-            // A sweeper may have come between the two.
+            // A sweep may have removed the file before it was locked.
             if fs::symlink_metadata(path)?.ino() == file.metadata()?.ino() {
                 return Ok(file);
             }
@@ -253,7 +254,7 @@ impl Cache {
         };
         for _ in 1..ATTEMPTS {
             match attempt() {
-                // Exists: and was gone when the standard library looked whether it is a folder.
+                // EEXIST: the folder vanished again before the standard library checked that it is a folder.
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
                 outcome => return outcome,
@@ -262,9 +263,9 @@ impl Cache {
         attempt()
     }
 
-    /// Removes every file that `keep` does not want, unless it is younger than `min_age` or claimed; what writers left that
-    /// are no more; and what is more than the limit. `keep` answers for the moment at which it is asked: by the time that a
-    /// file is found without a claim, its writer may have made it known.
+    /// Removes every file for which `keep` returns false, unless it is younger than `min_age` or claimed; then
+    /// temporary files of processes that are gone, and the least recently used files above the limit. `keep` must
+    /// answer for the moment of the call: when a file is found unclaimed, its writer may just have published it.
     pub fn sweep(&self, min_age: Duration, mut keep: impl FnMut(&FileKey) -> bool) {
         for Entry { path, key, role } in self.entries() {
             let claimed = match role {
@@ -272,26 +273,26 @@ impl Cache {
                 Role::Segment | Role::Stamp if keep(&key) || age(&path) < min_age => continue,
                 Role::Segment | Role::Stamp => self.folder.join(key.file_name()),
             };
-            // Held while the file is removed, so that nobody claims it meanwhile.
+            // The claim is held during the removal, so that no other process can claim the file.
             let own = match try_claim(&claimed) {
                 Ok(own) => own,
                 Err(()) => continue,
             };
             if role == Role::Temporary || !keep(&key) {
                 failpoint::reach("cache.sweeping");
-                // Another backend may have swept it already; what cannot be removed now is tried again next time.
+                // Another process may have swept it already; if it cannot be removed now, the next sweep will.
                 let _ = remove(&path);
             }
             drop(own);
         }
         if let Some(limit_bytes) = self.limit_bytes {
-            // One that is larger than the limit would otherwise be written again after each sweep.
+            // Spare the last used file: one larger than the limit would otherwise be rewritten after each sweep.
             self.shrink_to(limit_bytes, 1);
         }
     }
 
-    /// Removes segments' files, those that were used longest ago first, until all files together take no more. Leaves
-    /// the `spared` that were used last.
+    /// Removes the least recently used segment files until the total is within `bytes`. Keeps the `spared` most
+    /// recently used.
     fn shrink_to(&self, bytes: u64, spared: usize) {
         let (mut segments, mut total) = (Vec::new(), 0);
         for Entry { path, key, role } in self.entries() {
@@ -313,7 +314,7 @@ impl Cache {
         }
     }
 
-    /// Bytes of the files of `index`.
+    /// Total bytes of the files of `index`.
     pub fn bytes_of(&self, database: u32, index: u32) -> u64 {
         self.entries()
             .filter(|entry| entry.key.database == database && entry.key.index == index)
@@ -343,7 +344,7 @@ impl Cache {
         format!("{} {} {} {mtime:?} {ctime:?}", self.server_start, of.ino(), of.len())
     }
 
-    /// Without a stamp the next backend verifies once more; so failing to write it is no error.
+    /// A failure is not an error: without a stamp, the next backend verifies again.
     fn write_stamp(&self, key: &FileKey, stamp: &str) {
         let temporary =
             self.folder.join(format!("{}{STAMP_SUFFIX}.tmp.{}", key.file_name(), std::process::id()));
@@ -356,7 +357,7 @@ impl Cache {
     }
 }
 
-/// CRC-32C; `tick` is called now and then.
+/// Computes CRC-32C; calls `tick` from time to time.
 fn checksum(bytes: &[u8], tick: &mut dyn FnMut()) -> u32 {
     bytes.chunks(VERIFY_BYTES).fold(0, |crc, part| {
         tick();
@@ -364,13 +365,13 @@ fn checksum(bytes: &[u8], tick: &mut dyn FnMut()) -> u32 {
     })
 }
 
-/// Time since the file was written; none if it is gone or of the future.
+/// Time since the file was written; zero if it is gone or its time is in the future.
 fn age(path: &Path) -> Duration {
     let modified = fs::symlink_metadata(path).and_then(|metadata| metadata.modified());
     modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default()
 }
 
-/// Removes a file, link or folder; nothing there is fine.
+/// Removes a file, link or folder; it may be missing.
 fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),

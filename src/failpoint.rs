@@ -1,8 +1,8 @@
-//! Failpoints: named steps at which a test can crash, fail or hold this process.
+//! Failpoints: named points at which a test can crash, fail or pause this process.
 //!
-//! They do something only in a build with the cargo feature `failpoints`, which nobody installs; elsewhere a call is
-//! nothing. A test arms them with the setting `vekter.failpoint`, a list such as
-//! `publish.before_root=crash, build.added=wait@2`. Actions:
+//! They exist only in builds with the cargo feature `failpoints`, which are never released; otherwise a call compiles
+//! to nothing. A test arms them with the setting `vekter.failpoint`, for example `publish.before_root=crash,
+//! build.added=wait@2`. Actions:
 //!
 //! * `crash`: SIGKILL to this process, upon which the postmaster ends the others and recovers.
 //! * `error`: an ERROR of PostgreSQL's kind, or an I/O error where the step can meet one.
@@ -10,10 +10,10 @@
 //! * `wait`: makes the file `failpoint.NAME.PID` in the data directory and waits until it is removed, or until the
 //!   query is cancelled (not under a buffer lock, where PostgreSQL takes no interrupts).
 //!
-//! `@N` acts at the N-th time only that this process comes to the step after the setting was made.
+//! `@N`: acts only when this process reaches the point for the N-th time after it was armed.
 //!
-//! Such a build also has the setting `vekter.longest_pause`: waits that are there to spare the processor last no longer
-//! than that, so that tests need not sit through them.
+//! Such builds also have the setting `vekter.longest_pause`, a limit on all waits that only save processor time, so
+//! that tests need not sit through them.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ mod armed;
 #[cfg(feature = "failpoints")]
 pub use armed::{arm, initialise, is_valid, set_longest_pause};
 
-/// Every failpoint, by the work that comes to them. A test reads this list, one name in a line.
+/// All failpoints, by the work that reaches them. A test parses this list, one name per line.
 pub const NAMES: &[&str] = &[
     "build.sampled",
     "build.trained",
@@ -81,7 +81,7 @@ pub const NAMES: &[&str] = &[
     "cache.sweeping",
 ];
 
-/// The work has come to step `name` of `NAMES`.
+/// Marks failpoint `name` of `NAMES`.
 #[inline(always)]
 pub fn reach(name: &'static str) {
     #[cfg(feature = "failpoints")]
@@ -90,7 +90,7 @@ pub fn reach(name: &'static str) {
     let _ = name;
 }
 
-/// As `reach`, at a step that can fail for the operating system's reasons.
+/// As `reach`, where the failpoint can return an I/O error.
 #[inline(always)]
 pub fn reach_io(name: &'static str) -> std::io::Result<()> {
     #[cfg(feature = "failpoints")]
@@ -102,7 +102,7 @@ pub fn reach_io(name: &'static str) -> std::io::Result<()> {
     }
 }
 
-/// How long to wait where `usual` is the time that spares the processor.
+/// A wait of `usual`, or less under `vekter.longest_pause`.
 #[inline(always)]
 pub fn pause(usual: Duration) -> Duration {
     #[cfg(feature = "failpoints")]

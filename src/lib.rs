@@ -1,4 +1,4 @@
-//! vekter: FAISS inside PostgreSQL. `src/README.md` is the map of this house.
+//! vekter: FAISS inside PostgreSQL. `src/README.md` describes the architecture.
 
 #[cfg(not(panic = "unwind"))]
 compile_error!("PostgreSQL's errors cross Rust frames by unwinding: build with panic = \"unwind\"");
@@ -17,7 +17,7 @@ pub mod vector;
 
 pgrx::pg_module_magic!();
 
-/// Called once in each process that loads the library; in the postmaster if it is preloaded. Starts no thread.
+/// Called once in each process that loads the library; in the postmaster if it is preloaded. Must start no thread.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::error::leave_backtraces_out();

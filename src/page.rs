@@ -1,22 +1,22 @@
-//! The frame of every page that vekter writes: PostgreSQL's header, a body, and a tag that says what page it is.
+//! The frame of every page that vekter writes: PostgreSQL's header, a body, and a tag with the page's identity.
 
-/// Size of a page; PostgreSQL's default block size, the only one supported.
+/// Page size; PostgreSQL's default block size, the only one supported.
 pub const PAGE_BYTES: usize = 8192;
 /// PostgreSQL's page header (`SizeOfPageHeaderData`).
 pub const PAGE_HEADER_BYTES: usize = 24;
 /// The tag in the special space of each page.
 pub const TAG_BYTES: usize = 32;
-/// What a page holds beside its header and its tag.
+/// Bytes between header and tag.
 pub const BODY_BYTES: usize = PAGE_BYTES - PAGE_HEADER_BYTES - TAG_BYTES;
 
-/// Version of all formats: of this one, and those of `index::format`.
+/// Version of this format and those of `index::format`.
 pub const FORMAT_VERSION: u16 = 7;
-/// "no block": PostgreSQL's `InvalidBlockNumber`.
+/// PostgreSQL's `InvalidBlockNumber`.
 pub const NO_BLOCK: u32 = u32::MAX;
 
 const TAG_MAGIC: u16 = 0xFA15;
 
-/// What a page is used for.
+/// The use of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PageKind {
@@ -24,20 +24,20 @@ pub enum PageKind {
     Delta = 2,
     DeltaOverflow = 3,
     Blob = 4,
-    /// Referenced by nothing any more; `PageTag::full_xid` is the horizon after which it may be used again. Until then
-    /// its content stays as it was, for searches that are on their way to it.
+    /// Unreachable; may be reused when the horizon has passed `PageTag::full_xid`. Until then it keeps its content for
+    /// searches that are on their way to it.
     Retired = 5,
 }
 
-/// Identity of a page, in its special space: a reader that meets another tag than it expects has met a page that was
-/// used again, and starts over from the root (invariant 5).
+/// Identity of a page, in its special space. A reader that finds another tag than expected has met a reused page, and
+/// restarts from the root (invariant 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageTag {
-    /// The blob's id; the index's id for meta and delta pages; `DeltaHead::overflow_id` for overflow pages.
+    /// The blob's id; for meta and delta pages the index's id; for overflow pages `DeltaHead::overflow_id`.
     pub owner: u128,
-    /// The next full transaction id when the page was written; of a retired page, when it was retired.
+    /// The next full transaction id when the page was written, or for a retired page, when it was retired.
     pub full_xid: u64,
-    /// Position in the blob or among an entry's overflow pages; of a delta page its number in the chain.
+    /// Number of the page in its blob or among an entry's overflow pages; for a delta page its number in the chain.
     pub chunk: u32,
     pub kind: PageKind,
 }
@@ -54,7 +54,7 @@ impl PageTag {
         bytes
     }
 
-    /// None: not a page of this format (all zero, torn, or another extension's).
+    /// None if the page has another format (all zero, torn, or another extension's).
     pub fn from_bytes(bytes: &[u8; TAG_BYTES]) -> Option<Self> {
         if bytes[30..32] != TAG_MAGIC.to_le_bytes() || bytes[29] != FORMAT_VERSION as u8 {
             return None;
@@ -76,7 +76,7 @@ impl PageTag {
     }
 }
 
-/// Copies a slice whose length the caller has fixed into an array.
+/// Copies a slice of known length into an array.
 pub fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut out = [0u8; N];
     out.copy_from_slice(bytes);

@@ -1,6 +1,6 @@
-//! Whether this processor can run what the compiler made: the library targets x86-64-v3.
+//! Checks that the processor supports x86-64-v3, which the library is compiled for.
 
-/// Raises an error instead of letting the backend die of an illegal instruction.
+/// Raises an error; otherwise the backend would crash with an illegal instruction.
 pub fn check() {
     if let Some(missing) = missing_feature() {
         pgrx::ereport!(
@@ -12,7 +12,7 @@ pub fn check() {
     }
 }
 
-/// Asks the processor itself: `is_x86_feature_detected` is true by definition for what the compiler may use.
+/// Queries the processor itself: `is_x86_feature_detected` is constant for features enabled at compile time.
 #[cfg(target_arch = "x86_64")]
 fn missing_feature() -> Option<&'static str> {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
@@ -21,7 +21,7 @@ fn missing_feature() -> Option<&'static str> {
     let has_leaf_7 = __cpuid(0).eax >= 7;
     let extended = if has_leaf_7 { __cpuid_count(7, 0).ebx } else { 0 };
     let amd = __cpuid(0x8000_0001).ecx;
-    // x86-64 psABI, table 3.1; OSXSAVE stands for the system's saving of the wide registers.
+    // x86-64 psABI, table 3.1; OSXSAVE means that the operating system saves the wide registers.
     let features = [
         ("FMA", basic, 12),
         ("MOVBE", basic, 22),

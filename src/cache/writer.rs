@@ -1,4 +1,4 @@
-//! Writing a cache file, which nobody sees before it is complete and nobody sweeps before it is known.
+//! Writes a cache file, which is invisible until it is complete and claimed until a manifest names it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,31 +12,31 @@ use rustix::io::Errno;
 use super::{Cache, FileKey, Mapping};
 use crate::failpoint;
 
-/// Bytes that are written between two syncs. A sync waits for the disk and hears no signal, so it has to be short.
+/// Bytes written between two syncs. A sync cannot be interrupted, so it must be short.
 const SYNC_BYTES: u64 = 32 << 20;
 
-/// Keeps a new file from being swept before anything names it.
+/// Protects a new file from being swept before a manifest names it.
 pub struct Claim {
     file: File,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // The lock would last as long as the map, which refers to the open file too.
+        // Unlock explicitly: the mapping also refers to the open file, and would keep the lock.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Who waits for the disk to have a new file.
+/// Which process waits until a new file is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncAt {
-    /// Who writes it.
+    /// The writer.
     Writing,
-    /// Who opens it first, and verifies it.
+    /// The first process that opens and verifies the file.
     FirstUse,
 }
 
-/// A cache file being written. Dropped unpublished, it leaves nothing.
+/// A cache file being written. If dropped before `publish`, it is removed.
 pub struct CacheWriter<'a> {
     cache: &'a Cache,
     key: FileKey,
@@ -48,7 +48,7 @@ pub struct CacheWriter<'a> {
 }
 
 impl<'a> CacheWriter<'a> {
-    /// Of `file`, which has just been made at `path`.
+    /// Starts writing `file`, which was just created at `path`.
     pub(super) fn start(
         cache: &'a Cache,
         key: FileKey,
@@ -64,8 +64,8 @@ impl<'a> CacheWriter<'a> {
         Ok(writer)
     }
 
-    /// Maps the file and makes it visible under its name. The caller vouches for the content, and keeps the claim until
-    /// those who sweep can tell that the file is wanted.
+    /// Maps the file and renames it to its final name. The caller guarantees the content, and keeps the claim until a
+    /// manifest names the file.
     pub fn publish(mut self, sync: SyncAt) -> io::Result<(Arc<Mapping>, Claim)> {
         failpoint::reach_io("cache.written")?;
         self.file.flush()?;
@@ -73,8 +73,8 @@ impl<'a> CacheWriter<'a> {
         if self.written != self.bytes {
             return Err(io::Error::other("the segment is not as long as it was said to be"));
         }
-        // A crash of the system costs nothing: the next server believes no stamp of this one. But where the disk fails to
-        // take the bytes, the kernel may forget them and show zeros that the stamp vouches for; only a sync tells.
+        // After a system crash no stamp of this server run is trusted. But if the disk fails to store the bytes, the
+        // kernel may drop them and show zeros under a stamp that says they are valid; only a sync detects that.
         if sync == SyncAt::Writing {
             file.sync_data()?;
         }
@@ -86,13 +86,13 @@ impl<'a> CacheWriter<'a> {
         let published =
             (Arc::new(Mapping::of(file, self.bytes as usize)?), Claim { file: file.try_clone()? });
         match fs::rename(&self.path, &path) {
-            // The folder was removed meanwhile: the file serves this backend alone.
+            // The folder was removed meanwhile: only this backend uses the file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(published),
             renamed => renamed?,
         }
         failpoint::reach_io("cache.renamed")?;
         if sync == SyncAt::Writing {
-            // The rename changed the file's ctime: the stamp names what others will see.
+            // The rename changed the file's ctime, so compute the stamp afterwards.
             self.cache.write_stamp(&self.key, &self.cache.stamp(&file.metadata()?));
         }
         failpoint::reach_io("cache.stamped")?;
@@ -119,17 +119,18 @@ impl Write for CacheWriter<'_> {
 
 impl Drop for CacheWriter<'_> {
     fn drop(&mut self) {
-        // Gone already after `publish`.
+        // Does nothing after `publish`.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Locks a file for as long as it is open. Where the file system has no such locks, a sweep costs another copy.
+/// Locks a file as long as it is open. On file systems without such locks, a sweep may remove it and it is written
+/// again.
 pub(super) fn claim(file: &File) {
     while flock(file, FlockOperation::LockExclusive) == Err(Errno::INTR) {}
 }
 
-/// The lock on a file of which nobody has one; None: there is no file to lock. Err: somebody has claimed it.
+/// Locks an unclaimed file; None if there is no such file. Err if another process has claimed it.
 pub(super) fn try_claim(path: &Path) -> Result<Option<File>, ()> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
     let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(path) else { return Ok(None) };
@@ -143,7 +144,8 @@ fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     loop {
         match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Err(Errno::INTR) => {}
-            // Not every file system can preallocate; a write that fails later is still an error before the map.
+            // Not every file system can preallocate; then a full disk is still an error of a write, before the file is
+            // mapped.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
             Err(error) => return Err(error.into()),
         }

@@ -1,4 +1,4 @@
-//! What failpoints do in a build that has them.
+//! The implementation of failpoints in builds that have them.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::NAMES;
 
-/// Between two looks at whether the file of a `wait` is gone, in milliseconds.
+/// Interval of polling for the removal of a `wait` file, in milliseconds.
 const WAIT_STEP_MS: u64 = 5;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,41 +22,41 @@ enum Action {
 struct Armed {
     name: &'static str,
     action: Action,
-    /// Which arrival acts, from 1 on; None: each.
+    /// The hit that triggers the action, from 1; None: every hit.
     only: Option<u64>,
     arrivals: u64,
 }
 
-/// What a waiting step needs of the process around it.
+/// Callbacks for a waiting failpoint.
 struct Process {
     main_thread: ThreadId,
     take_interrupts: fn(),
     is_interrupted: fn() -> bool,
 }
 
-/// In milliseconds.
+/// Limit in milliseconds.
 static LONGEST_PAUSE: AtomicU64 = AtomicU64::new(u64::MAX);
 static ARMED: Mutex<Vec<Armed>> = Mutex::new(Vec::new());
 static PROCESS: OnceLock<Process> = OnceLock::new();
 
-/// To be called on the main thread. There `take_interrupts` ends a wait by unwinding; on other threads it ends when
-/// `is_interrupted`.
+/// Must be called on the main thread. On that thread `take_interrupts` ends a wait by unwinding; on other threads it
+/// ends when `is_interrupted` returns true.
 pub fn initialise(take_interrupts: fn(), is_interrupted: fn() -> bool) {
     let main_thread = thread::current().id();
     PROCESS.get_or_init(|| Process { main_thread, take_interrupts, is_interrupted });
 }
 
-/// Whether `arm` takes the text.
+/// Whether `arm` accepts the text.
 pub fn is_valid(text: &str) -> bool {
     parse(text).is_some()
 }
 
-/// Replaces what is armed; an invalid text arms nothing.
+/// Replaces the armed failpoints; an invalid text arms nothing.
 pub fn arm(text: &str) {
     *armed() = parse(text).unwrap_or_default();
 }
 
-/// None: as long as they usually are.
+/// None: no limit.
 pub fn set_longest_pause(milliseconds: Option<u64>) {
     LONGEST_PAUSE.store(milliseconds.unwrap_or(u64::MAX), Ordering::Relaxed);
 }
@@ -90,7 +90,7 @@ fn parse_one(text: &str) -> Option<Armed> {
     Some(Armed { name, action, only, arrivals: 0 })
 }
 
-/// What is to happen at this arrival.
+/// The action to perform at this hit.
 fn arrive(name: &str) -> Option<Action> {
     let mut armed = armed();
     let armed = armed.iter_mut().find(|armed| armed.name == name)?;
@@ -102,7 +102,7 @@ pub(super) fn reach(name: &'static str) {
     match arrive(name) {
         None => {}
         Some(Action::Crash) => crash(),
-        // pgrx makes an ERROR of it; the engine carries it from its thread to the main thread.
+        // pgrx turns it into an ERROR; the engine passes it from its thread to the main thread.
         Some(Action::Error | Action::DiskFull) => panic!("failpoint {name}"),
         Some(Action::Wait) => wait(name),
     }

@@ -34,7 +34,7 @@ impl NewBytes {
     }
 }
 
-// SAFETY: the datum is a complete bytea, palloc'd in the context that Postgres gave for the result.
+// SAFETY: the datum is a complete bytea, palloc'd in the context that PostgreSQL gave for the result.
 unsafe impl BoxRet for NewBytes {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         // SAFETY: see above.

@@ -1,7 +1,7 @@
 //! The aggregate `avg(vector)`. (`sum` is `vector_add` alone; `min` and `max` are in `compare`.)
 //!
-//! Its state is a `double precision[]`: the number of rows, then the sum of each dimension. `{0}` is the state
-//! of no rows, whose dimensions are not known yet.
+//! The state is a `double precision[]`: the number of rows, then the sum of each dimension. The state of no rows is
+//! `{0}`, because their dimensions are not known yet.
 
 use pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
 use pgrx::pg_extern;
@@ -11,7 +11,7 @@ use super::array::{Array, NewArray};
 use super::error::{check_dims, check_expected_dims, check_finite, overflow, raise};
 use super::{NewVector, Vector};
 
-/// The rows and the sums of a state, which SQL can call these functions with as it likes.
+/// The number of rows and the sums in a state, which SQL can pass with any content.
 fn state<'a>(array: &'a Array, caller: &str) -> (f64, &'a [f64]) {
     let is_state = matches!(*array.dims(), [len] if len >= 1)
         && array.element_type() == pg_sys::FLOAT8OID
@@ -59,7 +59,7 @@ fn vector_combine(a: Array<'_>, b: Array<'_>) -> NewArray<f64> {
     combine(state(&a, "vector_combine"), state(&b, "vector_combine"))
 }
 
-/// The same for `avg`, to which states of no rows come where several processes scan and none finds any.
+/// As `vector_combine`, for `avg`: a parallel scan in which no process finds a row combines states of no rows.
 #[pg_extern]
 fn vector_avg_combine(a: Array<'_>, b: Array<'_>) -> NewArray<f64> {
     match (state(&a, "vector_avg_combine"), state(&b, "vector_avg_combine")) {
@@ -83,7 +83,7 @@ fn combine((a_rows, a_sums): (f64, &[f64]), (b_rows, b_sums): (f64, &[f64])) -> 
     new_state(rows, sums.iter().copied())
 }
 
-/// `vector_avg(double precision[]) -> vector`: NULL for no rows, as SQL wants it.
+/// `vector_avg(double precision[]) -> vector`: NULL for no rows, as the SQL standard requires.
 #[pg_extern]
 fn vector_avg(array: Array<'_>) -> Option<NewVector> {
     let (rows, sums) = state(&array, "vector_avg");

@@ -1,4 +1,4 @@
-//! Postgres arrays as arguments and as results.
+//! PostgreSQL arrays as arguments and as results.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -11,8 +11,7 @@ use pgrx::{FromDatum, pg_sys};
 use super::error::null_argument;
 use super::palloc_varlena;
 
-/// An array argument in plain storage. Where Postgres had to detoast it, the copy goes with the current memory
-/// context.
+/// An array argument in plain storage. A detoasted copy is freed with the current memory context.
 pub(super) struct Array<'a> {
     array: NonNull<pg_sys::ArrayType>,
     datum: PhantomData<&'a pg_sys::ArrayType>,
@@ -33,14 +32,14 @@ impl Array<'_> {
         self.raw().oid()
     }
 
-    /// Postgres's `ARR_HASNULL` (utils/array.h): whether there is room for nulls, where none need be.
+    /// PostgreSQL's `ARR_HASNULL` (utils/array.h): whether there is a null bitmap, which may be without nulls.
     pub(super) fn has_null_bitmap(&self) -> bool {
         // SAFETY: the header lives as long as `self`.
         unsafe { (*self.as_ptr()).dataoffset != 0 }
     }
 
     pub(super) fn contains_nulls(&self) -> bool {
-        // SAFETY: Postgres made the array; the function reads its null bitmap.
+        // SAFETY: PostgreSQL made the array; the function reads its null bitmap.
         unsafe { pg_sys::array_contains_nulls(self.as_ptr()) }
     }
 
@@ -81,7 +80,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Array<'fcx> {
 /// A number that an array can hold.
 ///
 /// # Safety
-/// Zero bytes are a valid value, and `OID` is the type that Postgres stores in these bytes.
+/// Zero bytes are a valid value, and `OID` is the type that PostgreSQL stores in these bytes.
 pub(super) unsafe trait Element {
     const OID: pg_sys::Oid;
 }
@@ -138,7 +137,7 @@ impl<T> DerefMut for NewArray<T> {
     }
 }
 
-// SAFETY: the datum is a complete array, palloc'd in the context that Postgres gave for the result.
+// SAFETY: the datum is a complete array, palloc'd in the context that PostgreSQL gave for the result.
 unsafe impl<T> BoxRet for NewArray<T> {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         let array = self.0.as_ptr().cast::<pg_sys::ArrayType>().wrapping_byte_sub(ARRAY_HEADER_BYTES);

@@ -15,7 +15,7 @@ use super::{Finished, NewVector, Vector, palloc_varlena};
 fn vector_recv(message: Internal, _element_type: pg_sys::Oid, typmod: i32) -> NewVector {
     let Some(message) = message.unwrap() else { null_argument() };
     let message: pg_sys::StringInfo = message.cast_mut_ptr();
-    // SAFETY: Postgres passes receive functions a StringInfo (`internal` cannot come from SQL); pq_getmsgint
+    // SAFETY: PostgreSQL passes receive functions a StringInfo (`internal` cannot come from SQL); pq_getmsgint
     // raises an error at the message's end.
     let (dims, unused) =
         unsafe { (pg_sys::pq_getmsgint(message, 2) as i16, pg_sys::pq_getmsgint(message, 2) as i16) };
@@ -29,7 +29,7 @@ fn vector_recv(message: Internal, _element_type: pg_sys::Oid, typmod: i32) -> Ne
     // SAFETY: as above; the cursor never lies behind the end.
     let remaining = unsafe { ((*message).len - (*message).cursor) as usize } / size_of::<f32>();
     let (present, missing) = vector.split_at_mut(remaining.min(dims));
-    // What is there is checked before the message is found too short, as if it were read number by number.
+    // Check the numbers that are present before reporting a short message, as reading number by number would.
     // SAFETY: as above.
     unsafe { read_floats(message, present) };
     check_finite(present);
@@ -38,10 +38,10 @@ fn vector_recv(message: Internal, _element_type: pg_sys::Oid, typmod: i32) -> Ne
     vector
 }
 
-/// Reads as many floats as `elements` has from a message, or raises Postgres's error where it ends before.
+/// Reads as many floats as `elements` has from a message; raises PostgreSQL's error if it is too short.
 ///
 /// # Safety
-/// `message` is what Postgres passed to the receive function.
+/// `message` is what PostgreSQL passed to the receive function.
 unsafe fn read_floats(message: pg_sys::StringInfo, elements: &mut [f32]) {
     let bytes = size_of_val(elements);
     // SAFETY: pq_getmsgbytes returns that many bytes inside the message or raises an error; the message outlives

@@ -1,8 +1,8 @@
-//! Calls from SQL of functions that take two vectors and return a number.
+//! Calls from SQL of functions with two vector arguments and a numeric result.
 //!
-//! A scan computes a distance for each row. At a hundred dimensions the general way into a Rust function (arguments one
-//! by one, a guard against panics, a memory context to switch to) takes as long as the distance itself, so that two
-//! vectors which can be read go straight to it. Only errors take the general way.
+//! A scan computes a distance for each row. At a hundred dimensions the general call of a Rust function (converting the
+//! arguments one by one, a guard against panics, a memory context switch) takes as long as the distance itself, so two
+//! valid vectors are passed to it directly. Only errors use the general call.
 
 use std::ptr::NonNull;
 
@@ -12,16 +12,16 @@ use super::error::{check_same_dims, null_argument};
 use super::{Header, Vector, check, elements_behind, in_place};
 
 unsafe extern "C-unwind" {
-    /// src/backend/utils/fmgr/fmgr.c, without the guard of pgrx's binding: an error jumps over our frames as over those
-    /// of a C function. They own nothing.
+    /// src/backend/utils/fmgr/fmgr.c, without the guard of pgrx's binding: an error jumps over our frames, which own
+    /// nothing, as over those of a C function.
     fn pg_detoast_datum_copy(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
 }
 
-/// Declares C functions for SQL, with the record that Postgres wants for each (PG_FUNCTION_INFO_V1 of fmgr.h).
+/// Declares C functions for SQL, with the record that PostgreSQL requires for each (PG_FUNCTION_INFO_V1 of fmgr.h).
 macro_rules! sql_functions {
     ($($function:ident, $record:ident => $distance:expr;)*) => {$(
         /// # Safety
-        /// Postgres calls it with two arguments of type `vector`.
+        /// PostgreSQL calls it with two arguments of type `vector`.
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $function(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
             // SAFETY: the caller's promise. The distance is arithmetic on slices of equal length and does not panic.
@@ -56,8 +56,8 @@ pub(super) unsafe fn distance(
     }
 }
 
-/// The elements of an argument; None where it is null or malformed. A copy that had to be made goes with the memory
-/// context of the call.
+/// The elements of an argument; None if it is null or malformed. A detoasted copy is freed with the memory context of
+/// the call.
 ///
 /// # Safety
 /// The argument is null or of type `vector`, and stays readable for `'a`.
@@ -82,7 +82,7 @@ unsafe fn copy(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
     unsafe { check(pg_detoast_datum_copy(datum.cast_mut_ptr())) }.ok()
 }
 
-/// Reads the arguments again in the general way, which says what is wrong with them.
+/// Reads the arguments again in the general way, which raises the right error.
 ///
 /// # Safety
 /// Each argument is null or of type `vector`, and at least one is null, malformed or of other dimensions.
@@ -93,7 +93,7 @@ unsafe fn raise_error(arguments: &[pg_sys::NullableDatum]) -> ! {
         let vector = unsafe { <Vector as FromDatum>::from_datum(argument.value, argument.isnull) };
         vector.unwrap_or_else(|| null_argument())
     };
-    // SAFETY: Postgres's frames are directly above; nothing here needs to be dropped when the guard raises the error.
+    // SAFETY: PostgreSQL's frames are directly above; nothing here needs to be dropped when the guard raises the error.
     unsafe {
         pgrx_extern_c_guard(|| {
             check_same_dims(&vector(&arguments[0]), &vector(&arguments[1]));

@@ -27,7 +27,7 @@ fn array_to_vector(array: Array<'_>, typmod: i32, _explicit: bool) -> NewVector 
     check_dims(dims);
     check_expected_dims(typmod, dims);
     let mut vector = NewVector::zeroed(dims);
-    // SAFETY: each type is read as what Postgres stores for it; there are no nulls.
+    // SAFETY: each type is read as what PostgreSQL stores for it; there are no nulls.
     unsafe {
         match array.element_type() {
             pg_sys::INT2OID => convert(&mut vector, array.elements(), |int: i16| f32::from(int)),

@@ -1,5 +1,5 @@
 //! The order of vectors, for btree indexes, ORDER BY, merge joins, min and max: by elements first, then by
-//! dimensions, like Postgres's arrays.
+//! dimensions, like PostgreSQL's arrays.
 
 use std::cmp::Ordering;
 
@@ -47,7 +47,7 @@ fn vector_gt(a: Vector<'_>, b: Vector<'_>) -> bool {
     compare(&a, &b).is_gt()
 }
 
-/// Negative, zero or positive, as a btree operator class wants it.
+/// Negative, zero or positive, as btree support function 1 requires.
 #[pg_extern]
 fn vector_cmp(a: Vector<'_>, b: Vector<'_>) -> i32 {
     compare(&a, &b) as i32

@@ -1,33 +1,33 @@
-//! What a distance costs, for the planner.
+//! Planner costs of distances.
 //!
-//! A function's own cost is one number, and right for a vector that lies in its row. A long one lies elsewhere, in the TOAST
-//! table, and fetching it takes a hundred times as long as the distance itself.
+//! The cost in pg_proc is one number, which is right for vectors stored in their row. A long vector is stored in the
+//! TOAST table, and fetching it takes a hundred times as long as the distance itself.
 
 use pgrx::{PgList, pg_guard, pg_sys};
 
 use super::HEADER_BYTES;
 
-/// Dimensions whose distance costs what PostgreSQL charges for any operator. Wider vectors cost in proportion; narrower ones
-/// are mostly the call.
+/// Number of dimensions whose distance costs as much as PostgreSQL charges for any operator. Wider vectors cost in
+/// proportion; the cost of narrower ones is mostly that of the call.
 const OPERATOR_DIMS: f64 = 512.0;
-/// A row of more bytes is made shorter by storing its longest values elsewhere (TOAST_TUPLE_THRESHOLD of
-/// access/heaptoast.h), in chunks of about as many.
+/// PostgreSQL moves the longest values of rows larger than this to the TOAST table (TOAST_TUPLE_THRESHOLD of
+/// access/heaptoast.h), in chunks of about this size.
 const TOAST_BYTES: f64 = 2000.0;
 
-/// How much more than an operator a distance of two vectors costs.
+/// Cost of a distance between two vectors, in units of an operator's cost.
 pub fn operators_per_distance(dims: usize) -> f64 {
     (dims as f64 / OPERATOR_DIMS).max(1.0)
 }
 
-/// `vector_distance_support(internal) -> internal`: PostgreSQL asks it about functions of two vectors.
+/// `vector_distance_support(internal) -> internal`: planner support function of the distance functions.
 ///
 /// # Safety
-/// Postgres calls it with a support request.
+/// PostgreSQL calls it with a support request.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn vector_distance_support(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: the caller's promise (`internal` cannot come from SQL): the first argument points to a node that lives during
-    // the call, and the node's tag tells of what kind it is.
+    // SAFETY: the caller's promise (`internal` cannot come from SQL): the first argument points to a node that lives
+    // during the call, and the node's tag is its type.
     unsafe {
         let request: *mut pg_sys::Node = (*call).args.as_slice(1)[0].value.cast_mut_ptr();
         if (*request).type_ != pg_sys::NodeTag::T_SupportRequestCost {
@@ -49,7 +49,7 @@ pub extern "C" fn pg_finfo_vector_distance_support() -> &'static pg_sys::Pg_finf
     &V1
 }
 
-/// What one call costs; None: what the function's own cost says.
+/// Cost of one call; None: use the cost in pg_proc.
 ///
 /// # Safety
 /// Both are NULL or what the planner has at hand.
@@ -65,7 +65,7 @@ unsafe fn cost_of(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> Op
             _ => return None,
         };
         let arguments = PgList::<pg_sys::Node>::from_pg(arguments);
-        // Both have as many dimensions, or the distance is an error.
+        // Both arguments have the same dimensions, or the call raises an error.
         let dims = arguments.iter_ptr().find_map(|argument| dims_of(argument))?;
         let bytes = (HEADER_BYTES + dims * size_of::<f32>()) as f64;
         let columns = arguments.iter_ptr().filter_map(|argument| column_of(root, argument));
@@ -80,7 +80,7 @@ unsafe fn cost_of(root: *mut pg_sys::PlannerInfo, node: *mut pg_sys::Node) -> Op
     }
 }
 
-/// The dimensions of an argument, where its type or its value tells them.
+/// The dimensions of an argument, if its type or its value has them.
 ///
 /// # Safety
 /// `argument` is an expression of type `vector`.
@@ -102,7 +102,7 @@ unsafe fn dims_of(argument: *mut pg_sys::Node) -> Option<usize> {
     }
 }
 
-/// Table and column that an argument reads, itself or under casts.
+/// Table and column of an argument that is a column, possibly under casts.
 ///
 /// # Safety
 /// `root` is the planner's, and `argument` an expression of its query.
@@ -110,8 +110,8 @@ unsafe fn column_of(
     root: *mut pg_sys::PlannerInfo,
     mut argument: *mut pg_sys::Node,
 ) -> Option<(pg_sys::Oid, pg_sys::AttrNumber)> {
-    // SAFETY: the caller's promise; the tag tells the kind, and the planner has an entry for each number below the size of its
-    // array.
+    // SAFETY: the caller's promise; the tag is the node's type, and the planner has an entry for each number below the
+    // size of its array.
     unsafe {
         loop {
             argument = match (*argument).type_ {
@@ -137,7 +137,7 @@ unsafe fn column_of(
     }
 }
 
-/// Whether values of so many bytes lie in the TOAST table. What ANALYZE counts is their part of the row.
+/// Whether values of this size are in the TOAST table. The width that ANALYZE records is that of the part in the row.
 fn is_elsewhere(table: pg_sys::Oid, column: pg_sys::AttrNumber, bytes: f64) -> bool {
     // SAFETY: reads the statistics through a cache; 0 where there are none.
     match unsafe { pg_sys::get_attavgwidth(table, column) } {

@@ -62,7 +62,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     1.0 - similarity.clamp(-1.0, 1.0)
 }
 
-/// The angle between unit vectors as a share of pi, 0 to 1; the vectors' norms are not looked at.
+/// The angle between unit vectors as a share of pi, 0 to 1; the norms are not checked.
 fn spherical(a: &[f32], b: &[f32]) -> f64 {
     f64::from(dot(a, b)).clamp(-1.0, 1.0).acos() / std::f64::consts::PI
 }
@@ -97,8 +97,8 @@ fn accumulate(a: &[f32], b: &[f32], step: impl Fn(f32, f32, f32) -> f32) -> f32 
     a_rest.iter().zip(b_rest).fold(total(&sums), |sum, (&x, &y)| step(sum, x, y))
 }
 
-/// Has the processor fetch what comes [`PREFETCH_BYTES`] later in a vector. In a scan the rows come from memory, two pages
-/// of it for each vector of an embedding's size, and its own prefetchers stop at a page's end.
+/// Prefetches the cache line [`PREFETCH_BYTES`] ahead in a vector. In a scan the rows come from memory, two pages for a
+/// vector of an embedding's size, and the hardware prefetchers stop at the end of a page.
 #[inline(always)]
 fn prefetch(chunk: &[f32; LANES]) {
     #[cfg(target_arch = "x86_64")]
@@ -115,8 +115,8 @@ fn prefetch(chunk: &[f32; LANES]) {
     let _ = chunk;
 }
 
-/// Adds the accumulators up, register by register and then by halves. Left to itself the compiler takes the arrays apart
-/// and adds pairs. Both ways add in the same order, so that all processors give the same distance.
+/// Sums the accumulators, first register by register and then by halves; the compiler would split the arrays and add
+/// pairs. All variants add in the same order, so that every processor computes the same distance.
 #[cfg(all(target_arch = "x86_64", target_feature = "avx"))]
 #[inline(always)]
 fn total(sums: &[f32; LANES]) -> f32 {

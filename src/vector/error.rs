@@ -1,4 +1,4 @@
-//! What a vector must be, and the errors raised where it is not. Texts and SQLSTATEs are pgvector's.
+//! Checks of vectors, and their errors. Messages and SQLSTATEs are pgvector's.
 
 use pgrx::PgSqlErrorCode::{self, *};
 use pgrx::pg_sys::elog::PgLogLevel;
@@ -40,7 +40,7 @@ pub(super) fn check_same_dims(a: &Vector, b: &Vector) {
     }
 }
 
-/// For the dimensions that a type modifier or an aggregate's state asks for; -1 is any.
+/// Checks the dimensions against a type modifier or an aggregate's state; -1 accepts any.
 #[track_caller]
 pub(super) fn check_expected_dims(expected: i32, dims: usize) {
     if expected != -1 && usize::try_from(expected) != Ok(dims) {
@@ -57,7 +57,7 @@ pub(super) fn check_finite(elements: &[f32]) {
     }
 }
 
-/// For results of arithmetic on finite elements.
+/// Checks the result of arithmetic on finite elements.
 #[track_caller]
 pub(super) fn check_overflow(elements: &[f32]) {
     if elements.iter().any(|element| element.is_infinite()) {
@@ -81,7 +81,7 @@ pub(super) fn corrupted(bytes: usize, dims: i16) -> ! {
     raise(ERRCODE_DATA_CORRUPTED, format!("malformed vector: {bytes} bytes for {dims} dimensions"))
 }
 
-/// Functions that are STRICT never see a null, unless someone declares them otherwise.
+/// Raised if a STRICT function gets a null argument, which requires a wrong declaration.
 #[cold]
 #[track_caller]
 pub(super) fn null_argument() -> ! {

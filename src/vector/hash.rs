@@ -8,11 +8,11 @@ use pgrx::pg_extern;
 use super::Vector;
 
 unsafe extern "C" {
-    /// src/common/hashfn.c. What it gives for a value is part of how tables are partitioned on disk, so Postgres
-    /// keeps it from version to version. Reads `bytes` bytes; raises no errors.
+    /// src/common/hashfn.c. Hash partitions on disk depend on its result, so PostgreSQL keeps it stable between
+    /// versions. Reads `bytes` bytes; raises no errors.
     fn hash_bytes(start: *const c_uchar, bytes: c_int) -> u32;
 
-    /// The same with a seed and 64 bits; with seed 0 the low 32 bits are those of [`hash_bytes`].
+    /// As [`hash_bytes`], with a seed and 64 bits; with seed 0 the low 32 bits are equal to it.
     fn hash_bytes_extended(start: *const c_uchar, bytes: c_int, seed: u64) -> u64;
 }
 
@@ -24,7 +24,7 @@ fn vector_hash(vector: Vector<'_>) -> i32 {
     unsafe { hash_bytes(elements.as_ptr().cast(), size_of_val(&*elements) as c_int) as i32 }
 }
 
-/// `vector_hash_extended(vector, bigint) -> bigint`: what hash partitioning asks for, and large hash joins.
+/// `vector_hash_extended(vector, bigint) -> bigint`: for hash partitioning and large hash joins.
 #[pg_extern]
 fn vector_hash_extended(vector: Vector<'_>, seed: i64) -> i64 {
     let elements = without_negative_zeros(&vector);
@@ -34,7 +34,7 @@ fn vector_hash_extended(vector: Vector<'_>, seed: i64) -> i64 {
     }
 }
 
-/// What is equal must hash alike, and -0 equals 0; all other elements that are equal have the same bits.
+/// Equal values must have equal hashes, and -0 equals 0; all other equal elements have the same bits.
 fn without_negative_zeros(elements: &[f32]) -> Cow<'_, [f32]> {
     const NEGATIVE_ZERO: u32 = (-0.0_f32).to_bits();
     if elements.iter().any(|element| element.to_bits() == NEGATIVE_ZERO) {

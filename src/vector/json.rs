@@ -1,6 +1,6 @@
 //! Explicit casts between `vector` and JSON arrays of numbers.
 //!
-//! `[1,2.5]` is the text form of both, so that one is read and written as the other.
+//! `[1,2.5]` is valid in both text forms, so the conversion goes through text.
 
 use std::ffi::CStr;
 
@@ -47,7 +47,7 @@ fn vector_to_jsonb(vector: Vector<'_>) -> Finished {
     Finished(json.unwrap_or_else(|| null_argument()))
 }
 
-/// Says what it is instead, in the words of Postgres's casts from jsonb to numbers.
+/// Reports the actual JSON type, in the words of PostgreSQL's casts from jsonb to numbers.
 fn not_an_array_of_numbers(json: &CStr, type_name: &str) -> ! {
     let kind = match json.to_bytes().trim_ascii_start().first() {
         Some(b'[') => "array",

@@ -13,7 +13,7 @@
 //! the same type; a column is narrowed by its type modifier, `vector(n)`.
 //!
 //! Names, messages and numeric behaviour are pgvector's (0.8), so that its clients and queries work unchanged. What
-//! pgvector does not have (hash, json, statistics, subscript, min and max) behaves as Postgres's own types do.
+//! pgvector does not have (hash, json, statistics, subscript, min and max) behaves as PostgreSQL's own types do.
 
 mod aggregate;
 mod arithmetic;
@@ -55,11 +55,11 @@ struct Header {
 
 const HEADER_BYTES: usize = size_of::<Header>();
 
-/// A vector as it lies in a datum: borrowed where it is inline and aligned, otherwise detoasted into the
-/// current memory context and freed on drop.
+/// A vector in a datum: borrowed if it is inline and aligned, otherwise detoasted into the current memory context and
+/// freed on drop.
 ///
-/// A detoasted copy belongs to the memory context that was current in [`Vector::from_datum`]; the value must
-/// be dropped before that context is reset.
+/// A detoasted copy belongs to the memory context that was current in [`Vector::from_datum`]; the value must be dropped
+/// before that context is reset.
 pub struct Vector<'a> {
     /// The header and the elements behind it, whose extent `from_datum` checked. One pointer and one flag travel in
     /// registers: a wider struct would cost a call more than a short distance does.
@@ -148,7 +148,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Vector<'fcx> {
 }
 
 // SAFETY: the datum returned is a vector in memory that outlives the call: the argument itself, or the copy,
-// which is palloc'd in the context that Postgres gave for the result and is no longer freed here.
+// which is palloc'd in the context that PostgreSQL gave for the result and is no longer freed here.
 unsafe impl BoxRet for Vector<'_> {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         let datum = self.header.as_ptr().into();
@@ -158,8 +158,8 @@ unsafe impl BoxRet for Vector<'_> {
     }
 }
 
-/// A vector under construction in the current memory context. Its elements are 0 until they are written;
-/// whoever writes them keeps them finite.
+/// A vector under construction in the current memory context. Its elements are 0 until they are written; the writer
+/// must keep them finite.
 pub(crate) struct NewVector(NonNull<Header>);
 
 impl NewVector {
@@ -193,7 +193,7 @@ impl DerefMut for NewVector {
     }
 }
 
-// SAFETY: the datum is a complete vector, palloc'd in the context that Postgres gave for the result.
+// SAFETY: the datum is a complete vector, palloc'd in the context that PostgreSQL gave for the result.
 unsafe impl BoxRet for NewVector {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         // SAFETY: see above.
@@ -203,17 +203,17 @@ unsafe impl BoxRet for NewVector {
 
 /// Copies finite elements into a new datum of type `vector` in the current memory context.
 ///
-/// Raises pgvector's error where there are none, or more than [`MAX_DIMS`].
+/// Raises pgvector's error if there are none, or more than [`MAX_DIMS`].
 pub fn into_datum(elements: &[f32]) -> pg_sys::Datum {
     let mut vector = NewVector::zeroed(elements.len());
     vector.copy_from_slice(elements);
     vector.into_datum()
 }
 
-/// Stands where a vector that is stored has 0: no query of a user's can make such a value, and copies keep it.
+/// Value of the header field that is 0 in stored vectors. SQL cannot construct such a value, and copies preserve it.
 const MARK: i16 = 0x6b6e;
 
-/// As `into_datum`, with a mark, for a query that is to be told from others with the same vector.
+/// As `into_datum`, with a mark that tells a query of `knn()` from others with the same vector.
 pub fn into_marked_datum(elements: &[f32]) -> pg_sys::Datum {
     let mut vector = NewVector::zeroed(elements.len());
     vector.copy_from_slice(elements);
@@ -231,7 +231,7 @@ pub unsafe fn is_marked(datum: pg_sys::Datum) -> bool {
     unsafe { in_place(datum).is_some_and(|header| header.as_ref().unused == MARK) }
 }
 
-/// A finished datum of another by-reference type in the current memory context, on its way to Postgres.
+/// A complete datum of another by-reference type in the current memory context, as a return value.
 struct Finished(pg_sys::Datum);
 
 // SAFETY: each function that returns `Finished` builds the type that sql/vekter.sql declares for it.
@@ -254,13 +254,13 @@ fn palloc_varlena(bytes: usize) -> NonNull<pg_sys::varlena> {
     }
 }
 
-/// A varlena that is no vector: its length in bytes, and the dimensions that it claims, 0 where it claims none.
+/// A varlena that is no valid vector: its length in bytes, and the dimensions in its header, 0 if it has none.
 struct Malformed {
     bytes: usize,
     dims: i16,
 }
 
-/// The header of a vector that is inline, aligned and whole, so that it can be read where it lies.
+/// The header of a vector that is inline, aligned and complete, so that it can be read in place; None otherwise.
 ///
 /// # Safety
 /// `datum` is a non-null datum of a varlena type.

@@ -1,4 +1,4 @@
-//! Planner statistics: what ANALYZE keeps of a column.
+//! Planner statistics: what ANALYZE stores for a column.
 
 use std::ffi::c_int;
 
@@ -7,14 +7,13 @@ use pgrx::{pg_extern, pg_guard, pg_sys, varlena};
 
 use super::error::null_argument;
 
-/// Values that take more are not stored in the statistics, as most common values or histogram bounds, but only counted:
-/// null fraction, width, number of distinct values and correlation with the table's order remain. Postgres itself leaves
-/// out what is above 1024 bytes (WIDTH_THRESHOLD of src/backend/commands/analyze.c), but up to 200 values of that size
-/// would be read whenever a query on such a column is planned, and embeddings are neither common nor compared with
-/// bounds.
+/// Larger values are not stored in the statistics, as most common values or histogram bounds; null fraction, width,
+/// number of distinct values and correlation remain. PostgreSQL itself leaves out values above 1024 bytes
+/// (WIDTH_THRESHOLD of src/backend/commands/analyze.c). But up to 200 values of that size would be read whenever a
+/// query on the column is planned, and embeddings are neither common nor compared with bounds.
 const MAX_STORED_VALUE_BYTES: usize = 128;
 
-/// How Postgres computes the statistics of a type with a btree order; ours is called in its place and calls it.
+/// PostgreSQL's own functions for a type with a btree order; ours replaces one and calls it.
 struct Standard {
     compute_stats: pg_sys::AnalyzeAttrComputeStatsFunc,
     extra_data: *mut std::ffi::c_void,
@@ -25,7 +24,7 @@ struct Standard {
 fn vector_typanalyze(stats: Internal) -> bool {
     let Some(stats) = stats.unwrap() else { null_argument() };
     let stats: *mut pg_sys::VacAttrStats = stats.cast_mut_ptr();
-    // SAFETY: Postgres passes ANALYZE functions a VacAttrStats (`internal` cannot come from SQL). What is allocated
+    // SAFETY: PostgreSQL passes ANALYZE functions a VacAttrStats (`internal` cannot come from SQL). What is allocated
     // here lies in its memory context for this ANALYZE, as what std_typanalyze leaves there.
     unsafe {
         if !pg_sys::std_typanalyze(stats) {
@@ -40,7 +39,7 @@ fn vector_typanalyze(stats: Internal) -> bool {
 }
 
 /// # Safety
-/// Postgres calls it with what [`vector_typanalyze`] prepared.
+/// PostgreSQL calls it with what [`vector_typanalyze`] prepared.
 #[pg_guard]
 unsafe extern "C-unwind" fn compute_stats(
     stats: pg_sys::VacAttrStatsP,
@@ -61,7 +60,7 @@ unsafe extern "C-unwind" fn compute_stats(
     }
 }
 
-/// Empties the slots that hold values which are too wide.
+/// Empties the slots whose values are too wide.
 ///
 /// # Safety
 /// The slots are as the standard function left them.

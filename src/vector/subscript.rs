@@ -1,6 +1,6 @@
-//! Element access, `v[i]`: the first element is 1, and where there is none the result is NULL, as with arrays.
+//! Element access, `v[i]`: subscripts start at 1; outside of the vector the result is NULL, as for arrays.
 //!
-//! The protocol is that of src/include/nodes/subscripting.h: the parser calls [`transform`], the executor's start calls
+//! The protocol is that of src/include/nodes/subscripting.h: parse analysis calls [`transform`], executor startup calls
 //! [`exec_setup`], and each row calls [`fetch`].
 
 use std::ffi::{c_int, c_void};
@@ -20,15 +20,15 @@ static ROUTINES: pg_sys::SubscriptRoutines = pg_sys::SubscriptRoutines {
     transform: Some(transform),
     exec_setup: Some(exec_setup),
     fetch_strict: true,
-    // A vector whose bytes are damaged raises an error; like Postgres for its arrays, we do not count that.
+    // A damaged vector raises an error; like PostgreSQL for its arrays, this does not count as a leak.
     fetch_leakproof: true,
     store_leakproof: false,
 };
 
-/// `vector_subscript(internal) -> internal`; Postgres calls it without the argument that SQL declares.
+/// `vector_subscript(internal) -> internal`; PostgreSQL calls it without the argument that SQL declares.
 #[pg_extern]
 fn vector_subscript() -> Internal {
-    // Postgres only reads it.
+    // PostgreSQL only reads it.
     Internal::from(Some(pg_sys::Datum::from(&raw const ROUTINES)))
 }
 
@@ -61,7 +61,7 @@ unsafe extern "C-unwind" fn transform(
     }
 }
 
-/// A position in a query's text.
+/// A location in a query's text, for errors.
 struct Place {
     parse_state: *mut pg_sys::ParseState,
     location: c_int,
@@ -97,7 +97,7 @@ unsafe extern "C-unwind" fn analyse(
             .hint("Assign a whole vector.")
             .raise();
     }
-    // SAFETY: the parser's node and list; the functions called are those that Postgres's own array_subscript_transform
+    // SAFETY: the parser's node and list; the functions called are those that PostgreSQL's array_subscript_transform
     // uses, and raise errors.
     unsafe {
         if (*indirection).length > 1 {

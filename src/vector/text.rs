@@ -11,11 +11,11 @@ use super::{Finished, MAX_DIMS, NewVector, Vector};
 use crate::pg::text::from_server;
 
 unsafe extern "C" {
-    /// The C library's parser, as Postgres's float4in uses it: parsing a double and narrowing it would round
-    /// twice. The decimal point is `.`, since Postgres keeps LC_NUMERIC at C in every backend.
+    /// The C library's parser, as in PostgreSQL's float4in: parsing a double and narrowing it would round twice. The
+    /// decimal point is `.`, because PostgreSQL sets LC_NUMERIC to C in every backend.
     fn strtof(text: *const c_char, end: *mut *mut c_char) -> f32;
 
-    /// Postgres's shortest decimal form that reads back as the same float4 (src/common/f2s.c). Writes no NUL;
+    /// PostgreSQL's shortest decimal form that reads back as the same float4 (src/common/f2s.c). Writes no NUL;
     /// returns the number of bytes written, less than [`FLOAT_SHORTEST_DECIMAL_LEN`]. Raises no errors.
     fn float_to_shortest_decimal_bufn(value: f32, result: *mut c_char) -> c_int;
 }
@@ -43,7 +43,7 @@ fn vector_out(vector: Vector<'_>) -> Finished {
 
 /// Reads a literal into a new vector.
 pub(super) fn read(literal: &CStr) -> Result<NewVector, InputError<'_>> {
-    // A valid literal has one element more than commas, since no element that strtof reads contains one.
+    // A valid literal has one element more than commas, because no element contains a comma.
     let commas = literal.to_bytes().iter().filter(|&&byte| byte == b',').count();
     let mut vector = NewVector::zeroed((commas + 1).min(MAX_DIMS));
     let dims = parse(literal, &mut vector)?;
@@ -71,7 +71,7 @@ pub(super) fn write(elements: &[f32]) -> *mut c_char {
     }
 }
 
-/// What is wrong with a literal.
+/// Why a literal is invalid.
 #[derive(Debug, PartialEq)]
 pub(super) enum InputError<'a> {
     NoOpeningBracket,
@@ -120,7 +120,7 @@ fn parse<'a>(literal: &'a CStr, elements: &mut [f32]) -> Result<usize, InputErro
     Ok(dims)
 }
 
-/// Reads the float at `bytes[start..]`, which a NUL ends; returns it with the position behind it.
+/// Reads the float at `bytes[start..]`, which is NUL-terminated; returns it with the position after it.
 fn parse_element(bytes: &[u8], start: usize) -> Option<(f32, usize)> {
     let text: *const c_char = bytes[start..].as_ptr().cast();
     let mut end = std::ptr::null_mut();
@@ -130,7 +130,7 @@ fn parse_element(bytes: &[u8], start: usize) -> Option<(f32, usize)> {
     (read > 0).then_some((value, start + read as usize))
 }
 
-/// strtof gives infinity both for an overflow and for the word; only numbers have a digit or a point first.
+/// strtof returns infinity both for an overflow and for the word; only a number starts with a digit or a point.
 fn not_finite(value: f32, written: &[u8]) -> InputError<'_> {
     let is_number = written.iter().any(u8::is_ascii_digit);
     if value.is_infinite() && is_number {
@@ -140,13 +140,13 @@ fn not_finite(value: f32, written: &[u8]) -> InputError<'_> {
     }
 }
 
-/// The first position from `at` on that is not white space, as Postgres's scanner_isspace sees it.
+/// The first position from `at` that is not white space (PostgreSQL's scanner_isspace).
 fn skip_space(bytes: &[u8], at: usize) -> usize {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c);
     at + bytes[at..].iter().take_while(|byte| is_space(byte)).count()
 }
 
-/// Raises the error that a literal deserves.
+/// Raises the error for an invalid literal.
 pub(super) fn report(error: InputError, literal: &CStr) -> ! {
     let syntax = || format!("invalid input syntax for type vector: \"{}\"", printable(literal.to_bytes()));
     let syntax_code = ERRCODE_INVALID_TEXT_REPRESENTATION;
@@ -169,8 +169,8 @@ pub(super) fn report(error: InputError, literal: &CStr) -> ! {
     unreachable!("every branch above raises an error")
 }
 
-/// Text for a message. What is longer than any reasonable vector is cut off, between two characters, so that a literal of
-/// 1 GB does not become several in an error.
+/// Text for a message, truncated between two characters if it is longer than any reasonable vector, so that a literal
+/// of 1 GB is not copied several times into an error.
 fn printable(bytes: &[u8]) -> String {
     const MAX_BYTES: i32 = 1 << 20;
     let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);

@@ -8,11 +8,11 @@ use super::array::Array;
 use super::error::{check_expected_dims, raise};
 use super::{MAX_DIMS, Vector};
 
-/// `vector_typmod_in(cstring[]) -> integer`: reads what stands in the parentheses.
+/// `vector_typmod_in(cstring[]) -> integer`: parses the text in the parentheses.
 #[pg_extern]
 fn vector_typmod_in(modifiers: Array<'_>) -> i32 {
     let mut count = 0;
-    // SAFETY: the argument is a `cstring[]` in plain storage; Postgres checks its elements and raises errors
+    // SAFETY: the argument is a `cstring[]` in plain storage; PostgreSQL checks its elements and raises errors
     // for what is not an integer.
     let dims = unsafe {
         let first = pg_sys::ArrayGetIntegerTypmods(modifiers.as_ptr(), &mut count);

@@ -61,8 +61,8 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Vectors<'fcx> {
     }
 }
 
-/// A new `vector[]` in the current memory context, of finite elements with the mark of `into_marked_datum`; `vector_type` is
-/// the type's oid.
+/// A new `vector[]` of finite elements in the current memory context, each with the mark of `into_marked_datum`.
+/// `vector_type` is the type's oid.
 pub fn into_marked_array<'a>(
     vector_type: pg_sys::Oid,
     vectors: impl Iterator<Item = &'a [f32]>,

@@ -122,7 +122,7 @@ pub struct Cache {
 }
 
 /// An entry of the folder.
-struct Entry {
+struct FolderEntry {
     path: PathBuf,
     key: FileKey,
     role: Role,
@@ -267,7 +267,7 @@ impl Cache {
     /// temporary files of processes that are gone, and the least recently used files above the limit. `keep` must
     /// answer for the moment of the call: when a file is found unclaimed, its writer may just have published it.
     pub fn sweep(&self, min_age: Duration, mut keep: impl FnMut(&FileKey) -> bool) {
-        for Entry { path, key, role } in self.entries() {
+        for FolderEntry { path, key, role } in self.entries() {
             let claimed = match role {
                 Role::Temporary => path.clone(),
                 Role::Segment | Role::Stamp if keep(&key) || age(&path) < min_age => continue,
@@ -295,7 +295,7 @@ impl Cache {
     /// recently used.
     fn shrink_to(&self, bytes: u64, spared: usize) {
         let (mut segments, mut total) = (Vec::new(), 0);
-        for Entry { path, key, role } in self.entries() {
+        for FolderEntry { path, key, role } in self.entries() {
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             total += metadata.len();
             if role == Role::Segment {
@@ -323,7 +323,7 @@ impl Cache {
             .sum()
     }
 
-    fn entries(&self) -> impl Iterator<Item = Entry> {
+    fn entries(&self) -> impl Iterator<Item = FolderEntry> {
         fs::read_dir(&self.folder).into_iter().flatten().flatten().filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let role = match &name {
@@ -331,7 +331,7 @@ impl Cache {
                 name if name.ends_with(STAMP_SUFFIX) => Role::Stamp,
                 _ => Role::Segment,
             };
-            Some(Entry { path: entry.path(), key: FileKey::parse(&name)?, role })
+            Some(FolderEntry { path: entry.path(), key: FileKey::parse(&name)?, role })
         })
     }
 

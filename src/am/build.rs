@@ -30,9 +30,9 @@ pub unsafe extern "C-unwind" fn ambuild(
     let definition = definition::read(index).or_raise();
     search_options::check(index, &definition).or_raise();
     let mut table = IndexedTable::for_build(heap, index, info);
-    let foreign = super::import::take(heap.oid(), &index.name());
+    let external = super::import::take(heap.oid(), &index.name());
     let started = Instant::now();
-    let built = build::build(index, &definition, &mut table, resources(), foreign).or_raise();
+    let built = build::build(index, &definition, &mut table, resources(), external).or_raise();
     pgrx::debug1!(
         "index \"{}\" was built in {:.2} s, of which calibration took {:.2} s",
         index.name(),

@@ -7,9 +7,9 @@ use crate::engine::{Builder, EngineError, check_decodable};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::interruptible::interruptible;
-use crate::index::search::by_tid::{self, Place};
+use crate::index::search::by_tid::{self, IndexedRow};
 use crate::index::segment::OpenedSegment;
-use crate::index::{Snapshot, metric_of, read_meta};
+use crate::index::{IndexView, metric_of, read_meta};
 use crate::pg::error::SqlError;
 use crate::pg::relation::{IndexAndTable, Rel};
 
@@ -17,17 +17,17 @@ pub use crate::engine::EncodedRow;
 
 /// The code of `vector`, the vector it decodes to, and the distance between the two.
 pub fn quantize(index: Rel, vector: &[f32]) -> Result<(EncodedRow, f64), SqlError> {
-    let snapshot = Snapshot::open(index)?;
-    if vector.len() != snapshot.dims() {
-        let message = format!("expected {} dimensions, not {}", snapshot.dims(), vector.len());
+    let view = IndexView::open(index)?;
+    if vector.len() != view.dims() {
+        let message = format!("expected {} dimensions, not {}", view.dims(), vector.len());
         return Err(SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message));
     }
     let mut row = vector.to_vec();
-    if !snapshot.metric.prepare(&mut row) {
+    if !view.metric.prepare(&mut row) {
         let message = "a zero vector has no direction and is in no index under cosine distance";
         return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message));
     }
-    let Some(donor) = quantiser(&snapshot) else {
+    let Some(donor) = quantiser(&view) else {
         let message = format!("index \"{}\" has no segment that could quantize", index.name());
         return Err(SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .detail("It was built over no rows, and those that came since are kept as they are.")
@@ -36,7 +36,7 @@ pub fn quantize(index: Rel, vector: &[f32]) -> Result<(EncodedRow, f64), SqlErro
     let (factory, serial) = (donor.reference.factory.as_str(), donor.segment.serial());
     check_decodable(factory, row.len())?;
     let kept = interruptible(1, || {
-        let empty = Builder::resume(factory, row.len(), snapshot.metric, serial, false)?;
+        let empty = Builder::resume(factory, row.len(), view.metric, serial, false)?;
         if !empty.accepts(&row) {
             return Err(EngineError::BadParameter {
                 reason: "the vector is too long for this index type, which keeps such rows as they are"
@@ -51,8 +51,8 @@ pub fn quantize(index: Rel, vector: &[f32]) -> Result<(EncodedRow, f64), SqlErro
 
 /// The segment that was trained on the most rows, whose quantiser later segments inherit; if none is trained, the
 /// largest.
-fn quantiser(snapshot: &Snapshot) -> Option<&OpenedSegment> {
-    let segments = snapshot.segments.iter().map(AsRef::as_ref);
+fn quantiser(view: &IndexView) -> Option<&OpenedSegment> {
+    let segments = view.segments.iter().map(AsRef::as_ref);
     segments.max_by_key(|opened| (opened.reference.trained_rows, opened.reference.rows))
 }
 
@@ -89,13 +89,13 @@ pub fn reconstruct(
 
 /// For each row version visible to the calling query, the index's entry; None if it has none. After HOT updates, the
 /// index has the TID of the first version of the chain, not of the visible one.
-fn find(open: &IndexAndTable, versions: &[Tid]) -> Result<Vec<Option<Place>>, SqlError> {
+fn find(open: &IndexAndTable, versions: &[Tid]) -> Result<Vec<Option<IndexedRow>>, SqlError> {
     // SAFETY: the relations stay open while the rows live, and the query's snapshot for longer.
     let mut rows = unsafe { TableRows::open(open.table(), open.index(), pg_sys::GetActiveSnapshot()) };
     versions.iter().map(|&version| Ok(find_version(open.index(), &mut rows, version)?)).collect()
 }
 
-fn find_version(rel: Rel, rows: &mut TableRows, version: Tid) -> Result<Option<Place>, IndexError> {
+fn find_version(rel: Rel, rows: &mut TableRows, version: Tid) -> Result<Option<IndexedRow>, IndexError> {
     // A HOT chain does not leave its block.
     let candidates = by_tid::on_block(rel, version.block())?;
     Ok(candidates
@@ -104,10 +104,10 @@ fn find_version(rel: Rel, rows: &mut TableRows, version: Tid) -> Result<Option<P
         .map(|(_, place)| place))
 }
 
-fn kept_at(place: Place) -> Result<Vec<f32>, IndexError> {
+fn kept_at(place: IndexedRow) -> Result<Vec<f32>, IndexError> {
     match place {
-        Place::Delta(row) => Ok(row),
-        Place::Segment { opened, position } => {
+        IndexedRow::Delta(row) => Ok(row),
+        IndexedRow::Segment { opened, position } => {
             let index = &opened.segment.index;
             check_decodable(&opened.reference.factory, index.dims())?;
             let mut row = Vec::new();

@@ -16,19 +16,19 @@ pub fn read(bytes: Vec<u8>, metric: Option<Metric>) -> Result<ExternalIndex, Sql
     Ok(interruptible(1, || ExternalIndex::read(bytes, metric))?)
 }
 
-struct Source {
+struct ImportSource {
     table: Oid,
     index: String,
-    foreign: ExternalIndex,
+    external: ExternalIndex,
 }
 
 thread_local! {
-    static SOURCE: RefCell<Option<Source>> = const { RefCell::new(None) };
+    static SOURCE: RefCell<Option<ImportSource>> = const { RefCell::new(None) };
 }
 
-/// Runs `statement`, which creates an index of this name on the table, from `foreign`. Returns whether the build used
+/// Runs `statement`, which creates an index of this name on the table, from `external`. Returns whether the build used
 /// it.
-pub fn with(table: Oid, index: String, foreign: ExternalIndex, statement: impl FnOnce()) -> bool {
+pub fn with(table: Oid, index: String, external: ExternalIndex, statement: impl FnOnce()) -> bool {
     /// Clears the source, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
@@ -36,7 +36,7 @@ pub fn with(table: Oid, index: String, foreign: ExternalIndex, statement: impl F
             drop(SOURCE.take());
         }
     }
-    SOURCE.set(Some(Source { table, index, foreign }));
+    SOURCE.set(Some(ImportSource { table, index, external }));
     let _restore = Restore;
     statement();
     SOURCE.with_borrow(Option::is_none)
@@ -46,6 +46,6 @@ pub fn with(table: Oid, index: String, foreign: ExternalIndex, statement: impl F
 pub fn take(table: Oid, index: &str) -> Option<ExternalIndex> {
     SOURCE.with_borrow_mut(|source| {
         let is_meant = source.as_ref().is_some_and(|source| source.table == table && source.index == index);
-        source.take_if(|_| is_meant).map(|source| source.foreign)
+        source.take_if(|_| is_meant).map(|source| source.external)
     })
 }

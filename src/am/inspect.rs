@@ -10,7 +10,7 @@ use crate::index::{delta, metric_of, read_manifest, read_meta, retry, segment};
 use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
 
-pub struct Stats {
+pub struct IndexStats {
     /// Factory strings of its segments; the requested one if there are no segments.
     pub factory: String,
     /// Why it has that factory; None if it was requested.
@@ -27,7 +27,7 @@ pub struct Stats {
     pub format_version: u16,
 }
 
-pub struct Segment {
+pub struct SegmentStats {
     pub id: String,
     pub tier: u32,
     pub factory: String,
@@ -38,7 +38,7 @@ pub struct Segment {
 }
 
 /// A measured operating point of a segment.
-pub struct Point {
+pub struct SegmentPoint {
     pub segment: String,
     pub factory: String,
     pub search: String,
@@ -46,7 +46,7 @@ pub struct Point {
     pub microseconds: f64,
 }
 
-pub fn stats(rel: Rel) -> Result<Stats, SqlError> {
+pub fn stats(rel: Rel) -> Result<IndexStats, SqlError> {
     Ok(retry(|| {
         let meta = read_meta(rel)?;
         let manifest = read_manifest(rel, &meta)?;
@@ -61,7 +61,7 @@ pub fn stats(rel: Rel) -> Result<Stats, SqlError> {
             explained => explained,
         };
         let key = segment::file_key(rel, 0);
-        Ok(Stats {
+        Ok(IndexStats {
             factory,
             reason,
             metric: metric_of(&meta)?.name(),
@@ -114,14 +114,14 @@ fn scanned_reason(
     }))
 }
 
-pub fn segments(rel: Rel) -> Result<Vec<Segment>, SqlError> {
+pub fn segments(rel: Rel) -> Result<Vec<SegmentStats>, SqlError> {
     let (manifest, dims) = retry(|| {
         let meta = read_meta(rel)?;
         Ok((read_manifest(rel, &meta)?, meta.dims))
     })?;
     let tiers = Tiers::of_dims(dims as usize);
     let cache = segment::cache();
-    let row = |reference: SegmentRef| Segment {
+    let row = |reference: SegmentRef| SegmentStats {
         id: format!("{:032x}", reference.payload.id),
         tier: tiers.tier(reference.live_rows()),
         rows: reference.rows,
@@ -133,11 +133,11 @@ pub fn segments(rel: Rel) -> Result<Vec<Segment>, SqlError> {
     Ok(manifest.segments.into_iter().map(row).collect())
 }
 
-pub fn operating_points(rel: Rel) -> Result<Vec<Point>, SqlError> {
+pub fn operating_points(rel: Rel) -> Result<Vec<SegmentPoint>, SqlError> {
     let manifest = retry(|| read_manifest(rel, &read_meta(rel)?))?;
     let mut points = Vec::new();
     for segment in &manifest.segments {
-        points.extend(segment.points.iter().map(OperatingPoint::from).map(|point| Point {
+        points.extend(segment.points.iter().map(OperatingPoint::from).map(|point| SegmentPoint {
             segment: format!("{:032x}", segment.payload.id),
             factory: segment.factory.clone(),
             search: point.params.to_string(),

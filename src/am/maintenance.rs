@@ -16,10 +16,10 @@ use super::resources::cache_bytes;
 use crate::engine::{self, DEFAULT_RECALL};
 use crate::failpoint;
 use crate::guc;
-use crate::index::compact::plan::Effort;
+use crate::index::compact::plan::Goal;
 use crate::index::compact::{self, Settings, seal};
 use crate::index::error::IndexError;
-use crate::index::table::{Surroundings, Table};
+use crate::index::table::{Table, TableAccess};
 use crate::index::train::Resources;
 use crate::index::vacuum;
 use crate::pg::error::{OrRaise, SqlError};
@@ -32,20 +32,20 @@ use crate::pg::{self, subtransaction, worker};
 
 /// Backpressure: above this multiple of its limit, inserts seal the delta themselves even though a worker was
 /// requested.
-const SELF_SEALING_GROWTH: u64 = 4;
+const BACKPRESSURE_FACTOR: u64 = 4;
 /// Minimum interval between two requests of a worker by one backend for one index.
-const REQUEST_PAUSE: Duration = Duration::from_secs(1);
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a backend failed to seal or compact an index.
-const FAILURE_PAUSE: Duration = Duration::from_secs(10);
+const FAILURE_BACKOFF: Duration = Duration::from_secs(10);
 /// How long an idle worker waits for more work, and the interval of polling for work and for lock waiters.
-const LINGER: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(50);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a worker waits for the transaction that requested it to commit.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of rows per FAISS call during a merge; the delta is sealed between two calls.
 const BATCH_BYTES: usize = 16 << 20;
 /// Lock on the index during compaction. It conflicts with changes of the index's definition, but not with reads,
-/// inserts and VACUUM, and its waiters can be detected. The table is locked for at most `LOOK` at a time, only when its
+/// inserts and VACUUM, and its waiters can be detected. The table is locked for at most `POLL_INTERVAL` at a time, only when its
 /// rows are needed, and without waiting.
 pub const INDEX_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
 const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
@@ -75,18 +75,18 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     if delta_bytes <= limit {
         return Ok(());
     }
-    let has_helper = guc::background_compaction() && !index.is_temporary();
-    if has_helper && index.is_uncommitted() {
+    let may_use_worker = guc::background_compaction() && !index.is_temporary();
+    if may_use_worker && index.is_uncommitted() {
         transaction::at(Moment::BeforeCommit, request_workers);
-        transaction::at(Moment::End, forget_unseen);
-        UNSEEN.with_borrow_mut(|unseen| unseen.insert(index.oid().to_u32()));
+        transaction::at(Moment::End, forget_uncommitted);
+        UNCOMMITTED.with_borrow_mut(|uncommitted| uncommitted.insert(index.oid().to_u32()));
     }
-    let has_help = has_helper && !index.is_uncommitted();
-    if has_help && is_time_to(Step::Ask, index) {
+    let has_worker = may_use_worker && !index.is_uncommitted();
+    if has_worker && is_time_to(Step::Ask, index) {
         mark(Step::Ask, index);
         request_worker(index);
     }
-    let is_own_turn = !has_help || delta_bytes > limit.saturating_mul(SELF_SEALING_GROWTH);
+    let is_own_turn = !has_worker || delta_bytes > limit.saturating_mul(BACKPRESSURE_FACTOR);
     if is_own_turn && is_time_to(Step::Seal, index) {
         upkeep(index, "seal", || seal::try_one(index))?;
     }
@@ -105,15 +105,19 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     }
     // VACUUM's snapshot does not hold back the removal of rows, so the table cannot be read.
     if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
-        let run = || compact::run(index, Effort::Tiers, settings, &mut Bystander, &lock);
+        let run = || compact::run(index, Goal::Tiers, settings, &mut NoTable, &lock);
         upkeep(index, "compact", || run().map(drop))?;
     }
     Ok(())
 }
 
-/// Runs maintenance within a user's statement. If it fails, the statement continues with a warning and the maintenance
+/// Runs maintenance within a user's `statement`, which may be of another kind that inserts. If it fails, the statement continues with a warning and the maintenance
 /// is paused for some time; only damage is an error. Returns whether it succeeded.
-fn upkeep(index: Rel, what: &str, work: impl FnOnce() -> Result<(), IndexError>) -> Result<bool, SqlError> {
+fn upkeep(
+    index: Rel,
+    statement: &str,
+    work: impl FnOnce() -> Result<(), IndexError>,
+) -> Result<bool, SqlError> {
     let reason = match subtransaction::contain(work) {
         Ok(Ok(())) => return Ok(true),
         Ok(Err(error)) if error.is_damage() => return Err(error.into()),
@@ -154,13 +158,13 @@ impl IndexToCompact {
                 return Ok(IndexToCompact { _unchanged: unchanged, lock, index });
             }
             // A worker that has just started holds this lock until it finds the compaction lock taken.
-            if start.elapsed() > LINGER {
+            if start.elapsed() > IDLE_TIMEOUT {
                 let message = format!("could not lock index \"{}\" for compaction", index.rel().name());
                 return Err(SqlError::new(Code::ERRCODE_LOCK_NOT_AVAILABLE, message)
                     .detail("Another session rebuilds or changes the index, as REINDEX CONCURRENTLY does.")
                     .hint("Call vekter_compact() again when that session has finished."));
             }
-            worker::nap(LOOK);
+            worker::nap(POLL_INTERVAL);
         }
     }
 }
@@ -168,8 +172,8 @@ impl IndexToCompact {
 /// `vekter_compact()`: merges everything into one segment without dead rows.
 pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -> Result<(), SqlError> {
     let index = index.rel();
-    let mut table = LentTable::under(index, None);
-    if !as_owner(index, || compact::run(index, Effort::Everything, settings(index), &mut table, lock))? {
+    let mut table = ReleasableTable::under(index, None);
+    if !as_owner(index, || compact::run(index, Goal::Everything, settings(index), &mut table, lock))? {
         let message = format!("index \"{}\" was not merged into one segment", index.name());
         SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
             .detail("There are rows that neither the index nor the table could give.")
@@ -199,8 +203,8 @@ enum Step {
 impl Step {
     fn pause(self) -> Duration {
         match self {
-            Step::Ask => failpoint::pause(REQUEST_PAUSE),
-            Step::Seal => FAILURE_PAUSE,
+            Step::Ask => failpoint::pause(REQUEST_INTERVAL),
+            Step::Seal => FAILURE_BACKOFF,
         }
     }
 }
@@ -238,19 +242,19 @@ fn request_worker_for(index: u32) -> bool {
 
 thread_local! {
     /// Indexes that grew in the transaction that created them.
-    static UNSEEN: RefCell<HashSet<u32>> = RefCell::default();
+    static UNCOMMITTED: RefCell<HashSet<u32>> = RefCell::default();
 }
 
 /// Requests workers just before the commit that makes the indexes visible. If the transaction has dropped an index
 /// again, its worker finds nothing and exits.
 fn request_workers() {
-    for index in UNSEEN.take() {
+    for index in UNCOMMITTED.take() {
         request_worker_for(index);
     }
 }
 
-fn forget_unseen() {
-    UNSEEN.take();
+fn forget_uncommitted() {
+    UNCOMMITTED.take();
 }
 
 /// Main function of the background worker: compacts one index until nothing is due, and waits some time for more.
@@ -268,10 +272,10 @@ pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
 /// Waits while another session holds an exclusive lock on the index: it may be about to commit the index's creation.
 fn await_commit(index: pg_sys::Oid) {
     let start = Instant::now();
-    while start.elapsed() < COMMIT_PATIENCE
+    while start.elapsed() < COMMIT_TIMEOUT
         && worker::transaction(|| lock::is_exclusively_locked(index.to_u32()))
     {
-        worker::nap(LOOK);
+        worker::nap(POLL_INTERVAL);
     }
 }
 
@@ -282,18 +286,18 @@ fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
     let index = open.rel();
     let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
-    let mut table = LentTable::under(index, Some(&lock));
-    compact::await_calm(index, settings(index), &mut table)?;
-    if !as_owner(index, || compact::run(index, Effort::Tiers, settings(index), &mut table, &lock))? {
+    let mut table = ReleasableTable::under(index, Some(&lock));
+    compact::throttle(index, settings(index), &mut table)?;
+    if !as_owner(index, || compact::run(index, Goal::Tiers, settings(index), &mut table, &lock))? {
         return Ok(false);
     }
     sweep_cache(index);
     let start = Instant::now();
-    while start.elapsed() < failpoint::pause(LINGER) && !table.must_yield() {
+    while start.elapsed() < failpoint::pause(IDLE_TIMEOUT) && !table.must_yield() {
         if compact::is_due(index, settings(index))? {
             return Ok(true);
         }
-        worker::nap(failpoint::pause(LOOK));
+        worker::nap(failpoint::pause(POLL_INTERVAL));
     }
     Ok(false)
 }
@@ -306,7 +310,7 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
         if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
             return Some(lock);
         }
-        worker::nap(LOOK);
+        worker::nap(POLL_INTERVAL);
     }
     IndexLock::try_acquire(index, Purpose::Compaction)
 }
@@ -314,7 +318,7 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
 // ---------------------------------------------------------------- access to the table
 
 /// Access to the table of an index that is compacted.
-struct LentTable<'a> {
+struct ReleasableTable<'a> {
     index: Rel,
     /// The lock whose waiters it yields to, besides waiters for the index; None: it yields to nobody.
     yields: Option<&'a IndexLock>,
@@ -323,14 +327,14 @@ struct LentTable<'a> {
     open: Option<(IndexedTable, ActiveSnapshot, OpenRelation)>,
 }
 
-impl<'a> LentTable<'a> {
+impl<'a> ReleasableTable<'a> {
     fn under(index: Rel, yields: Option<&'a IndexLock>) -> Self {
-        LentTable { index, yields, looked: Instant::now(), open: None }
+        ReleasableTable { index, yields, looked: Instant::now(), open: None }
     }
 }
 
-impl Surroundings for LentTable<'_> {
-    fn knows_table(&self) -> bool {
+impl TableAccess for ReleasableTable<'_> {
+    fn has_table(&self) -> bool {
         true
     }
 
@@ -350,28 +354,28 @@ impl Surroundings for LentTable<'_> {
         Some(table)
     }
 
-    fn leave_table(&mut self) {
+    fn release_table(&mut self) {
         self.open = None;
         snapshot::forget_catalogue_snapshot();
     }
 
     fn must_yield(&mut self) -> bool {
         // Both the check, which takes a lock manager lock, and reopening the table take time.
-        if self.looked.elapsed() < LOOK {
+        if self.looked.elapsed() < POLL_INTERVAL {
             return false;
         }
         self.looked = Instant::now();
-        self.leave_table();
+        self.release_table();
         pg::take_interrupts();
         self.yields.is_some_and(|lock| lock::has_waiters(self.index) || lock.has_waiters())
     }
 }
 
 /// No access to the table, and no yielding.
-struct Bystander;
+struct NoTable;
 
-impl Surroundings for Bystander {
-    fn knows_table(&self) -> bool {
+impl TableAccess for NoTable {
+    fn has_table(&self) -> bool {
         false
     }
 
@@ -379,7 +383,7 @@ impl Surroundings for Bystander {
         None
     }
 
-    fn leave_table(&mut self) {}
+    fn release_table(&mut self) {}
 
     fn must_yield(&mut self) -> bool {
         pg::take_interrupts();

@@ -80,7 +80,7 @@ SELECT r.relname::text, r.relkind, x.*
     )
 }
 
-struct Candidate {
+struct MatchingIndex {
     oid: pg_sys::Oid,
     name: String,
     kind: u8,
@@ -130,9 +130,9 @@ pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError
 }
 
 /// The faiss index that `relation` is, or the one it has; if several give the same answers, the newest.
-fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
+fn find(relation: pg_sys::Oid) -> Result<MatchingIndex, SqlError> {
     let mut itself = None;
-    let mut candidates: Vec<Candidate> = Vec::new();
+    let mut candidates: Vec<MatchingIndex> = Vec::new();
     catalogue::for_each_row(&candidates_query(), &[(pg_sys::OIDOID, relation.into())], |row| {
         // SAFETY: the query's columns are of these types.
         let (name, kind, oid) = unsafe { (row.text(1), row.get::<i8>(2), row.get(3)) };
@@ -141,7 +141,7 @@ fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
             // SAFETY: as above.
             let (name, kind, usable, meaning) =
                 unsafe { (row.text(4), row.get::<i8>(5), row.get(6), row.text(7)) };
-            Candidate {
+            MatchingIndex {
                 oid,
                 name: name.unwrap_or_default(),
                 kind: kind.unwrap_or(0) as u8,
@@ -162,7 +162,7 @@ fn find(relation: pg_sys::Oid) -> Result<Candidate, SqlError> {
     usable.into_iter().max_by_key(|index| index.oid.to_u32()).ok_or_else(|| not_valid(&name, &others))
 }
 
-fn not_valid(table: &str, indexes: &[Candidate]) -> SqlError {
+fn not_valid(table: &str, indexes: &[MatchingIndex]) -> SqlError {
     let error = |message| SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message);
     let hint = "Rebuild it with REINDEX, or drop it and create it again.";
     match indexes {
@@ -173,7 +173,7 @@ fn not_valid(table: &str, indexes: &[Candidate]) -> SqlError {
     }
 }
 
-fn several_indexes(table: &str, indexes: &[Candidate]) -> SqlError {
+fn several_indexes(table: &str, indexes: &[MatchingIndex]) -> SqlError {
     let message = format!("table \"{table}\" has several faiss indexes");
     SqlError::new(Code::ERRCODE_AMBIGUOUS_PARAMETER, message)
         .detail(format!(
@@ -183,7 +183,7 @@ fn several_indexes(table: &str, indexes: &[Candidate]) -> SqlError {
         .hint("Name the index instead of the table.")
 }
 
-fn names(indexes: &[Candidate]) -> String {
+fn names(indexes: &[MatchingIndex]) -> String {
     let names: Vec<&str> = indexes.iter().map(|index| index.name.as_str()).collect();
     names.join(", ")
 }

@@ -26,7 +26,7 @@ fn vekter_create_index(
     // SAFETY: raises an error, or returns.
     unsafe { pg_sys::PreventCommandDuringRecovery(c"vekter_create_index()".as_ptr()) };
     let text = |name: &CStr| from_server(name.to_bytes());
-    let request = Request {
+    let request = NewIndex {
         table: required(table, "table").or_raise(),
         id_column: text(required(id_column, "id_column").or_raise()),
         vector_column: text(required(vector_column, "vector_column").or_raise()),
@@ -44,7 +44,7 @@ pub(super) fn required<T>(argument: Option<T>, name: &str) -> Result<T, SqlError
 }
 
 /// The definition of an index to create.
-pub(super) struct Request {
+pub(super) struct NewIndex {
     pub table: pg_sys::Oid,
     pub id_column: String,
     pub vector_column: String,
@@ -53,7 +53,7 @@ pub(super) struct Request {
     pub name: Option<String>,
 }
 
-impl Request {
+impl NewIndex {
     fn run(&self) -> Result<pg_sys::Oid, SqlError> {
         self.run_by(|_, statement| {
             spi::run(statement);

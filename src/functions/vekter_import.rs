@@ -7,7 +7,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::server_file;
 use super::target::relation_name;
-use super::vekter_create_index::{Request, required};
+use super::vekter_create_index::{NewIndex, required};
 use crate::am::{self, Metric};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
@@ -109,17 +109,17 @@ impl Import {
 
     fn run(self, bytes: Vec<u8>) -> Result<pg_sys::Oid, SqlError> {
         let (table, metric) = (self.table, self.metric);
-        let foreign = am::import::read(bytes, metric)?;
-        let request = Request {
+        let external = am::import::read(bytes, metric)?;
+        let request = NewIndex {
             table,
             id_column: self.id_column,
             vector_column: self.vector_column,
-            factory: foreign.factory().to_string(),
-            metric: foreign.metric().name().to_string(),
+            factory: external.factory().to_string(),
+            metric: external.metric().name().to_string(),
             name: self.name,
         };
         request.run_by(|name, statement| {
-            if am::import::with(table, name.to_string(), foreign, || spi::run(statement)) {
+            if am::import::with(table, name.to_string(), external, || spi::run(statement)) {
                 return Ok(());
             }
             Err(SqlError::new(Code::ERRCODE_INTERNAL_ERROR, format!("index \"{name}\" was not built")))

@@ -7,7 +7,7 @@ use super::target;
 use crate::am::inspect;
 use crate::pg::error::{OrRaise, SqlError};
 
-type Stats = (String, Option<String>, String, i32, i32, i64, i64, i64, i64, i64, i32);
+type StatsColumns = (String, Option<String>, String, i32, i32, i64, i64, i64, i64, i64, i32);
 
 #[pg_extern]
 #[expect(clippy::type_complexity, reason = "the columns of the result")]
@@ -32,7 +32,7 @@ fn vekter_index_stats(
     TableIterator::once(stats(index).or_raise())
 }
 
-fn stats(relation: pg_sys::Oid) -> Result<Stats, SqlError> {
+fn stats(relation: pg_sys::Oid) -> Result<StatsColumns, SqlError> {
     let inspected = inspect::stats(target::open_plain_index(relation)?.index())?;
     let count = |value: u64| value as i64;
     Ok((

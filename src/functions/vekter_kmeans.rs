@@ -19,7 +19,7 @@ use crate::am::{EngineError, Metric};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::memory;
 use crate::pg::results::ResultRows;
-use crate::pg::spi::Cursor;
+use crate::pg::spi::QueryCursor;
 use crate::pg::text::{Text, from_server};
 use crate::vector::{self, Vector};
 
@@ -104,7 +104,7 @@ fn cluster(
 // ---------------------------------------------------------------- rows
 
 /// Called with id and prepared vector of a row.
-type VisitRow<'a> = dyn FnMut(i64, &[f32]) -> Result<(), SqlError> + 'a;
+type VisitVector<'a> = dyn FnMut(i64, &[f32]) -> Result<(), SqlError> + 'a;
 
 /// Ids and vectors of a table, as visible to the caller.
 struct Rows {
@@ -136,8 +136,8 @@ impl Rows {
     }
 
     /// Calls `visit` with id and prepared vector of each row. Under cosine, zero vectors are left out.
-    fn scan(&self, visit: &mut VisitRow) -> Result<(), SqlError> {
-        let mut cursor = Cursor::open(&self.query);
+    fn scan(&self, visit: &mut VisitVector) -> Result<(), SqlError> {
+        let mut cursor = QueryCursor::open(&self.query);
         let (mut limit, mut prepared) = (FIRST_FETCH_ROWS, Vec::new());
         loop {
             let mut outcome = Ok(());
@@ -161,7 +161,7 @@ impl Rows {
         id: Option<pg_sys::Datum>,
         value: Option<pg_sys::Datum>,
         prepared: &mut Vec<f32>,
-        visit: &mut VisitRow,
+        visit: &mut VisitVector,
     ) -> Result<(), SqlError> {
         let Some(id) = id.map(|id| id.value() as i64) else {
             let message = format!("column \"{}\" contains null values", self.id_column);
@@ -198,7 +198,7 @@ impl Rows {
 // ---------------------------------------------------------------- sample
 
 /// The rows whose ids have the smallest hashes: a random sample that does not depend on the rows' order.
-struct Sample {
+struct HashSample {
     seed: u64,
     dims: usize,
     max_rows: usize,
@@ -209,7 +209,7 @@ struct Sample {
     rows_seen: u64,
 }
 
-impl Sample {
+impl HashSample {
     fn new(plan: &ClusteringPlan, seed: u64, dims: usize, work_bytes: u64) -> Result<Self, SqlError> {
         // Each sampled row has an entry in the heap and one in the final order.
         let bytes = |rows: usize| plan.bytes(rows, dims) + 48 * rows as u64;
@@ -236,7 +236,7 @@ impl Sample {
         }
         let mut values = Vec::new();
         values.try_reserve_exact(max_rows * dims).map_err(|_| EngineError::OutOfMemory)?;
-        Ok(Sample { seed, dims, max_rows, values, chosen: BinaryHeap::new(), rows_seen: 0 })
+        Ok(HashSample { seed, dims, max_rows, values, chosen: BinaryHeap::new(), rows_seen: 0 })
     }
 
     fn offer(&mut self, id: i64, row: &[f32]) {
@@ -256,7 +256,7 @@ impl Sample {
 
     /// The sampled values, row-major, in the order of the hashes.
     fn into_rows(self) -> Vec<f32> {
-        let Sample { dims, mut values, chosen, .. } = self;
+        let HashSample { dims, mut values, chosen, .. } = self;
         let mut sources: Vec<usize> = chosen.into_sorted_vec().into_iter().map(|(_, _, slot)| slot).collect();
         let mut first = vec![0.0; dims];
         for start in 0..sources.len() {
@@ -288,11 +288,11 @@ fn mixed(value: u64) -> u64 {
 // ---------------------------------------------------------------- the two passes
 
 fn find(rows: &Rows, plan: &ClusteringPlan) -> Result<Clustering, SqlError> {
-    let mut sample: Option<Sample> = None;
+    let mut sample: Option<HashSample> = None;
     rows.scan(&mut |id, row| {
         let sample = match &mut sample {
             Some(sample) => sample,
-            None => sample.insert(Sample::new(
+            None => sample.insert(HashSample::new(
                 plan,
                 u64::from(plan.seed()),
                 row.len(),
@@ -349,7 +349,7 @@ mod tests {
 
     fn sample_of(ids: impl Iterator<Item = i64>) -> Vec<f32> {
         let plan = ClusteringPlan::new(3, Metric::L2, 5, 7).unwrap();
-        let mut sample = Sample::new(&plan, 7, 2, 1 << 30).unwrap();
+        let mut sample = HashSample::new(&plan, 7, 2, 1 << 30).unwrap();
         sample.max_rows = 100;
         ids.for_each(|id| sample.offer(id, &[id as f32, -id as f32]));
         sample.into_rows()

@@ -33,7 +33,7 @@ fn vekter_operating_points(
 
 fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
     let points = inspect::operating_points(target::open_plain_index(relation)?.index())?;
-    let row = |inspect::Point { segment, factory, search, recall, microseconds }| {
+    let row = |inspect::SegmentPoint { segment, factory, search, recall, microseconds }| {
         (segment, factory, search, recall, microseconds)
     };
     Ok(points.into_iter().map(row).collect())

@@ -7,7 +7,7 @@ use super::target;
 use crate::am::inspect;
 use crate::pg::error::{OrRaise, SqlError};
 
-type Segment = (String, i32, String, i64, i64, i64, bool);
+type SegmentColumns = (String, i32, String, i64, i64, i64, bool);
 
 #[pg_extern]
 fn vekter_segments(
@@ -27,10 +27,10 @@ fn vekter_segments(
     TableIterator::new(list(index).or_raise())
 }
 
-fn list(relation: pg_sys::Oid) -> Result<Vec<Segment>, SqlError> {
+fn list(relation: pg_sys::Oid) -> Result<Vec<SegmentColumns>, SqlError> {
     let segments = inspect::segments(target::open_plain_index(relation)?.index())?;
-    let row = |segment: inspect::Segment| {
-        let inspect::Segment { id, tier, factory, rows, dead_rows, bytes, is_cached } = segment;
+    let row = |segment: inspect::SegmentStats| {
+        let inspect::SegmentStats { id, tier, factory, rows, dead_rows, bytes, is_cached } = segment;
         (id, tier as i32, factory, rows as i64, dead_rows as i64, bytes as i64, is_cached)
     };
     Ok(segments.into_iter().map(row).collect())

@@ -79,10 +79,10 @@ pub const NAMED_IDS: usize = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     #[error(transparent)]
-    Foreign(#[from] ExternalIndexError),
+    External(#[from] ExternalIndexError),
     /// The engine found a structure that contradicts the file's own header.
     #[error("{0}")]
-    Disordered(String),
+    Inconsistent(String),
     #[error("it has {file} dimensions, and the column has {table}")]
     Dimensions { file: usize, table: usize },
     #[error(
@@ -96,7 +96,7 @@ pub enum ImportError {
     #[error(
         "{count} of {compared} rows that were compared are not those that the table has under their ids: {ids}"
     )]
-    Strangers { count: usize, compared: usize, ids: Ids },
+    Mismatched { count: usize, compared: usize, ids: Ids },
     #[error("two rows of the table have the id {0}")]
     Ambiguous(i64),
     #[error("the table has no rows with vectors, so there is nothing to keep it for")]
@@ -206,14 +206,14 @@ impl From<ImportError> for SqlError {
         };
         let detail = format!("{}.", capitalised(&error.to_string()));
         match error {
-            ImportError::Foreign(error) => error.into(),
-            ImportError::Disordered(reason) => ExternalIndexError::Unsupported(reason).into(),
+            ImportError::External(error) => error.into(),
+            ImportError::Inconsistent(reason) => ExternalIndexError::Unsupported(reason).into(),
             ImportError::Count { .. } => misfit(detail)
                 .hint("Wrap the index in an IndexIDMap2, and add its rows with their ids: add_with_ids()."),
             ImportError::Missing { .. } => {
                 misfit(detail).hint("Export or build it again, or import it without rows, after reset().")
             }
-            ImportError::Changed { .. } | ImportError::Strangers { .. } => misfit(detail)
+            ImportError::Changed { .. } | ImportError::Mismatched { .. } => misfit(detail)
                 .hint("Build it of the table's vectors, or import it without rows, after reset()."),
             ImportError::Ambiguous(_) => {
                 misfit(detail).hint("Name a column that identifies rows, such as the primary key.")

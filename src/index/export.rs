@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::Snapshot;
+use super::IndexView;
 use super::error::IndexError;
 use super::format::Tid;
 use super::interruptible::interruptible;
@@ -23,25 +23,25 @@ pub struct Exported {
 
 /// A row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Row {
+struct VisibleRow {
     tid: Tid,
     id: i64,
 }
 
 /// Builds one index of all rows visible in `table`.
 pub fn merge(rel: Rel, table: &mut dyn Table, resources: Resources) -> Result<Exported, IndexError> {
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<VisibleRow> = Vec::new();
     table.scan_visible(&mut |TableRow { tid, id, .. }| {
         let id = id.ok_or(IndexError::NoId)?;
         rows.try_reserve(1)?;
-        rows.push(Row { tid, id });
+        rows.push(VisibleRow { tid, id });
         Ok(())
     })?;
     rows.sort_unstable();
-    let snapshot = Snapshot::open(rel)?;
-    let base = snapshot.segments.iter().max_by_key(|segment| segment.reference.rows);
+    let view = IndexView::open(rel)?;
+    let base = view.segments.iter().max_by_key(|segment| segment.reference.rows);
     let kept = base.map(|base| ids_of_all(base, &rows)).transpose()?.flatten();
-    let mut exported = start(&snapshot, base, kept, rows.len() as u64, resources)?;
+    let mut exported = start(&view, base, kept, rows.len() as u64, resources)?;
     if let Some(base) = base.filter(|_| !exported.ids.is_empty()) {
         let present = tids_of(base)?;
         rows.retain(|row| present.binary_search(&row.tid).is_err());
@@ -51,7 +51,7 @@ pub fn merge(rel: Rel, table: &mut dyn Table, resources: Resources) -> Result<Ex
 }
 
 /// The ids of the segment's rows by position; None unless every row of the segment is live and in `rows`.
-fn ids_of_all(segment: &OpenedSegment, rows: &[Row]) -> Result<Option<Vec<i64>>, IndexError> {
+fn ids_of_all(segment: &OpenedSegment, rows: &[VisibleRow]) -> Result<Option<Vec<i64>>, IndexError> {
     let mut ids = Vec::new();
     ids.try_reserve_exact(rows.len())?;
     for position in 0..segment.reference.rows {
@@ -66,13 +66,13 @@ fn ids_of_all(segment: &OpenedSegment, rows: &[Row]) -> Result<Option<Vec<i64>>,
 
 /// The index to add rows to. `kept`: the ids of the base's rows, if they stay in it.
 fn start(
-    snapshot: &Snapshot,
+    view: &IndexView,
     base: Option<&Arc<OpenedSegment>>,
     kept: Option<Vec<i64>>,
     rows: u64,
     resources: Resources,
 ) -> Result<Exported, IndexError> {
-    let (dims, metric) = (snapshot.dims(), snapshot.metric);
+    let (dims, metric) = (view.dims(), view.metric);
     let factory = base.map_or(UNTRAINED_FACTORY, |base| base.reference.factory.as_str());
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
     check_memory(&Builder::new(factory, dims, metric)?, factory, untrained, rows, resources)?;
@@ -102,7 +102,7 @@ fn tids_of(segment: &OpenedSegment) -> Result<Vec<Tid>, IndexError> {
 /// Adds table rows in batches; no page is pinned while FAISS works.
 fn add_rows(
     exported: &mut Exported,
-    rows: &[Row],
+    rows: &[VisibleRow],
     table: &mut dyn Table,
     resources: Resources,
 ) -> Result<(), IndexError> {
@@ -113,7 +113,7 @@ fn add_rows(
     let mut batch = Vec::<f32>::new();
     for rows in rows.chunks(batch_rows) {
         batch.clear();
-        for &Row { tid, id } in rows {
+        for &VisibleRow { tid, id } in rows {
             pgrx::check_for_interrupts!();
             let at = batch.len();
             table.fetch(tid, &mut |vector| batch.extend_from_slice(vector));

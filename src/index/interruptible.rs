@@ -11,13 +11,13 @@ pub fn interruptible<T: Send, E: Send>(
     run(threads, &mut || true, work).0
 }
 
-/// As `interruptible`, but stops when `goes_on`, which is polled, returns false; None if it was stopped.
+/// As `interruptible`, but stops when `should_continue`, which is polled, returns false; None if it was stopped.
 pub fn stoppable<T: Send, E: Send>(
     threads: usize,
-    goes_on: &mut dyn FnMut() -> bool,
+    should_continue: &mut dyn FnMut() -> bool,
     work: impl FnOnce() -> Result<T, E> + Send,
 ) -> Result<Option<T>, E> {
-    match run(threads, goes_on, work) {
+    match run(threads, should_continue, work) {
         (outcome, true) => outcome.map(Some),
         (_, false) => Ok(None),
     }
@@ -25,13 +25,13 @@ pub fn stoppable<T: Send, E: Send>(
 
 fn run<T: Send>(
     threads: usize,
-    goes_on: &mut dyn FnMut() -> bool,
+    should_continue: &mut dyn FnMut() -> bool,
     work: impl FnOnce() -> T + Send,
 ) -> (T, bool) {
     exit::before_exit(engine::stop_worker);
     let mut tick = || {
         crate::pg::take_interrupts();
-        goes_on()
+        should_continue()
     };
     let outcome = engine::on_worker_while(threads, &mut tick, work);
     // If FAISS noticed the interrupt first, raise PostgreSQL's own error instead.

@@ -2,7 +2,7 @@
 //!
 //! The formats are in `format`, the invariants in `src/README.md` (cited here by number).
 //!
-//! * A search reads the meta page once and keeps that version of the index (`Snapshot::open`): the manifest and
+//! * A search reads the meta page once and keeps that version of the index (`IndexView::open`): the manifest and
 //!   everything it points to are immutable, and the delta chain that starts there only loses dead entries and gains new
 //!   ones.
 //! * `publish` changes the root in one WAL record, after everything it points to is logged (invariant 4). A crash
@@ -22,19 +22,19 @@ pub mod format;
 pub mod interruptible;
 pub mod search;
 pub mod segment;
-mod snapshot;
 pub mod storage;
 pub mod table;
 pub mod train;
 pub mod vacuum;
+mod view;
 
 use crate::engine::Metric;
 
 pub use delta::Inserter;
-pub use snapshot::Snapshot;
 pub use storage::root::{
     create_init_fork, first_pages, metric_of, publish, read_manifest, read_meta, retry, root_on,
 };
+pub use view::IndexView;
 
 /// The properties of an index that are fixed when it is built.
 #[derive(Debug, Clone)]

@@ -49,13 +49,13 @@ pub enum LinePointers {
 }
 
 /// Access to the table that can be released in between, and the obligation to yield to other processes.
-pub trait Surroundings {
+pub trait TableAccess {
     /// Whether the table can be opened, now or later.
-    fn knows_table(&self) -> bool;
+    fn has_table(&self) -> bool;
     /// Opens the table; None if its lock is not available now.
     fn table(&mut self) -> Option<&mut dyn Table>;
     /// Closes the table and releases everything that keeps VACUUM from removing rows.
-    fn leave_table(&mut self);
+    fn release_table(&mut self);
     /// Whether another process waits for a lock that conflicts with this process's. Releases the table from time to
     /// time.
     fn must_yield(&mut self) -> bool;

@@ -13,7 +13,7 @@ use crate::pg::relation::Rel;
 use crate::pg::vacuum_delay_point;
 
 /// Positions between two checks of the cost limit and of interrupts.
-const POSITIONS_PER_BREATH: u64 = 8192;
+const POSITIONS_PER_DELAY_POINT: u64 = 8192;
 
 #[derive(Default)]
 pub struct Vacuumed {
@@ -66,11 +66,11 @@ fn mark_dead(
 ) -> Result<u64, IndexError> {
     let mut dead = segment::tombstones(rel, reference)?.unwrap_or_else(|| Tombstones::none(reference.rows));
     segment::for_each_tid(rel, reference, &mut |position, tid| {
-        if position % POSITIONS_PER_BREATH == 0 {
+        if position % POSITIONS_PER_DELAY_POINT == 0 {
             vacuum_delay_point();
         }
         if !dead.is_dead(position) && is_dead(tid) {
-            dead.bury(position);
+            dead.mark_dead(position);
         }
     })?;
     let newly_dead = dead.count().checked_sub(reference.dead_rows).ok_or_else(|| {

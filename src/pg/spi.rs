@@ -100,9 +100,9 @@ impl Plan {
 }
 
 /// A query whose result is read in batches: read-only, under the calling query's snapshot, without parallel workers.
-pub struct Cursor(pg_sys::Portal);
+pub struct QueryCursor(pg_sys::Portal);
 
-impl Cursor {
+impl QueryCursor {
     pub fn open(query: &str) -> Self {
         let query = text::to_server(query);
         // SAFETY: the query has no parameters; the portal lives until `drop`, or the transaction's abort.
@@ -112,7 +112,7 @@ impl Cursor {
             if plan.is_null() {
                 pgrx::error!("could not prepare a query over the table");
             }
-            Cursor(pg_sys::SPI_cursor_open(
+            QueryCursor(pg_sys::SPI_cursor_open(
                 core::ptr::null(),
                 plan,
                 core::ptr::null_mut(),
@@ -139,7 +139,7 @@ impl Cursor {
     }
 }
 
-impl Drop for Cursor {
+impl Drop for QueryCursor {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: opened in `open`; SPI connections made since were ended since.

@@ -19,7 +19,7 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, SqlError> {
         return Ok(work());
     }
     // SAFETY: called in a transaction, on the main thread.
-    let before = unsafe { Surroundings::enter() };
+    let before = unsafe { OuterContext::enter() };
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
         .catch_others(|error| Err(Box::new(error)))
         .execute();
@@ -35,19 +35,19 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, SqlError> {
 }
 
 /// State that a subtransaction changes and does not restore.
-struct Surroundings {
+struct OuterContext {
     memory: pg_sys::MemoryContext,
     owner: pg_sys::ResourceOwner,
 }
 
-impl Surroundings {
+impl OuterContext {
     /// # Safety
     /// Called in a transaction, not in parallel mode.
     unsafe fn enter() -> Self {
         // SAFETY: the caller's promise; a subtransaction needs no name.
         unsafe {
             let before =
-                Surroundings { memory: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
+                OuterContext { memory: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
             pg_sys::BeginInternalSubTransaction(core::ptr::null());
             pg_sys::MemoryContextSwitchTo(before.memory);
             before

@@ -27,10 +27,10 @@ const MAX_PAGES: usize = 4;
 /// nothing. Relations that need no WAL use the same code, unlogged.
 pub struct WalRecord {
     rel: Rel,
-    pages: Vec<Change>,
+    pages: Vec<PageChange>,
 }
 
-struct Change {
+struct PageChange {
     buffer: pg_sys::Buffer,
     what: What,
 }
@@ -63,7 +63,7 @@ impl WalRecord {
         let buffer = lock.buffer();
         assert!(self.pages.len() < MAX_PAGES, "a WAL record has too many pages");
         assert!(self.pages.iter().all(|page| page.buffer != buffer), "a WAL record names a page twice");
-        self.pages.push(Change { buffer, what });
+        self.pages.push(PageChange { buffer, what });
     }
 
     /// Applies the changes and logs them as one record.
@@ -96,7 +96,7 @@ impl WalRecord {
     }
 }
 
-impl Change {
+impl PageChange {
     /// # Safety
     /// The buffer is exclusively locked, and nobody else looks at the value.
     unsafe fn page(&self) -> PageMut<'_> {

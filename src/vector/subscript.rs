@@ -49,7 +49,7 @@ unsafe extern "C-unwind" fn transform(
     unsafe {
         let first: *const pg_sys::A_Indices = (*(*indirection).elements).ptr_value.cast();
         let shown = if (*first).lidx.is_null() { (*first).uidx } else { (*first).lidx };
-        let mut place = Place { parse_state, location: pg_sys::exprLocation(shown) };
+        let mut place = QueryLocation { parse_state, location: pg_sys::exprLocation(shown) };
         let mut callback = pg_sys::ErrorContextCallback {
             previous: pg_sys::error_context_stack,
             callback: Some(point_to),
@@ -62,17 +62,17 @@ unsafe extern "C-unwind" fn transform(
 }
 
 /// A location in a query's text, for errors.
-struct Place {
+struct QueryLocation {
     parse_state: *mut pg_sys::ParseState,
     location: c_int,
 }
 
 /// # Safety
-/// `place` is a [`Place`], and an error is being raised.
+/// `place` is a [`QueryLocation`], and an error is being raised.
 unsafe extern "C-unwind" fn point_to(place: *mut c_void) {
     // SAFETY: the caller's promise.
     unsafe {
-        let Place { parse_state, location } = *place.cast();
+        let QueryLocation { parse_state, location } = *place.cast();
         pg_sys::parser_errposition(parse_state, location);
     }
 }

@@ -15,7 +15,7 @@ use crate::functions::target;
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress::RowsThrough;
 use crate::pg::results::ResultRows;
-use crate::pg::spi::{Cursor, Row};
+use crate::pg::spi::{QueryCursor, Row};
 use crate::pg::text::{Text, from_c, from_server};
 use crate::vector::Vector;
 
@@ -41,12 +41,12 @@ fn knn_join(
     let (results, id_type) =
         unsafe { (ResultRows::begin(call), pg_sys::get_fn_expr_argtype((*call).flinfo, ID_TYPE_ARGUMENT)) };
     let id_type = if id_type == pg_sys::InvalidOid { pg_sys::INT8OID } else { id_type };
-    let left = Left::named(left_table, left_id, left_vector, id_type);
+    let left = LeftTable::named(left_table, left_id, left_vector, id_type);
     join(left, index, k, Effort { search: search.as_deref(), recall }, results).or_raise();
 }
 
 fn join(
-    left: Option<Left>,
+    left: Option<LeftTable>,
     index: Option<pg_sys::Oid>,
     k: Option<i32>,
     effort: Effort,
@@ -62,7 +62,7 @@ fn join(
 }
 
 /// The left table: a neighbour search runs for each of its rows.
-struct Left<'a> {
+struct LeftTable<'a> {
     table: pg_sys::Oid,
     id: &'a CStr,
     vector: &'a CStr,
@@ -75,7 +75,7 @@ struct LeftId {
     is_by_value: bool,
 }
 
-impl<'a> Left<'a> {
+impl<'a> LeftTable<'a> {
     /// None if a name is NULL.
     fn named(
         table: Option<pg_sys::Oid>,
@@ -83,7 +83,7 @@ impl<'a> Left<'a> {
         vector: Option<&'a CStr>,
         id_type: pg_sys::Oid,
     ) -> Option<Self> {
-        Some(Left { table: table?, id: id?, vector: vector?, id_type })
+        Some(LeftTable { table: table?, id: id?, vector: vector?, id_type })
     }
 
     fn join(
@@ -94,7 +94,7 @@ impl<'a> Left<'a> {
         self.check_columns(searcher.element_type)?;
         let most_queries = searcher.most_queries()?;
         let mut dims = searcher.dims();
-        let mut rows = Cursor::open(&self.query_text(searcher.element_type)?);
+        let mut rows = QueryCursor::open(&self.query_text(searcher.element_type)?);
         let progress = RowsThrough::begin(self.table);
         let (mut processed, mut excluded) = (0, 0);
         let mut waiting = Waiting::new(most_queries);

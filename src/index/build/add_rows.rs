@@ -9,15 +9,15 @@ use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 use crate::index::interruptible::interruptible;
 use crate::index::table::{Table, TableRow};
-use crate::index::train::{HeldBack, Resources};
+use crate::index::train::{HoldoutRows, Resources};
 use crate::pg::progress;
 
 /// The index that the table's rows are added to.
-pub struct Beginning {
+pub struct BaseIndex {
     pub builder: Builder,
     pub factory: String,
     /// Holdout queries among the rows to be added.
-    pub held: HeldBack,
+    pub held: HoldoutRows,
     /// Estimate of the final number of rows.
     pub expected_rows: u64,
     /// Whether its models were trained on this table.
@@ -45,7 +45,7 @@ pub struct Added {
     /// TIDs by position.
     pub tids: Vec<Tid>,
     /// Rows that FAISS cannot represent because sums over them would overflow. They stay in the delta.
-    pub strays: Vec<(Tid, Vec<f32>)>,
+    pub rejected: Vec<(Tid, Vec<f32>)>,
     pub heap_rows: f64,
     /// Whether the segment's models were trained on this table.
     pub is_trained: bool,
@@ -63,10 +63,10 @@ pub struct Added {
 pub fn add_rows(
     definition: &Definition,
     table: &mut dyn Table,
-    beginning: Beginning,
+    base: BaseIndex,
     resources: Resources,
 ) -> Result<(Builder, String, Added), IndexError> {
-    let Beginning {
+    let BaseIndex {
         mut builder,
         factory,
         mut held,
@@ -76,14 +76,14 @@ pub fn add_rows(
         complete,
         untrained,
         shortage,
-    } = beginning;
+    } = base;
     let mut present = tids.clone();
     present.sort_unstable();
     let (heap_rows, is_complete) = (complete.unwrap_or(0.0), complete.is_some());
     let mut added = Added { tids, heap_rows, is_trained, untrained, shortage, ..Added::default() };
     progress::rows(added.tids.len() as u64, expected_rows);
     let mut batch = Vec::<f32>::new();
-    let Added { tids, strays, heap_rows, .. } = &mut added;
+    let Added { tids, rejected, heap_rows, .. } = &mut added;
     // Blocks after this end can only appear in CREATE INDEX CONCURRENTLY, whose second pass inserts their rows.
     let mut runs = Runs::new(if is_complete { 0 } else { table.blocks() });
     while let Some(run) = runs.next() {
@@ -98,10 +98,10 @@ pub fn add_rows(
                 batch.extend_from_slice(vector);
                 let row = &mut batch[at..];
                 match definition.metric.prepare(row) {
-                    true if builder.accepts(row) && held.takes(tid, row) => batch.truncate(at),
+                    true if builder.accepts(row) && held.hold_out(tid, row) => batch.truncate(at),
                     true if builder.accepts(row) => tids.push(tid),
                     is_indexed => {
-                        strays.extend(is_indexed.then(|| (tid, row.to_vec())));
+                        rejected.extend(is_indexed.then(|| (tid, row.to_vec())));
                         batch.truncate(at);
                     }
                 }
@@ -120,7 +120,7 @@ pub fn add_rows(
     }
     let started = Instant::now();
     added.points =
-        interruptible(resources.threads, || held.calibrate_hiding(&mut builder, resources.threads))?;
+        interruptible(resources.threads, || held.calibrate_with_holdout(&mut builder, resources.threads))?;
     added.calibration = held.comparing() + started.elapsed();
     for (tid, row) in held.release() {
         added.tids.push(tid);
@@ -132,7 +132,7 @@ pub fn add_rows(
 
 fn add_batch(
     builder: &mut Builder,
-    held: &mut HeldBack,
+    held: &mut HoldoutRows,
     batch: &[f32],
     resources: Resources,
 ) -> Result<(), IndexError> {

@@ -16,7 +16,7 @@ use crate::index::interruptible::interruptible;
 use crate::index::segment::{self, Models, Staged};
 use crate::index::storage::blob::{self, Logging};
 use crate::index::table::Table;
-use crate::index::train::{FactoryOption, Resources, check_factory};
+use crate::index::train::{RequestedFactory, Resources, check_factory};
 use crate::index::{Definition, delta, first_pages, read_meta};
 use crate::pg::buffer::ExclusivePageLock;
 use crate::pg::progress::{self, Phase};
@@ -36,13 +36,13 @@ pub struct Built {
     pub shortage: String,
 }
 
-/// Fills the new, empty relation `rel`, starting from the external index `foreign` if there is one.
+/// Fills the new, empty relation `rel`, starting from the external index `external` if there is one.
 pub fn build(
     rel: Rel,
     definition: &Definition,
     table: &mut dyn Table,
     resources: Resources,
-    foreign: Option<ExternalIndex>,
+    external: Option<ExternalIndex>,
 ) -> Result<Built, IndexError> {
     check_factory(definition)?;
     let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
@@ -50,7 +50,7 @@ pub fn build(
     ExclusivePageLock::create(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
     ExclusivePageLock::create(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
 
-    let (staged, mut added) = stage_segment(rel, definition, table, resources, foreign)?;
+    let (staged, mut added) = stage_segment(rel, definition, table, resources, external)?;
     if let Some(staged) = staged {
         let live_rows = added.tids.len() as u64;
         let models = if added.is_trained { Models::Own { live_rows } } else { Models::None };
@@ -72,11 +72,11 @@ pub fn build(
     wal::log_relation(rel);
     failpoint::reach("build.logged");
     let mut tail = delta::Tail::of(&read_meta(rel)?);
-    for (tid, row) in &added.strays {
+    for (tid, row) in &added.rejected {
         delta::append(rel, &mut tail, *tid, row)?;
     }
     failpoint::reach("build.finished");
-    let index_rows = (added.tids.len() + added.strays.len()) as f64;
+    let index_rows = (added.tids.len() + added.rejected.len()) as f64;
     let Added { heap_rows, calibration, untrained, shortage, .. } = added;
     Ok(Built { heap_rows, index_rows, calibration, untrained, shortage })
 }
@@ -87,21 +87,21 @@ fn stage_segment(
     definition: &Definition,
     table: &mut dyn Table,
     resources: Resources,
-    foreign: Option<ExternalIndex>,
+    external: Option<ExternalIndex>,
 ) -> Result<(Option<Staged>, Added), IndexError> {
     let Definition { dims, metric, factory, recall } = definition;
-    let option = FactoryOption::new(factory, *dims, *metric, *recall, resources);
-    let is_import = foreign.is_some();
-    let mut beginning = match foreign {
-        Some(foreign) => import::begin(foreign, definition, table, resources)?,
+    let option = RequestedFactory::new(factory, *dims, *metric, *recall, resources);
+    let is_import = external.is_some();
+    let mut base = match external {
+        Some(external) => import::begin(external, definition, table, resources)?,
         None => trained::begin(definition, &option, table, resources)?,
     };
-    if beginning.complete.is_none() {
+    if base.complete.is_none() {
         // Reserve a little more than estimated: unused memory stays unmapped, and growing would copy every row.
-        beginning.builder.reserve(beginning.expected_rows + beginning.expected_rows / 16)?;
+        base.builder.reserve(base.expected_rows + base.expected_rows / 16)?;
     }
     progress::phase(Phase::Adding);
-    let (builder, factory, mut added) = add_rows(definition, table, beginning, resources)?;
+    let (builder, factory, mut added) = add_rows(definition, table, base, resources)?;
     failpoint::reach("build.added");
     if added.tids.is_empty() {
         return if is_import { Err(ImportError::EmptyTable.into()) } else { Ok((None, added)) };

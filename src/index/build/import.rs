@@ -5,47 +5,47 @@
 
 use std::time::Instant;
 
-use super::add_rows::Beginning;
+use super::add_rows::BaseIndex;
 use super::runs::Runs;
-use super::sample::Sample;
+use super::sample::TableSample;
 use crate::engine::{Builder, ExternalIndex};
 use crate::index::Definition;
 use crate::index::error::{Ids, ImportError, IndexError, NAMED_IDS};
 use crate::index::format::Tid;
 use crate::index::interruptible::interruptible;
 use crate::index::table::{Table, TableRow};
-use crate::index::train::{HeldBack, Resources, TrainingSample, check_memory};
+use crate::index::train::{HoldoutRows, Resources, TrainingSample, check_memory};
 use crate::pg::progress::{self, Phase};
 
 /// Rows compared if the file stores lossy codes, and the share of them that may differ: with a graph as coarse
 /// quantiser, or because of another processor's rounding, a row is sometimes assigned to another list.
 const COMPARED_ROWS: usize = 1000;
-const MAX_STRANGER_SHARE: f64 = 0.1;
+const MAX_MISMATCHED_SHARE: f64 = 0.1;
 
-/// Starts the build from `foreign`: matches its rows with the table's and prepares the index for the remaining rows.
+/// Starts the build from `external`: matches its rows with the table's and prepares the index for the remaining rows.
 pub fn begin(
-    mut foreign: ExternalIndex,
+    mut external: ExternalIndex,
     definition: &Definition,
     table: &mut dyn Table,
     resources: Resources,
-) -> Result<Beginning, IndexError> {
+) -> Result<BaseIndex, IndexError> {
     let started = Instant::now();
-    if foreign.dims() != definition.dims {
-        return Err(ImportError::Dimensions { file: foreign.dims(), table: definition.dims }.into());
+    if external.dims() != definition.dims {
+        return Err(ImportError::Dimensions { file: external.dims(), table: definition.dims }.into());
     }
-    let fresh = Builder::new(foreign.factory(), definition.dims, definition.metric)?;
+    let fresh = Builder::new(external.factory(), definition.dims, definition.metric)?;
     progress::phase(Phase::Sampling);
-    let factory = foreign.factory().to_string();
+    let factory = external.factory().to_string();
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
     let is_trained = fresh.needs_training();
-    let mut sample = Sample::take(definition, table, resources, false)?;
+    let mut sample = TableSample::take(definition, table, resources, false)?;
     let mut held = sample.hold_back(definition, &fresh, started);
-    if foreign.rows() == 0 {
+    if external.rows() == 0 {
         let expected_rows = sample.estimated_rows();
         check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
-        let builder = resume(&foreign, false)?;
+        let builder = resume(&external, false)?;
         let (tids, complete) = (Vec::new(), None);
-        return Ok(Beginning {
+        return Ok(BaseIndex {
             builder,
             factory,
             held,
@@ -58,12 +58,12 @@ pub fn begin(
         });
     }
     held = held.for_import();
-    let matched = match_rows(&mut foreign, &fresh, definition, table, &mut held, resources)?;
-    let expected_rows = foreign.rows() + matched.others;
+    let matched = match_rows(&mut external, &fresh, definition, table, &mut held, resources)?;
+    let expected_rows = external.rows() + matched.others;
     check_memory(&fresh, &factory, untrained, expected_rows, resources)?;
-    let builder = resume(&foreign, true)?;
-    compare_codes(&foreign, &builder, &matched, resources)?;
-    Ok(Beginning {
+    let builder = resume(&external, true)?;
+    compare_codes(&external, &builder, &matched, resources)?;
+    Ok(BaseIndex {
         builder,
         factory,
         held,
@@ -76,10 +76,10 @@ pub fn begin(
     })
 }
 
-fn resume(foreign: &ExternalIndex, keep_rows: bool) -> Result<Builder, IndexError> {
+fn resume(external: &ExternalIndex, keep_rows: bool) -> Result<Builder, IndexError> {
     use crate::engine::EngineError;
-    interruptible(1, || foreign.resume(keep_rows)).map_err(|error| match error {
-        EngineError::Corrupt { reason } => ImportError::Disordered(reason).into(),
+    interruptible(1, || external.resume(keep_rows)).map_err(|error| match error {
+        EngineError::Corrupt { reason } => ImportError::Inconsistent(reason).into(),
         other => other.into(),
     })
 }
@@ -103,17 +103,17 @@ const NOWHERE: Tid = Tid::MAX;
 /// Finds the table row of each row in the file. If the file stores rows uncompressed, replaces them with the table's.
 /// Rows that are not holdout queries are compared with the queries in `held`.
 fn match_rows(
-    foreign: &mut ExternalIndex,
+    external: &mut ExternalIndex,
     fresh: &Builder,
     definition: &Definition,
     table: &mut dyn Table,
-    held: &mut HeldBack,
+    held: &mut HoldoutRows,
     resources: Resources,
 ) -> Result<Matched, IndexError> {
-    let labels = Labels::of(foreign, fresh, definition, table)?;
-    let mut matching = Matching::new(foreign, &labels)?;
+    let labels = Labels::of(external, fresh, definition, table)?;
+    let mut matching = Matching::new(external, &labels)?;
     let (mut others, mut heap_rows, mut row) = (0, 0.0, Vec::new());
-    let mut batch = Batch::default();
+    let mut batch = RowBatch::default();
     let mut runs = Runs::new(table.blocks());
     while let Some(run) = runs.next() {
         pgrx::check_for_interrupts!();
@@ -127,7 +127,7 @@ fn match_rows(
                 None => others += 1,
                 Some((id, position)) => {
                     matching.set(id, position, found.tid, &row)?;
-                    if !held.hides(found.tid, position) {
+                    if !held.hold_out_position(found.tid, position) {
                         batch.push(position, &row)?;
                     }
                 }
@@ -147,12 +147,12 @@ fn match_rows(
 
 /// Table rows for positions of the file, collected until the next FAISS call.
 #[derive(Default)]
-struct Batch {
+struct RowBatch {
     positions: Vec<u64>,
     rows: Vec<f32>,
 }
 
-impl Batch {
+impl RowBatch {
     fn push(&mut self, position: u64, row: &[f32]) -> Result<(), IndexError> {
         self.positions.try_reserve(1)?;
         self.rows.try_reserve(row.len())?;
@@ -173,7 +173,7 @@ impl Batch {
 
 /// State of matching the file's rows with the table's.
 struct Matching<'a> {
-    foreign: &'a mut ExternalIndex,
+    external: &'a mut ExternalIndex,
     labels: &'a Labels,
     /// TIDs by position.
     tids: Vec<Tid>,
@@ -185,13 +185,13 @@ struct Matching<'a> {
 }
 
 impl<'a> Matching<'a> {
-    fn new(foreign: &'a mut ExternalIndex, labels: &'a Labels) -> Result<Self, IndexError> {
-        let rows = foreign.rows();
+    fn new(external: &'a mut ExternalIndex, labels: &'a Labels) -> Result<Self, IndexError> {
+        let rows = external.rows();
         let mut tids = Vec::new();
         tids.try_reserve_exact(rows as usize)?;
         tids.resize(rows as usize, NOWHERE);
         let stride = rows.div_ceil(COMPARED_ROWS as u64);
-        Ok(Matching { foreign, labels, tids, compared: Vec::new(), stride, changed: (0, Vec::new()) })
+        Ok(Matching { external, labels, tids, compared: Vec::new(), stride, changed: (0, Vec::new()) })
     }
 
     /// Matches `position` of the file with the table row at `tid`.
@@ -201,8 +201,8 @@ impl<'a> Matching<'a> {
             return Err(ImportError::Ambiguous(id).into());
         }
         *place = tid;
-        if self.foreign.stores_rows() {
-            if !self.foreign.replace_row(position, row) {
+        if self.external.stores_rows() {
+            if !self.external.replace_row(position, row) {
                 let (count, ids) = &mut self.changed;
                 *count += 1;
                 ids.extend((*count <= NAMED_IDS).then_some(id));
@@ -215,7 +215,7 @@ impl<'a> Matching<'a> {
 
     /// Returns TIDs by position and the rows to compare; Err if the table lacks rows of the file or has different ones.
     fn finish(self) -> Result<(Vec<Tid>, Vec<ComparedRow>), IndexError> {
-        let rows = self.foreign.rows();
+        let rows = self.external.rows();
         let missing = self.tids.iter().filter(|&&tid| tid == NOWHERE).count();
         if missing > 0 {
             let ids = self.labels.0.iter().filter(|(_, position)| self.tids[*position as usize] == NOWHERE);
@@ -243,13 +243,13 @@ struct Labels(Vec<(i64, u64)>);
 impl Labels {
     /// The file's own labels; without any, the ids of all table rows in ascending order.
     fn of(
-        foreign: &ExternalIndex,
+        external: &ExternalIndex,
         fresh: &Builder,
         definition: &Definition,
         table: &mut dyn Table,
     ) -> Result<Self, IndexError> {
         let mut labels = Vec::new();
-        if let Some(of_file) = foreign.labels() {
+        if let Some(of_file) = external.labels() {
             labels.try_reserve_exact(of_file.len())?;
             labels.extend(of_file.iter().copied().zip(0u64..));
             labels.sort_unstable();
@@ -263,8 +263,8 @@ impl Labels {
             }
             Ok(())
         })?;
-        if labels.len() as u64 != foreign.rows() {
-            return Err(ImportError::Count { file: foreign.rows(), table: labels.len() as u64 }.into());
+        if labels.len() as u64 != external.rows() {
+            return Err(ImportError::Count { file: external.rows(), table: labels.len() as u64 }.into());
         }
         labels.sort_unstable();
         labels.iter_mut().zip(0..).for_each(|(label, position)| label.1 = position);
@@ -281,7 +281,7 @@ impl Labels {
 
 /// Err if too many of the file's codes do not match the table's rows.
 fn compare_codes(
-    foreign: &ExternalIndex,
+    external: &ExternalIndex,
     builder: &Builder,
     matched: &Matched,
     resources: Resources,
@@ -294,13 +294,14 @@ fn compare_codes(
     if positions.is_empty() {
         return Ok(());
     }
-    let strangers = interruptible(resources.threads, || foreign.differing_rows(builder, &positions, &rows))?;
-    let (count, compared) = (strangers.len(), positions.len());
-    if count as f64 <= MAX_STRANGER_SHARE * compared as f64 {
+    let mismatched =
+        interruptible(resources.threads, || external.differing_rows(builder, &positions, &rows))?;
+    let (count, compared) = (mismatched.len(), positions.len());
+    if count as f64 <= MAX_MISMATCHED_SHARE * compared as f64 {
         return Ok(());
     }
-    let is_stranger = |position: &u64| strangers.contains(position);
-    let ids = matched.compared.iter().filter(|(position, ..)| is_stranger(position));
+    let is_mismatched = |position: &u64| mismatched.contains(position);
+    let ids = matched.compared.iter().filter(|(position, ..)| is_mismatched(position));
     let ids: Vec<i64> = ids.map(|(_, id, _)| *id).take(NAMED_IDS).collect();
-    Err(ImportError::Strangers { count, compared, ids: Ids::of(&ids, count) }.into())
+    Err(ImportError::Mismatched { count, compared, ids: Ids::of(&ids, count) }.into())
 }

@@ -7,7 +7,7 @@ use crate::index::Definition;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::table::{Table, TableRow};
-use crate::index::train::{HeldBack, Resources, TrainingSample, wanted_queries};
+use crate::index::train::{HoldoutRows, Resources, TrainingSample, wanted_queries};
 use crate::pg::progress;
 
 /// Minimum rows to read for the estimate of the number of rows.
@@ -38,7 +38,7 @@ pub fn count_rows(definition: &Definition, table: &mut dyn Table) -> Result<u64,
 }
 
 /// Rows from random blocks of the table, in their indexed form.
-pub struct Sample {
+pub struct TableSample {
     /// The rows kept for training.
     rows: Vec<f32>,
     dims: usize,
@@ -51,7 +51,7 @@ pub struct Sample {
     random: Random,
 }
 
-impl Sample {
+impl TableSample {
     /// `trains`: also keep as many rows as training uses.
     pub fn take(
         definition: &Definition,
@@ -71,7 +71,7 @@ impl Sample {
         let dims = definition.dims;
         let (queries, random) = (Vec::new(), Random::new());
         let mut sample =
-            Sample { rows: Vec::new(), dims, count: 0, blocks: (0, table.blocks()), queries, random };
+            TableSample { rows: Vec::new(), dims, count: 0, blocks: (0, table.blocks()), queries, random };
         let mut row = Vec::new();
         for block in shuffled(table.blocks()) {
             pgrx::check_for_interrupts!();
@@ -109,13 +109,13 @@ impl Sample {
     }
 
     /// The holdout queries for calibrating `builder`.
-    pub fn hold_back(&mut self, definition: &Definition, builder: &Builder, started: Instant) -> HeldBack {
+    pub fn hold_back(&mut self, definition: &Definition, builder: &Builder, started: Instant) -> HoldoutRows {
         let mut queries = std::mem::take(&mut self.queries);
         queries.truncate(wanted_queries(self.estimated_rows(), self.dims));
         if !builder.is_approximate() {
             queries.clear();
         }
-        HeldBack::new(definition.metric, self.dims, queries, started)
+        HoldoutRows::new(definition.metric, self.dims, queries, started)
     }
 
     /// The rows kept for training, row-major.

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::add_rows::{Beginning, Untrained};
-use super::sample::{Sample, count_rows};
+use super::add_rows::{BaseIndex, Untrained};
+use super::sample::{TableSample, count_rows};
 use crate::engine::Builder;
 use crate::failpoint;
 use crate::index::Definition;
@@ -11,27 +11,27 @@ use crate::index::error::IndexError;
 use crate::index::interruptible::interruptible;
 use crate::index::table::Table;
 use crate::index::train::{
-    FactoryOption, Resources, UNTRAINED_FACTORY, check_memory, rows_to_train, shortage,
+    RequestedFactory, Resources, UNTRAINED_FACTORY, check_memory, rows_to_train, shortage,
 };
 use crate::pg::progress::{self, Phase};
 
 /// An empty index, trained on a sample of the table.
 pub fn begin(
     definition: &Definition,
-    option: &FactoryOption,
+    option: &RequestedFactory,
     table: &mut dyn Table,
     resources: Resources,
-) -> Result<Beginning, IndexError> {
+) -> Result<BaseIndex, IndexError> {
     let started = Instant::now();
     progress::phase(Phase::Sampling);
     let definition = &match option {
-        FactoryOption::Factory(_) => definition.clone(),
-        FactoryOption::Auto(_) => Definition {
+        RequestedFactory::Factory(_) => definition.clone(),
+        RequestedFactory::Auto(_) => Definition {
             factory: option.choose(count_rows(definition, table)?).factory,
             ..definition.clone()
         },
     };
-    let mut sample = Sample::take(definition, table, resources, true)?;
+    let mut sample = TableSample::take(definition, table, resources, true)?;
     failpoint::reach("build.sampled");
     let (mut builder, factory) = choose_builder(definition, &sample)?;
     let (asked, rows) = (&definition.factory, sample.count() as u64);
@@ -50,11 +50,14 @@ pub fn begin(
     let factory = factory.to_string();
     let (tids, complete) = (Vec::new(), None);
     let shortage = if is_trained { shortage(&builder, sample.training(), resources) } else { String::new() };
-    Ok(Beginning { builder, factory, held, expected_rows, is_trained, tids, complete, untrained, shortage })
+    Ok(BaseIndex { builder, factory, held, expected_rows, is_trained, tids, complete, untrained, shortage })
 }
 
 /// The index to build, and its factory string: the requested one, or Flat if there are too few rows to train it.
-fn choose_builder<'a>(definition: &'a Definition, sample: &Sample) -> Result<(Builder, &'a str), IndexError> {
+fn choose_builder<'a>(
+    definition: &'a Definition,
+    sample: &TableSample,
+) -> Result<(Builder, &'a str), IndexError> {
     let builder = Builder::new(&definition.factory, definition.dims, definition.metric)?;
     if builder.needs_training() && sample.count() < builder.training_rows().min {
         let flat = Builder::new(UNTRAINED_FACTORY, definition.dims, definition.metric)?;

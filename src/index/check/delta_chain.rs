@@ -1,7 +1,7 @@
 //! Checks the delta (the chain of pages, their entries and rows) and the segments that were sealed in place from it.
 
-use super::{Check, Entry};
-use crate::index::delta::Place;
+use super::{Check, IndexEntry};
+use crate::index::delta::ChainPage;
 use crate::index::error::IndexError;
 use crate::index::format::{
     DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, DeltaRun, Extent, META_BLOCK, Meta,
@@ -13,7 +13,7 @@ use crate::pg::buffer::PageLock;
 impl Check {
     pub(super) fn check_delta(&mut self, meta: &Meta) -> Result<(), IndexError> {
         let layout = DeltaLayout::new(meta.dims as usize);
-        let mut place = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+        let mut place = ChainPage { block: meta.delta_head, chunk: meta.delta_head_chunk };
         let mut has_tail = false;
         loop {
             has_tail |= place.block == meta.delta_tail;
@@ -29,7 +29,7 @@ impl Check {
                 self.error(page_name(place.block), format!("links back to page {}", head.next_block));
                 return Ok(());
             }
-            place = Place { block: head.next_block, chunk: head.next_chunk };
+            place = ChainPage { block: head.next_block, chunk: head.next_chunk };
         }
         if !has_tail {
             self.error(
@@ -53,7 +53,7 @@ impl Check {
         &mut self,
         meta: &Meta,
         layout: DeltaLayout,
-        Place { block, chunk }: Place,
+        ChainPage { block, chunk }: ChainPage,
     ) -> Result<Option<DeltaHead>, IndexError> {
         let place = page_name(block);
         let Some(body) = self.page(&place, block, meta.index_id, PageKind::Delta, chunk) else {
@@ -78,7 +78,10 @@ impl Check {
             } else if !is_finite(&row) {
                 self.error(&place, "a row has values that are not finite");
             }
-            self.add_entry(Entry { tid: Tid::from_bytes(entry), row_crc32c: Some(crc32c::crc32c(&row)) })?;
+            self.add_entry(IndexEntry {
+                tid: Tid::from_bytes(entry),
+                row_crc32c: Some(crc32c::crc32c(&row)),
+            })?;
         }
         Ok(Some(head))
     }
@@ -122,7 +125,7 @@ impl Check {
     ) -> Result<bool, IndexError> {
         self.use_extents(place, &reference.payload.extents);
         let mut blocks: Vec<u32> = Vec::new();
-        let mut at = Place { block: run.start_block, chunk: run.start_chunk };
+        let mut at = ChainPage { block: run.start_block, chunk: run.start_chunk };
         loop {
             let Some(body) = self.page(place, at.block, run.index_id, PageKind::Delta, at.chunk) else {
                 return Ok(false);
@@ -142,7 +145,7 @@ impl Check {
                 self.error(place, format!("its pages end at block {}", at.block));
                 return Ok(false);
             }
-            at = Place { block: head.next_block, chunk: head.next_chunk };
+            at = ChainPage { block: head.next_block, chunk: head.next_chunk };
         }
         blocks.sort_unstable();
         if Extent::cover(&blocks) != reference.payload.extents {

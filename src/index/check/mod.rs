@@ -25,7 +25,7 @@ use crate::pg::{is_in_recovery, xid};
 /// Limit on the findings reported.
 const MAX_FINDINGS: usize = 1000;
 /// On a standby, a finding must show up in this many runs before it is reported.
-const LOOKS_IN_RECOVERY: usize = 3;
+const RUNS_IN_RECOVERY: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -59,7 +59,7 @@ pub fn check(rel: Rel, mut table: Option<&mut dyn Table>) -> Result<Vec<Finding>
     let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
     let mut found = look(rel, &mut table)?;
     // Replay takes none of our locks. A finding that disappears in the next run was a change in progress.
-    for _ in 1..if is_in_recovery() { LOOKS_IN_RECOVERY } else { 1 } {
+    for _ in 1..if is_in_recovery() { RUNS_IN_RECOVERY } else { 1 } {
         if found.is_empty() {
             break;
         }
@@ -85,7 +85,7 @@ fn look(rel: Rel, table: &mut Option<&mut dyn Table>) -> Result<Vec<Finding>, In
 }
 
 /// A live entry of the index.
-struct Entry {
+struct IndexEntry {
     tid: Tid,
     /// CRC-32C of the stored row; None if the index does not store the row bit for bit.
     row_crc32c: Option<u32>,
@@ -101,15 +101,15 @@ struct Check {
     /// Extents in use, each with the number of its owner in `places`.
     used: Vec<(Extent, usize)>,
     places: Vec<String>,
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
     /// Whether to compare the rows with the table's.
-    wants_rows: bool,
+    compares_rows: bool,
     /// Whether everything reachable from the root has been checked.
     is_complete: bool,
 }
 
 impl Check {
-    fn new(rel: Rel, wants_rows: bool) -> Self {
+    fn new(rel: Rel, compares_rows: bool) -> Self {
         Check {
             rel,
             horizon: xid::oldest_running(),
@@ -118,7 +118,7 @@ impl Check {
             used: Vec::new(),
             places: Vec::new(),
             entries: Vec::new(),
-            wants_rows,
+            compares_rows,
             is_complete: true,
         }
     }
@@ -184,7 +184,7 @@ impl Check {
         }
     }
 
-    fn add_entry(&mut self, entry: Entry) -> Result<(), IndexError> {
+    fn add_entry(&mut self, entry: IndexEntry) -> Result<(), IndexError> {
         // Rust aborts the process if a vector cannot grow, so reserve first.
         self.entries.try_reserve(1)?;
         self.entries.push(entry);

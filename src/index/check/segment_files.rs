@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Check, Entry, checksum};
+use super::{Check, IndexEntry, checksum};
 use crate::cache::Content;
 use crate::engine::{EngineError, Metric};
 use crate::index::error::IndexError;
@@ -103,7 +103,7 @@ impl Check {
         let read = segment::for_each_tid(rel, reference, &mut |position, tid| {
             if !is_dead(position) {
                 let row_crc32c = rows.and_then(|rows| rows.get(position as usize)).copied();
-                entries.push(Entry { tid, row_crc32c });
+                entries.push(IndexEntry { tid, row_crc32c });
             }
         });
         self.is_complete &= self.believe(place, read)?.is_some();
@@ -139,7 +139,7 @@ impl Check {
             let problem = format!("it has {} dimensions, the index {}", segment.index.dims(), meta.dims);
             self.error(place, problem);
         }
-        if !self.wants_rows || !segment.index.stores_rows() {
+        if !self.compares_rows || !segment.index.stores_rows() {
             return Ok(None);
         }
         let mut checksums: Vec<u32> = Vec::new();

@@ -4,28 +4,28 @@ use std::time::{Duration, Instant};
 
 use super::host::Host;
 use super::merge::merge;
-use super::plan::{self, Effort, Limits};
+use super::plan::{self, Goal, Limits};
 use super::seal;
 use super::source_rows::Outcome;
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{Meta, Tiers};
 use crate::index::storage::free_pages;
-use crate::index::table::Surroundings;
-use crate::index::train::{FactoryOption, Resources};
-use crate::index::{Snapshot, metric_of, read_manifest, read_meta, retry};
+use crate::index::table::TableAccess;
+use crate::index::train::{RequestedFactory, Resources};
+use crate::index::{IndexView, metric_of, read_manifest, read_meta, retry};
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
-/// Throttling of merges: while inserts bring more than this in `CALM_PERIOD` (8 MB/s), no merge starts. Most graphs and
+/// Throttling of merges: while inserts bring more than this in `THROTTLE_PERIOD` (8 MB/s), no merge starts. Most graphs and
 /// codes are built more slowly than that, so a merge would compete with the inserts for processor time, and its result
 /// would soon be merged again.
-const CALM_BYTES: u64 = 2 << 20;
-const CALM_PERIOD: Duration = Duration::from_millis(250);
+const THROTTLE_BYTES: u64 = 2 << 20;
+const THROTTLE_PERIOD: Duration = Duration::from_millis(250);
 /// Limit on throttling: after this time, merges start under any load.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_THROTTLE: Duration = Duration::from_secs(10);
 /// Interval between checks of the delta while throttled.
-const SEAL_LOOK: Duration = Duration::from_millis(20);
+const SEAL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy)]
 pub struct Settings {
@@ -37,9 +37,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn option(self, meta: &Meta) -> Result<FactoryOption<'_>, IndexError> {
+    fn option(self, meta: &Meta) -> Result<RequestedFactory<'_>, IndexError> {
         let dims = meta.dims as usize;
-        Ok(FactoryOption::new(&meta.factory, dims, metric_of(meta)?, self.recall, self.resources))
+        Ok(RequestedFactory::new(&meta.factory, dims, metric_of(meta)?, self.recall, self.resources))
     }
 }
 
@@ -54,28 +54,24 @@ pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
         let unknown = vec![0; segments.len()];
         let option = settings.option(&meta)?;
         let tiers = Tiers::of_dims(meta.dims as usize);
-        Ok(plan::next(&segments, &unknown, tiers, &option, Effort::Tiers, Limits::NONE).is_some())
+        Ok(plan::next(&segments, &unknown, tiers, &option, Goal::Tiers, Limits::NONE).is_some())
     })
 }
 
 /// Throttles a background worker before its first merge: seals the delta until the rate of inserts drops, or another
 /// process waits for the index.
-pub fn await_calm(
-    rel: Rel,
-    settings: Settings,
-    surroundings: &mut dyn Surroundings,
-) -> Result<(), IndexError> {
-    let mut host = Host::new(rel, settings.delta_limit_bytes, surroundings);
+pub fn throttle(rel: Rel, settings: Settings, access: &mut dyn TableAccess) -> Result<(), IndexError> {
+    let mut host = Host::new(rel, settings.delta_limit_bytes, access);
     let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < MAX_THROTTLE {
         let (period, start) = (Instant::now(), read_meta(rel)?);
-        while period.elapsed() < CALM_PERIOD {
-            if !host.goes_on()? {
+        while period.elapsed() < THROTTLE_PERIOD {
+            if !host.should_continue()? {
                 return Ok(());
             }
-            host.rest(SEAL_LOOK);
+            host.rest(SEAL_INTERVAL);
         }
-        if read_meta(rel)?.inserted_bytes_since(&start) < CALM_BYTES {
+        if read_meta(rel)?.inserted_bytes_since(&start) < THROTTLE_BYTES {
             break;
         }
     }
@@ -86,22 +82,18 @@ pub fn await_calm(
 /// unavailable. The caller holds the compaction lock.
 pub fn run(
     rel: Rel,
-    effort: Effort,
+    goal: Goal,
     settings: Settings,
-    surroundings: &mut dyn Surroundings,
+    access: &mut dyn TableAccess,
     _lock: &IndexLock,
 ) -> Result<bool, IndexError> {
     failpoint::reach("compact.started");
-    let mut compaction = Compaction {
-        rel,
-        settings,
-        host: Host::new(rel, settings.delta_limit_bytes, surroundings),
-        merges: 0,
-    };
-    if effort == Effort::Everything {
+    let mut compaction =
+        Compaction { rel, settings, host: Host::new(rel, settings.delta_limit_bytes, access), merges: 0 };
+    if goal == Goal::Everything {
         seal::all(rel)?;
     }
-    let is_finished = compaction.merge_all(effort)?;
+    let is_finished = compaction.merge_all(goal)?;
     // Reclaiming looks at every free page, so it only pays off after a merge.
     if compaction.merges > 0 {
         let _lock = IndexLock::acquire(rel, Purpose::Maintenance);
@@ -119,36 +111,35 @@ struct Compaction<'a> {
 }
 
 impl Compaction<'_> {
-    fn merge_all(&mut self, effort: Effort) -> Result<bool, IndexError> {
+    fn merge_all(&mut self, goal: Goal) -> Result<bool, IndexError> {
         // Without the table, quantisers could only be trained on decoded rows, which would lose precision twice.
-        let mut limits = Limits { retrains: self.host.knows_table(), ..Limits::NONE };
+        let mut limits = Limits { retrains: self.host.has_table(), ..Limits::NONE };
         let mut is_complete = true;
         loop {
-            if !self.host.goes_on()? {
+            if !self.host.should_continue()? {
                 return Ok(false);
             }
-            let snapshot = Snapshot::open(self.rel)?;
-            let segments: Vec<_> =
-                snapshot.segments.iter().map(|segment| segment.reference.clone()).collect();
+            let view = IndexView::open(self.rel)?;
+            let segments: Vec<_> = view.segments.iter().map(|segment| segment.reference.clone()).collect();
             let imbalance: Vec<u32> =
-                snapshot.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
-            let option = self.settings.option(&snapshot.meta)?;
-            let tiers = Tiers::of_dims(snapshot.meta.dims as usize);
-            let Some(plan) = plan::next(&segments, &imbalance, tiers, &option, effort, limits) else {
+                view.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
+            let option = self.settings.option(&view.meta)?;
+            let tiers = Tiers::of_dims(view.meta.dims as usize);
+            let Some(plan) = plan::next(&segments, &imbalance, tiers, &option, goal, limits) else {
                 return Ok(is_complete);
             };
-            match merge(self.rel, &snapshot, &plan, self.settings.resources, &mut self.host) {
+            match merge(self.rel, &view, &plan, self.settings.resources, &mut self.host) {
                 Ok(Outcome::Done) => self.merges += 1,
                 Ok(Outcome::Yielded) => return self.host.failure.take().map_or(Ok(false), Err),
                 // Exclude a merge whose rows or memory are unavailable, and continue with the others.
-                Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if effort == Effort::Tiers => {
+                Ok(Outcome::RowsMissing) | Err(IndexError::Memory(_)) if goal == Goal::Tiers => {
                     limits = limits.without(&plan, &segments, tiers);
                     is_complete = false;
                 }
                 Ok(Outcome::RowsMissing) => return Ok(false),
                 Err(error) => return Err(error),
             }
-            if effort == Effort::Everything {
+            if goal == Goal::Everything {
                 return Ok(is_complete);
             }
         }

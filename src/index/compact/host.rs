@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::seal;
 use crate::index::error::IndexError;
-use crate::index::table::{Surroundings, Table};
+use crate::index::table::{Table, TableAccess};
 use crate::pg::relation::Rel;
 
 /// The process around a merge.
@@ -12,31 +12,31 @@ pub struct Host<'a> {
     rel: Rel,
     /// Size of the delta, in bytes of pages, above which it is sealed.
     delta_limit_bytes: u64,
-    surroundings: &'a mut dyn Surroundings,
+    access: &'a mut dyn TableAccess,
     /// Error of a seal that failed while FAISS was working.
     pub failure: Option<IndexError>,
 }
 
 impl<'a> Host<'a> {
-    pub fn new(rel: Rel, delta_limit_bytes: u64, surroundings: &'a mut dyn Surroundings) -> Self {
-        Host { rel, delta_limit_bytes, surroundings, failure: None }
+    pub fn new(rel: Rel, delta_limit_bytes: u64, access: &'a mut dyn TableAccess) -> Self {
+        Host { rel, delta_limit_bytes, access, failure: None }
     }
 
     /// Whether the table can be read, now or later. If not, rows come from FAISS's decoder.
-    pub fn knows_table(&self) -> bool {
-        self.surroundings.knows_table()
+    pub fn has_table(&self) -> bool {
+        self.access.has_table()
     }
 
     /// None if the table's lock is not available now.
     pub fn table(&mut self) -> Option<&mut dyn Table> {
-        self.surroundings.table()
+        self.access.table()
     }
 
     /// Whether to stop, because another process waits or sealing failed. Must be polled often, also while FAISS is
     /// working, but never under the maintenance lock: it seals the delta, so that inserting backends need not, and
     /// periodically closes the table.
     pub fn must_yield(&mut self) -> bool {
-        if self.failure.is_none() && !self.surroundings.must_yield() {
+        if self.failure.is_none() && !self.access.must_yield() {
             self.failure = seal::try_down_to(self.rel, self.delta_limit_bytes).err();
             return self.failure.is_some();
         }
@@ -45,15 +45,15 @@ impl<'a> Host<'a> {
 
     /// Called between batches, with no buffer locked: closes the table and seals the delta if it is too large. False:
     /// abandon the merge because another process waits.
-    pub fn goes_on(&mut self) -> Result<bool, IndexError> {
-        self.surroundings.leave_table();
+    pub fn should_continue(&mut self) -> Result<bool, IndexError> {
+        self.access.release_table();
         seal::down_to(self.rel, self.delta_limit_bytes)?;
-        Ok(!self.surroundings.must_yield())
+        Ok(!self.access.must_yield())
     }
 
     /// Sleeps without holding a snapshot or lock that keeps VACUUM from removing rows.
     pub fn rest(&mut self, time: Duration) {
-        self.surroundings.leave_table();
+        self.access.release_table();
         crate::pg::worker::nap(time);
     }
 }

@@ -5,7 +5,7 @@
 //! power of `TIER_FACTOR`, and a row is rewritten O(log n) times.
 
 use crate::index::format::{SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
-use crate::index::train::{ChosenFactory, FactoryOption, UNTRAINED_FACTORY};
+use crate::index::train::{ChosenFactory, RequestedFactory, UNTRAINED_FACTORY};
 
 /// Number of segments that fills a tier.
 const MERGE_WIDTH: usize = 4;
@@ -23,7 +23,7 @@ const MAX_IMBALANCE_GROWTH: u32 = 2;
 
 /// The goal of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effort {
+pub enum Goal {
     /// Bound the number of segments and the share of dead rows.
     Tiers,
     /// One segment without dead rows.
@@ -44,7 +44,7 @@ impl Limits {
 
     /// The same limits without a plan that failed and similar ones.
     #[must_use]
-    pub fn without(self, failed: &Plan, segments: &[SegmentRef], tiers: Tiers) -> Self {
+    pub fn without(self, failed: &MergePlan, segments: &[SegmentRef], tiers: Tiers) -> Self {
         if failed.retrain {
             return Limits { retrains: false, ..self };
         }
@@ -54,7 +54,7 @@ impl Limits {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct MergePlan {
     /// Positions in the manifest.
     pub sources: Vec<usize>,
     /// The source that the others' rows are added to, dead rows included; None: build a new index.
@@ -74,21 +74,21 @@ pub fn next(
     segments: &[SegmentRef],
     imbalance_percent: &[u32],
     tiers: Tiers,
-    option: &FactoryOption,
-    effort: Effort,
+    option: &RequestedFactory,
+    goal: Goal,
     limits: Limits,
-) -> Option<Plan> {
+) -> Option<MergePlan> {
     let total_rows = live_rows(segments, 0..segments.len());
     let retrain = limits.retrains && needs_training(segments, imbalance_percent, total_rows);
-    let sources: Vec<usize> = match effort {
-        Effort::Everything => {
+    let sources: Vec<usize> = match goal {
+        Goal::Everything => {
             let is_done = segments.len() == 1
                 && segments[0].dead_rows == 0
                 && segments[0].factory == option.choose_again(segments, &[0], total_rows, retrain).factory;
             if is_done && !retrain { Vec::new() } else { (0..segments.len()).collect() }
         }
-        Effort::Tiers if retrain => (0..segments.len()).collect(),
-        Effort::Tiers => {
+        Goal::Tiers if retrain => (0..segments.len()).collect(),
+        Goal::Tiers => {
             let with_tiers: Vec<(&SegmentRef, u32)> =
                 segments.iter().map(|segment| (segment, tiers.tier(segment.live_rows()))).collect();
             full_tier(&with_tiers, limits).or_else(|| mostly_dead(&with_tiers, limits)).unwrap_or_default()
@@ -99,15 +99,15 @@ pub fn next(
     }
     let rows = live_rows(segments, sources.iter().copied());
     // A small segment is Flat, unless the user asked for one segment; a larger one has the index's factory.
-    let ChosenFactory { factory, reason } = match effort {
-        Effort::Tiers if rows < SMALL_SEGMENT_ROWS => {
+    let ChosenFactory { factory, reason } = match goal {
+        Goal::Tiers if rows < SMALL_SEGMENT_ROWS => {
             ChosenFactory { factory: UNTRAINED_FACTORY.into(), reason: String::new() }
         }
         _ => option.choose_again(segments, &sources, rows, retrain),
     };
-    let keeps_dead = effort == Effort::Tiers;
+    let keeps_dead = goal == Goal::Tiers;
     let base = if retrain { None } else { base(segments, &sources, &factory, keeps_dead) };
-    Some(Plan { sources, base, factory, reason, retrain, rows })
+    Some(MergePlan { sources, base, factory, reason, retrain, rows })
 }
 
 fn live_rows(segments: &[SegmentRef], which: impl IntoIterator<Item = usize>) -> u64 {

@@ -30,9 +30,9 @@ pub fn read(
     visit: &mut dyn FnMut(u64, &[f32]),
 ) -> Result<Outcome, IndexError> {
     let index = &source.segment.index;
-    let (mut hidden, mut row) = (Vec::new(), Vec::new());
-    if index.stores_rows() || !host.knows_table() {
-        hidden.extend_from_slice(positions);
+    let (mut others, mut row) = (Vec::new(), Vec::new());
+    if index.stores_rows() || !host.has_table() {
+        others.extend_from_slice(positions);
     } else {
         for &position in positions {
             // Reading the table can take long: index expressions call user functions.
@@ -48,19 +48,19 @@ pub fn read(
             if is_visible && row.len() == index.dims() && metric.prepare(&mut row) {
                 visit(position, &row);
             } else {
-                hidden.push(position);
+                others.push(position);
             }
         }
     }
-    if hidden.is_empty() {
+    if others.is_empty() {
         return Ok(Outcome::Done);
     }
     if !index.can_decode() {
         return Ok(Outcome::RowsMissing);
     }
     let mut rows = Vec::new();
-    index.rows_at(&hidden, &mut rows)?;
-    for (&position, row) in hidden.iter().zip(rows.chunks_exact(index.dims())) {
+    index.rows_at(&others, &mut rows)?;
+    for (&position, row) in others.iter().zip(rows.chunks_exact(index.dims())) {
         visit(position, row);
     }
     Ok(Outcome::Done)

@@ -21,7 +21,7 @@ const APPEND_ATTEMPTS: usize = 1000;
 const SHARING_ROWS: u32 = 16;
 
 /// The entry to append, split as pages store it.
-struct Entry<'a> {
+struct NewEntry<'a> {
     layout: DeltaLayout,
     tid: [u8; DELTA_ENTRY_HEAD_BYTES],
     head: &'a [u8],
@@ -29,7 +29,7 @@ struct Entry<'a> {
     overflow: (u32, u128),
 }
 
-impl Entry<'_> {
+impl NewEntry<'_> {
     fn counted(&self, head: DeltaHead) -> DeltaHead {
         let (overflow_block, overflow_id) = self.overflow;
         DeltaHead { entries: head.entries + 1, overflow_block, overflow_id, ..head }
@@ -59,7 +59,7 @@ fn append_bytes(
     let (head, rest) = bytes.split_at(4 * layout.head_elements);
     let mut tid_head = [0u8; DELTA_ENTRY_HEAD_BYTES];
     tid_head[..TID_BYTES].copy_from_slice(&tid.to_bytes());
-    let entry = Entry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
+    let entry = NewEntry { layout, tid: tid_head, head, overflow: write_overflow(rel, rest)? };
     failpoint::reach("insert.started");
 
     tail.rows = tail.rows.saturating_add(1);
@@ -87,10 +87,10 @@ fn append_bytes(
 }
 
 /// Appends the entry to a page of the chain. False if the page is full or closed, or no longer a page of the delta.
-fn append_to(rel: Rel, tail: &Tail, entry: &Entry) -> Result<bool, IndexError> {
+fn append_to(rel: Rel, tail: &Tail, entry: &NewEntry) -> Result<bool, IndexError> {
     let page = ExclusivePageLock::lock(rel, tail.block);
     let head = head_of(&page.view(), tail.index_id, entry.layout)?;
-    let Some(head) = head.filter(|head| head.takes_more(entry.layout)) else {
+    let Some(head) = head.filter(|head| head.has_room(entry.layout)) else {
         return Ok(false);
     };
     let mut record = WalRecord::start(rel);
@@ -148,7 +148,7 @@ pub fn roll(rel: Rel) -> Result<(), IndexError> {
 fn append_page(
     rel: Rel,
     fresh: ExclusivePageLock,
-    entry: Option<&Entry>,
+    entry: Option<&NewEntry>,
     shares: bool,
 ) -> Result<Option<(u32, u64)>, IndexError> {
     failpoint::reach("insert.page_allocated");
@@ -158,7 +158,7 @@ fn append_page(
     let head = head_of(&tail.view(), meta.index_id, DeltaLayout::new(meta.dims as usize))?
         .filter(|head| head.next_block == NO_BLOCK)
         .ok_or_else(|| IndexError::Damaged("the meta page does not point to the last delta page".into()))?;
-    if shares && entry.map_or(head.entries == 0, |entry| head.takes_more(entry.layout)) {
+    if shares && entry.map_or(head.entries == 0, |entry| head.has_room(entry.layout)) {
         let block = fresh.block();
         drop((tail, meta_page, fresh));
         free_space::offer(rel, block);

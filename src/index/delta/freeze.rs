@@ -1,6 +1,6 @@
 //! Freezes the part of the delta that is to be sealed.
 
-use super::{Chain, Place, Walker, push_blocks};
+use super::{Chain, ChainPage, Walker, push_blocks};
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::{DeltaHead, Meta, Tid};
@@ -17,7 +17,7 @@ pub struct Frozen {
     /// All blocks that it uses, overflow pages included.
     pub blocks: Vec<u32>,
     /// The first page of the remaining delta.
-    pub rest: Place,
+    pub rest: ChainPage,
 }
 
 /// Freezes the delta from its start up to `max_bytes` of rows, or up to its last page, which is never frozen. Closes

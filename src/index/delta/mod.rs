@@ -37,7 +37,7 @@ pub struct DeltaPage {
 }
 
 impl DeltaPage {
-    fn read(&mut self, rel: Rel, chain: &Chain, place: Place) -> Result<(), IndexError> {
+    fn read(&mut self, rel: Rel, chain: &Chain, place: ChainPage) -> Result<(), IndexError> {
         let lock = share(rel, place.block)?;
         let body =
             lock.view().body_of(chain.index_id, PageKind::Delta, place.chunk).ok_or(IndexError::Stale)?;
@@ -50,9 +50,9 @@ impl DeltaPage {
     }
 
     /// The next page; None for the tail.
-    pub fn next(&self) -> Option<Place> {
+    pub fn next(&self) -> Option<ChainPage> {
         let DeltaHead { next_block, next_chunk, .. } = self.head;
-        (next_block != NO_BLOCK).then_some(Place { block: next_block, chunk: next_chunk })
+        (next_block != NO_BLOCK).then_some(ChainPage { block: next_block, chunk: next_chunk })
     }
 
     pub fn tids(&self, layout: DeltaLayout) -> impl Iterator<Item = Tid> + '_ {
@@ -110,7 +110,7 @@ fn check_length(end: usize, wanted: usize) -> Result<(), IndexError> {
 
 /// A page of the chain: its block and its chunk number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct ChainPage {
     pub block: u32,
     pub chunk: u32,
 }
@@ -120,19 +120,19 @@ pub struct Place {
 pub struct Chain {
     index_id: u128,
     dims: usize,
-    start: Place,
+    start: ChainPage,
     /// Chunk number of the first page after the range.
     end_chunk: u32,
 }
 
 impl Chain {
     fn of_delta(meta: &Meta) -> Self {
-        let start = Place { block: meta.delta_head, chunk: meta.delta_head_chunk };
+        let start = ChainPage { block: meta.delta_head, chunk: meta.delta_head_chunk };
         Chain { index_id: meta.index_id, dims: meta.dims as usize, start, end_chunk: u32::MAX }
     }
 
     pub fn of_run(run: &DeltaRun) -> Self {
-        let start = Place { block: run.start_block, chunk: run.start_chunk };
+        let start = ChainPage { block: run.start_block, chunk: run.start_chunk };
         Chain { index_id: run.index_id, dims: run.dims as usize, start, end_chunk: run.end_chunk }
     }
 
@@ -145,7 +145,7 @@ impl Chain {
 pub struct Walker {
     rel: Rel,
     chain: Chain,
-    next: Option<Place>,
+    next: Option<ChainPage>,
     page: DeltaPage,
 }
 
@@ -171,7 +171,7 @@ impl Walker {
             return Ok(None);
         };
         self.next_page()?;
-        if self.page.next().is_some() && self.page.head.takes_more(self.chain.layout()) {
+        if self.page.next().is_some() && self.page.head.has_room(self.chain.layout()) {
             freeze::close(self.rel, place.block)?;
             self.page.read(self.rel, &self.chain, place)?;
         }
@@ -179,7 +179,7 @@ impl Walker {
     }
 
     /// Continues from the page at `place`, which has been read.
-    fn follow(&mut self, place: Place) -> Result<Option<&DeltaPage>, IndexError> {
+    fn follow(&mut self, place: ChainPage) -> Result<Option<&DeltaPage>, IndexError> {
         self.next = self.page.next().filter(|next| next.chunk < self.chain.end_chunk);
         if self.next.is_some_and(|next| next.chunk <= place.chunk) {
             return Err(IndexError::Damaged(format!("delta page {} links back", place.block)));

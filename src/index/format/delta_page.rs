@@ -70,7 +70,7 @@ impl DeltaHead {
 
     /// Whether another entry can be appended. A page whose entry overflowed is never refilled, because a reader may
     /// still hold the old head.
-    pub fn takes_more(&self, layout: DeltaLayout) -> bool {
+    pub fn has_room(&self, layout: DeltaLayout) -> bool {
         let has_room = if layout.overflow_pages > 0 {
             self.entries == 0 && self.overflow_block == NO_BLOCK
         } else {

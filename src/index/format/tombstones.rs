@@ -26,7 +26,7 @@ impl Tombstones {
         self.0[(position / 8) as usize] >> (position % 8) & 1 == 1
     }
 
-    pub fn bury(&mut self, position: u64) {
+    pub fn mark_dead(&mut self, position: u64) {
         self.0[(position / 8) as usize] |= 1 << (position % 8);
     }
 

@@ -13,7 +13,7 @@ use crate::index::error::IndexError;
 use crate::index::format::{Meta, Tid};
 use crate::index::interruptible::interruptible;
 use crate::index::segment::OpenedSegment;
-use crate::index::{Snapshot, delta, retry};
+use crate::index::{IndexView, delta, retry};
 use crate::pg::relation::Rel;
 
 /// Values of delta rows that are compared with all queries at a time.
@@ -66,16 +66,16 @@ impl Queries {
 impl FirstRounds {
     /// Approximate memory for the first round of one query, in bytes.
     pub fn bytes_per_query(rel: Rel, request: &Request) -> Result<usize, IndexError> {
-        let snapshot = Snapshot::open(rel)?;
-        let hits: usize = (snapshot.segments.iter())
+        let view = IndexView::open(rel)?;
+        let hits: usize = (view.segments.iter())
             .filter_map(|opened| {
                 let params = params_of(opened, request);
                 request::candidates(opened, opened.live_rows(), request.wanted_rows, &params)
             })
             .sum();
         // FAISS's hits are briefly in memory three times: in its own result, as arrays, and as `Hit`s.
-        let bytes = hits * 3 * size_of::<Hit>() + 2 * snapshot.dims() * size_of::<f32>();
-        Ok(bytes + most_delta_rows(&snapshot.meta) * size_of::<f32>())
+        let bytes = hits * 3 * size_of::<Hit>() + 2 * view.dims() * size_of::<f32>();
+        Ok(bytes + most_delta_rows(&view.meta) * size_of::<f32>())
     }
 
     /// Runs the first rounds for `queries`, each of `dims` values, on `threads` threads.
@@ -86,18 +86,18 @@ impl FirstRounds {
         request: Request,
         threads: usize,
     ) -> Result<Self, IndexError> {
-        let (snapshot, queries, delta_tids, delta_distances) = retry(|| {
-            let snapshot = Snapshot::try_open(rel)?;
-            if snapshot.dims() != dims {
-                return Err(IndexError::Dimensions { expected: snapshot.dims(), found: dims });
+        let (view, queries, delta_tids, delta_distances) = retry(|| {
+            let view = IndexView::try_open(rel)?;
+            if view.dims() != dims {
+                return Err(IndexError::Dimensions { expected: view.dims(), found: dims });
             }
-            let queries = Queries::new(dims, queries, snapshot.metric)?;
-            let (tids, distances) = compare_delta(rel, &snapshot, &queries, threads)?;
-            Ok((snapshot, queries, tids, distances))
+            let queries = Queries::new(dims, queries, view.metric)?;
+            let (tids, distances) = compare_delta(rel, &view, &queries, threads)?;
+            Ok((view, queries, tids, distances))
         })?;
-        let metric = snapshot.metric;
-        let mut segments = Vec::with_capacity(snapshot.segments.len());
-        for opened in snapshot.segments {
+        let metric = view.metric;
+        let mut segments = Vec::with_capacity(view.segments.len());
+        for opened in view.segments {
             pgrx::check_for_interrupts!();
             let hits = search_segment(&opened, &queries, &request, threads)?;
             segments.push((opened, hits));
@@ -150,7 +150,7 @@ fn most_delta_rows(meta: &Meta) -> usize {
 /// Reads the delta's rows and computes their distances from each query.
 fn compare_delta(
     rel: Rel,
-    snapshot: &Snapshot,
+    view: &IndexView,
     queries: &Queries,
     threads: usize,
 ) -> Result<(Vec<Tid>, Vec<Vec<f32>>), IndexError> {
@@ -159,9 +159,8 @@ fn compare_delta(
     let mut compare = |rows: &mut Vec<f32>| -> Result<(), IndexError> {
         let count = rows.len() / queries.dims;
         if count > 0 {
-            let piece = interruptible(threads, || {
-                snapshot.metric.distances_each(queries.dims, &queries.prepared, rows)
-            })?;
+            let piece =
+                interruptible(threads, || view.metric.distances_each(queries.dims, &queries.prepared, rows))?;
             for ((known, found), &has_form) in
                 distances.iter_mut().zip(piece.chunks_exact(count)).zip(&queries.has_form)
             {
@@ -173,7 +172,7 @@ fn compare_delta(
         Ok(())
     };
     let mut piece: Vec<f32> = Vec::new();
-    delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
+    delta::for_each_row(rel, &view.meta, |tids, rows| {
         all_tids.try_reserve(tids.len())?;
         all_tids.extend_from_slice(tids);
         piece.try_reserve(rows.len())?;

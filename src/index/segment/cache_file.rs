@@ -24,7 +24,7 @@ use crate::pg::lock::{self, IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
 /// Minimum interval between sweeps by a backend that writes cache files, and minimum age of the files they remove.
-const SWEEP_PAUSE: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 const SWEEP_MIN_AGE: Duration = Duration::from_secs(600);
 /// With more ascending runs than this, the order of TIDs is not used.
 const MAX_ASCENDING_RUNS: usize = 64;
@@ -62,7 +62,7 @@ fn sweep_now_and_then(rel: Rel) {
         static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
     }
     let now = Instant::now();
-    if LAST.get().is_none_or(|last| now.duration_since(last) >= SWEEP_PAUSE) {
+    if LAST.get().is_none_or(|last| now.duration_since(last) >= SWEEP_INTERVAL) {
         LAST.set(Some(now));
         // Without a manifest, assume every file is needed; a search will report why it cannot be read.
         sweep(rel, SWEEP_MIN_AGE, &mut |id| {

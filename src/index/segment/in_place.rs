@@ -138,7 +138,7 @@ fn show_if_full(part: &mut Vec<u8>, visit: Visit) -> Result<bool, IndexError> {
     if part.len() < PART_BYTES {
         return Ok(true);
     }
-    let goes_on = visit(part)?;
+    let should_continue = visit(part)?;
     part.clear();
-    Ok(goes_on)
+    Ok(should_continue)
 }

@@ -24,7 +24,7 @@ use crate::pg::transaction::{self, Moment};
 /// Limit on the indexes that one backend keeps open; the least recently searched is closed.
 const MAX_OPEN_INDEXES: usize = 64;
 /// Minimum interval between notes that an index's cache files are in use.
-const NOTE_PAUSE: Duration = Duration::from_secs(60);
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A segment with its tombstones as of one manifest.
 pub struct OpenedSegment {
@@ -141,7 +141,7 @@ fn note_use(rel: Rel, segments: &[Arc<OpenedSegment>]) {
     let is_due = OPENED.with_borrow_mut(|opened| {
         let index = opened.by_relation.get_mut(&rel.oid().to_u32());
         index.is_some_and(|index| {
-            let is_due = index.noted.elapsed() >= NOTE_PAUSE;
+            let is_due = index.noted.elapsed() >= NOTE_INTERVAL;
             if is_due {
                 index.noted = Instant::now();
             }

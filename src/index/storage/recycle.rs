@@ -16,7 +16,7 @@ use crate::pg::xid;
 /// Limit on the remembered batches of all indexes; the oldest is dropped.
 const MAX_BATCHES: usize = 16;
 
-struct Batch {
+struct RetiredPages {
     /// Not the relation's oid: a rebuilt index keeps that, and may be shorter.
     index_id: u128,
     /// All pages of the batch were retired before this transaction id.
@@ -25,12 +25,12 @@ struct Batch {
 }
 
 thread_local! {
-    static BATCHES: RefCell<VecDeque<Batch>> = RefCell::default();
+    static BATCHES: RefCell<VecDeque<RetiredPages>> = RefCell::default();
 }
 
 /// Remembers pages that were just retired.
 pub fn remember(index_id: u128, blocks: Vec<u32>) {
-    let batch = Batch { index_id, retired_before: xid::next(), blocks };
+    let batch = RetiredPages { index_id, retired_before: xid::next(), blocks };
     BATCHES.with_borrow_mut(|batches| {
         batches.push_back(batch);
         if batches.len() > MAX_BATCHES {
@@ -43,8 +43,8 @@ pub fn remember(index_id: u128, blocks: Vec<u32>) {
 /// so the blocks belong to this version of the relation.
 pub fn offer(rel: Rel, index_id: u128) {
     let horizon = xid::oldest_running();
-    let is_free = |batch: &Batch| batch.index_id == index_id && batch.retired_before < horizon;
-    let free: Vec<Batch> = BATCHES.with_borrow_mut(|batches| {
+    let is_free = |batch: &RetiredPages| batch.index_id == index_id && batch.retired_before < horizon;
+    let free: Vec<RetiredPages> = BATCHES.with_borrow_mut(|batches| {
         let (free, rest) = batches.drain(..).partition(is_free);
         *batches = rest;
         Vec::from(free)

@@ -4,7 +4,7 @@ use super::{blob, free_pages};
 use crate::engine::Metric;
 use crate::failpoint;
 use crate::index::Definition;
-use crate::index::delta::Place;
+use crate::index::delta::ChainPage;
 use crate::index::error::IndexError;
 use crate::index::format::{
     BlobRef, DeltaHead, FIRST_DELTA_BLOCK, META_BLOCK, Manifest, Meta, PageKind, PageTag,
@@ -64,7 +64,7 @@ pub fn read_manifest(rel: Rel, meta: &Meta) -> Result<Manifest, IndexError> {
 
 /// Makes `manifest` the current one and, if `delta_start` is given, advances the start of the delta, in one WAL record;
 /// then retires the old manifest's pages. The caller holds the maintenance lock.
-pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<Place>) -> Result<(), IndexError> {
+pub fn publish(rel: Rel, manifest: &Manifest, delta_start: Option<ChainPage>) -> Result<(), IndexError> {
     let blob = blob::write(rel, blob::random_id()?, &manifest.encode(), blob::Logging::Now)?;
     failpoint::reach("publish.manifest_written");
     let page = ExclusivePageLock::lock(rel, META_BLOCK);

@@ -37,36 +37,36 @@ pub fn wanted_queries(rows: u64, dims: usize) -> usize {
 }
 
 /// The holdout rows of a segment, and their exact neighbours found so far.
-pub struct HeldBack {
+pub struct HoldoutRows {
     chosen: HashSet<Tid>,
     sample: HoldoutQueries,
     rows: Vec<(Tid, Vec<f32>)>,
     /// Positions of holdout rows that the index already contains.
-    hidden: Vec<u64>,
+    held_positions: Vec<u64>,
     started: Instant,
     min_budget: Duration,
     comparing: Duration,
 }
 
-impl HeldBack {
+impl HoldoutRows {
     /// `chosen`: prepared rows of the future segment; `started`: start of the work on it.
     pub fn new(metric: Metric, dims: usize, chosen: Vec<(Tid, Vec<f32>)>, started: Instant) -> Self {
         let chosen = if chosen.len() < MIN_QUERIES { Vec::new() } else { chosen };
         let queries = chosen.iter().flat_map(|(_, row)| row.iter().copied()).collect();
-        HeldBack {
+        HoldoutRows {
             chosen: chosen.iter().map(|(tid, _)| *tid).collect(),
             sample: HoldoutQueries::new(metric, dims, queries),
             rows: Vec::new(),
-            hidden: Vec::new(),
+            held_positions: Vec::new(),
             started,
             min_budget: MIN_BUDGET,
             comparing: Duration::ZERO,
         }
     }
 
-    /// For an external index, which may already contain holdout rows: see [`HeldBack::hides`].
+    /// For an external index, which may already contain holdout rows: see [`HoldoutRows::hold_out_position`].
     pub fn for_import(self) -> Self {
-        HeldBack { min_budget: MIN_IMPORT_BUDGET, ..self }
+        HoldoutRows { min_budget: MIN_IMPORT_BUDGET, ..self }
     }
 
     pub fn none(metric: Metric, dims: usize) -> Self {
@@ -74,7 +74,7 @@ impl HeldBack {
     }
 
     /// Stores the row if it is a holdout row; false if it must be added to the index.
-    pub fn takes(&mut self, tid: Tid, row: &[f32]) -> bool {
+    pub fn hold_out(&mut self, tid: Tid, row: &[f32]) -> bool {
         let is_chosen = self.chosen.contains(&tid);
         if is_chosen {
             self.rows.push((tid, row.to_vec()));
@@ -83,10 +83,10 @@ impl HeldBack {
     }
 
     /// Records the position if the index already contains this holdout row; false if it must be compared instead.
-    pub fn hides(&mut self, tid: Tid, position: u64) -> bool {
+    pub fn hold_out_position(&mut self, tid: Tid, position: u64) -> bool {
         let is_chosen = self.chosen.contains(&tid);
         if is_chosen {
-            self.hidden.push(position);
+            self.held_positions.push(position);
         }
         is_chosen
     }
@@ -126,7 +126,7 @@ impl HeldBack {
     }
 
     /// As `calibrate`, for an index that may already contain holdout rows: they are unlinked during the measurement.
-    pub fn calibrate_hiding(
+    pub fn calibrate_with_holdout(
         &self,
         builder: &mut Builder,
         threads: usize,
@@ -134,8 +134,8 @@ impl HeldBack {
         if self.sample.is_empty() {
             return Ok(Vec::new());
         }
-        let hidden = builder.hold_out(&self.hidden)?;
-        self.calibrate(&hidden, hidden.dead(), threads)
+        let without = builder.hold_out(&self.held_positions)?;
+        self.calibrate(&without, without.dead(), threads)
     }
 
     /// Time spent in `compare` so far.

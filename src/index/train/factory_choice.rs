@@ -10,7 +10,7 @@ use crate::pg::memory;
 /// The factory of a segment with too few rows to train the requested one.
 pub const UNTRAINED_FACTORY: &str = "Flat";
 
-pub enum FactoryOption<'a> {
+pub enum RequestedFactory<'a> {
     /// A factory string.
     Factory(&'a str),
     /// `auto` selects the factory for each segment; its number of rows is filled in then.
@@ -24,11 +24,11 @@ pub struct ChosenFactory {
     pub reason: String,
 }
 
-impl<'a> FactoryOption<'a> {
+impl<'a> RequestedFactory<'a> {
     /// `recall`: the index's `recall` option, up to 1.
     pub fn new(factory: &'a str, dims: usize, metric: Metric, recall: f64, resources: Resources) -> Self {
         if factory != engine::AUTO {
-            return FactoryOption::Factory(factory);
+            return RequestedFactory::Factory(factory);
         }
         let memory = Memory {
             cache_bytes: resources.cache_bytes,
@@ -36,14 +36,14 @@ impl<'a> FactoryOption<'a> {
             available_bytes: memory::available_bytes(),
             batch_bytes: resources.batch_bytes,
         };
-        FactoryOption::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, memory })
+        RequestedFactory::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, memory })
     }
 
     /// The factory of an index's only segment.
     pub fn choose(&self, rows: u64) -> ChosenFactory {
         match self {
-            FactoryOption::Factory(factory) => asked_for(factory),
-            FactoryOption::Auto(empty) => {
+            RequestedFactory::Factory(factory) => asked_for(factory),
+            RequestedFactory::Auto(empty) => {
                 let situation = Situation { rows, index_rows: rows, ..*empty };
                 chosen(&situation, situation.choose())
             }
@@ -59,8 +59,8 @@ impl<'a> FactoryOption<'a> {
         retrains: bool,
     ) -> ChosenFactory {
         match self {
-            FactoryOption::Factory(factory) => asked_for(factory),
-            FactoryOption::Auto(empty) => {
+            RequestedFactory::Factory(factory) => asked_for(factory),
+            RequestedFactory::Auto(empty) => {
                 let index_rows = segments.iter().map(SegmentRef::live_rows).sum();
                 let situation = Situation { rows, index_rows, ..*empty };
                 let merged = largest(sources.iter().map(|&at| &segments[at]));

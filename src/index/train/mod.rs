@@ -6,5 +6,5 @@ pub mod calibration;
 mod factory_choice;
 
 pub use budget::{Resources, TrainingSample, check_memory, shortage};
-pub use calibration::{HeldBack, wanted_queries};
-pub use factory_choice::{ChosenFactory, FactoryOption, UNTRAINED_FACTORY, check_factory, rows_to_train};
+pub use calibration::{HoldoutRows, wanted_queries};
+pub use factory_choice::{ChosenFactory, RequestedFactory, UNTRAINED_FACTORY, check_factory, rows_to_train};

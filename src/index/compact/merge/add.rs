@@ -8,7 +8,7 @@ use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 use crate::index::interruptible::stoppable;
 use crate::index::segment::OpenedSegment;
-use crate::index::train::{HeldBack, Resources};
+use crate::index::train::{HoldoutRows, Resources};
 
 /// Rows read from a segment at a time.
 const READ_ROWS: usize = 1024;
@@ -18,12 +18,12 @@ pub(super) struct Merge<'a, 'h> {
     resources: Resources,
     pub host: &'a mut Host<'h>,
     pub builder: Builder,
-    held: HeldBack,
+    held: HoldoutRows,
     /// TIDs by position, including the rows in `batch`.
     pub tids: Vec<Tid>,
     batch: Vec<f32>,
     /// Rows that the builder cannot represent because its sums would overflow.
-    pub strays: (Vec<Tid>, Vec<f32>),
+    pub rejected: (Vec<Tid>, Vec<f32>),
     pub outcome: Outcome,
 }
 
@@ -33,7 +33,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         resources: Resources,
         host: &'a mut Host<'h>,
         builder: Builder,
-        held: HeldBack,
+        held: HoldoutRows,
     ) -> Self {
         Merge {
             metric,
@@ -43,7 +43,7 @@ impl<'a, 'h> Merge<'a, 'h> {
             held,
             tids: Vec::new(),
             batch: Vec::new(),
-            strays: (Vec::new(), Vec::new()),
+            rejected: (Vec::new(), Vec::new()),
             outcome: Outcome::Done,
         }
     }
@@ -93,14 +93,14 @@ impl<'a, 'h> Merge<'a, 'h> {
 
     fn push(&mut self, tid: Tid, row: &[f32]) {
         if self.builder.accepts(row) {
-            if self.held.takes(tid, row) {
+            if self.held.hold_out(tid, row) {
                 return;
             }
             self.tids.push(tid);
             self.batch.extend_from_slice(row);
         } else {
-            self.strays.0.push(tid);
-            self.strays.1.extend_from_slice(row);
+            self.rejected.0.push(tid);
+            self.rejected.1.extend_from_slice(row);
         }
     }
 
@@ -110,7 +110,7 @@ impl<'a, 'h> Merge<'a, 'h> {
 
     /// Adds the batch to the FAISS index. False: another process waits.
     pub fn flush(&mut self) -> Result<bool, IndexError> {
-        if !self.host.goes_on()? {
+        if !self.host.should_continue()? {
             return Ok(false);
         }
         let Merge { host, builder, held, batch, .. } = self;
@@ -162,7 +162,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         let Some(mut points) = measured else {
             return Ok(None);
         };
-        for (tid, row) in std::mem::replace(held, HeldBack::none(metric, dims)).release() {
+        for (tid, row) in std::mem::replace(held, HoldoutRows::none(metric, dims)).release() {
             self.push(tid, &row);
         }
         if points.is_empty()

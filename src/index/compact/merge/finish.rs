@@ -6,14 +6,14 @@ use std::sync::Arc;
 use crate::cache::{Claim, SyncAt};
 use crate::engine::Builder;
 use crate::failpoint;
-use crate::index::compact::plan::Plan;
+use crate::index::compact::plan::MergePlan;
 use crate::index::error::IndexError;
 use crate::index::format::{BlobRef, Manifest, PointRef, SegmentRef, Tid, Tombstones};
 use crate::index::segment::{self, Models, OpenedSegment, Staged};
 use crate::index::storage::blob::{self, Logging};
 use crate::index::storage::{free_pages, recycle};
 use crate::index::train::UNTRAINED_FACTORY;
-use crate::index::{Snapshot, publish, read_manifest, read_meta};
+use crate::index::{IndexView, publish, read_manifest, read_meta};
 use crate::pg::invalidation;
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
@@ -28,7 +28,7 @@ pub(super) struct Merged {
     /// TIDs by position.
     pub tids: Vec<Tid>,
     /// Rows that the result cannot represent.
-    pub strays: (Vec<Tid>, Vec<f32>),
+    pub rejected: (Vec<Tid>, Vec<f32>),
     /// The source whose positions the result keeps.
     pub base: Option<Arc<OpenedSegment>>,
 }
@@ -36,10 +36,10 @@ pub(super) struct Merged {
 /// Stores the result and publishes it.
 pub(super) fn finish(
     rel: Rel,
-    snapshot: &Snapshot,
-    plan: &Plan,
+    view: &IndexView,
+    plan: &MergePlan,
     sources: &[Arc<OpenedSegment>],
-    Merged { staged, models, points, tids, strays, base }: Merged,
+    Merged { staged, models, points, tids, rejected, base }: Merged,
 ) -> Result<(), IndexError> {
     // Copying a large segment to pages takes long, so it runs without the maintenance lock and other processes may seal
     // meanwhile. The snapshot's horizon protects the new pages from being reclaimed. (A snapshot of VACUUM's does not,
@@ -62,11 +62,11 @@ pub(super) fn finish(
         let dead = base.as_ref().map(|base| dead_now(rel, &manifest, base)).transpose()?.flatten();
         set_dead(rel, result, &tids, base.as_ref().map_or(0, |base| base.segment.rows()), dead, &died)?;
     }
-    if let Some((segment, claim)) = store_strays(rel, snapshot, strays, &died)? {
+    if let Some((segment, claim)) = store_rejected(rel, view, rejected, &died)? {
         merged.push(segment);
         claims.push(claim);
     }
-    replace(rel, &mut manifest, sources, merged, snapshot.meta.index_id)?;
+    replace(rel, &mut manifest, sources, merged, view.meta.index_id)?;
     drop((claims, lock, horizon));
     Ok(())
 }
@@ -117,7 +117,7 @@ fn set_dead(
     let rows = tids.len() as u64;
     let mut dead = base_dead.unwrap_or_else(|| Tombstones::none(rows)).resized(rows);
     for position in (base_rows..rows).filter(|&position| died.contains(&tids[position as usize])) {
-        dead.bury(position);
+        dead.mark_dead(position);
     }
     if dead.count() > 0 {
         segment::set_tombstones(rel, result, &dead)?;
@@ -126,14 +126,14 @@ fn set_dead(
 }
 
 /// Rows that the result cannot represent go to a Flat segment of their own.
-fn store_strays(
+fn store_rejected(
     rel: Rel,
-    snapshot: &Snapshot,
+    view: &IndexView,
     (tids, rows): (Vec<Tid>, Vec<f32>),
     died: &HashSet<Tid>,
 ) -> Result<Option<(SegmentRef, Option<Claim>)>, IndexError> {
     let (mut live_tids, mut live_rows) = (Vec::new(), Vec::new());
-    for (tid, row) in tids.iter().zip(rows.chunks_exact(snapshot.dims())) {
+    for (tid, row) in tids.iter().zip(rows.chunks_exact(view.dims())) {
         if !died.contains(tid) {
             live_tids.push(*tid);
             live_rows.extend_from_slice(row);
@@ -142,11 +142,11 @@ fn store_strays(
     if live_tids.is_empty() {
         return Ok(None);
     }
-    let mut builder = Builder::new(UNTRAINED_FACTORY, snapshot.dims(), snapshot.metric)?;
+    let mut builder = Builder::new(UNTRAINED_FACTORY, view.dims(), view.metric)?;
     builder.reserve(live_tids.len() as u64)?;
     builder.add(&live_rows)?;
     let (cache, key) = (segment::cache(), segment::file_key(rel, blob::random_id()?));
-    let (metric, factory) = (snapshot.metric, UNTRAINED_FACTORY);
+    let (metric, factory) = (view.metric, UNTRAINED_FACTORY);
     let staged = segment::stage(&cache, key, &builder, metric, factory, &live_tids, SyncAt::Writing)?;
     staged.store(rel, Models::None, Vec::new(), Logging::Now).map(Some)
 }

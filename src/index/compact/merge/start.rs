@@ -5,15 +5,15 @@ use std::time::Instant;
 
 use crate::engine::Builder;
 use crate::failpoint;
-use crate::index::Snapshot;
+use crate::index::IndexView;
 use crate::index::compact::host::Host;
-use crate::index::compact::plan::Plan;
+use crate::index::compact::plan::MergePlan;
 use crate::index::compact::source_rows::{Outcome, read, sample};
 use crate::index::error::IndexError;
 use crate::index::interruptible::{interruptible, stoppable};
 use crate::index::segment::{Models, OpenedSegment};
 use crate::index::train::{
-    HeldBack, Resources, TrainingSample, UNTRAINED_FACTORY, check_memory, wanted_queries,
+    HoldoutRows, Resources, TrainingSample, UNTRAINED_FACTORY, check_memory, wanted_queries,
 };
 
 /// The index to add rows to, its factory string, and the origin of its models.
@@ -21,23 +21,23 @@ pub(super) type Started = (Builder, String, Models);
 
 /// Prepares the index to add rows to. An inner Err is the outcome of a merge that cannot start.
 pub(super) fn start(
-    snapshot: &Snapshot,
-    plan: &Plan,
+    view: &IndexView,
+    plan: &MergePlan,
     factory: &str,
     base: Option<&OpenedSegment>,
     sources: &[Arc<OpenedSegment>],
     resources: Resources,
     host: &mut Host,
 ) -> Result<Result<Started, Outcome>, IndexError> {
-    let (dims, metric) = (snapshot.dims(), snapshot.metric);
+    let (dims, metric) = (view.dims(), view.metric);
     let fresh = Builder::new(factory, dims, metric)?;
-    let live_rows: u64 = snapshot.segments.iter().map(|segment| segment.live_rows()).sum();
+    let live_rows: u64 = view.segments.iter().map(|segment| segment.live_rows()).sum();
     let untrained = TrainingSample { rows: 0, table_rows: 0 };
     check_memory(&fresh, factory, untrained, plan.rows, resources)?;
     let quantiser = match base {
         Some(base) => Some((base, true)),
         None if plan.retrain || !fresh.needs_training() => None,
-        None => newest_trained(snapshot, factory).map(|donor| (donor, false)),
+        None => newest_trained(view, factory).map(|donor| (donor, false)),
     };
     if let Some((donor, keep_rows)) = quantiser {
         let serial = donor.segment.serial();
@@ -69,17 +69,21 @@ pub(super) fn start(
 
 /// The plan's factory string. If the table cannot be read, that of the largest lossy source: an index that stores or
 /// refines by rows would store decoded ones, and other codes would lose precision a second time.
-pub(super) fn factory_for<'a>(plan: &'a Plan, sources: &'a [Arc<OpenedSegment>], host: &Host) -> &'a str {
+pub(super) fn factory_for<'a>(
+    plan: &'a MergePlan,
+    sources: &'a [Arc<OpenedSegment>],
+    host: &Host,
+) -> &'a str {
     let coded = sources.iter().filter(|source| !source.segment.index.stores_rows());
     match coded.max_by_key(|source| source.live_rows()) {
-        Some(coded) if !host.knows_table() => &coded.reference.factory,
+        Some(coded) if !host.has_table() => &coded.reference.factory,
         _ => &plan.factory,
     }
 }
 
 /// The segment whose quantiser was trained on the most rows.
-fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a OpenedSegment> {
-    let trained = snapshot
+fn newest_trained<'a>(view: &'a IndexView, factory: &str) -> Option<&'a OpenedSegment> {
+    let trained = view
         .segments
         .iter()
         .filter(|segment| segment.reference.trained_rows > 0 && segment.reference.factory == factory);
@@ -89,15 +93,15 @@ fn newest_trained<'a>(snapshot: &'a Snapshot, factory: &str) -> Option<&'a Opene
 /// Chooses the holdout queries among the rows to be added; an inner Err means that another process waits. If the base
 /// does not store its rows, they cannot be compared with the queries, and its own operating points stay valid.
 pub(super) fn hold_back(
-    snapshot: &Snapshot,
+    view: &IndexView,
     builder: &Builder,
     base: Option<&OpenedSegment>,
     added: &[Arc<OpenedSegment>],
     started: Instant,
     host: &mut Host,
-) -> Result<Result<HeldBack, Outcome>, IndexError> {
-    let (metric, dims) = (snapshot.metric, snapshot.dims());
-    let none = || Ok(Ok(HeldBack::none(metric, dims)));
+) -> Result<Result<HoldoutRows, Outcome>, IndexError> {
+    let (metric, dims) = (view.metric, view.dims());
+    let none = || Ok(Ok(HoldoutRows::none(metric, dims)));
     if !builder.is_approximate() || base.is_some_and(|base| !base.segment.index.stores_rows()) {
         return none();
     }
@@ -121,5 +125,5 @@ pub(super) fn hold_back(
             Outcome::RowsMissing => return none(),
         }
     }
-    Ok(Ok(HeldBack::new(metric, dims, chosen, started)))
+    Ok(Ok(HoldoutRows::new(metric, dims, chosen, started)))
 }

@@ -29,13 +29,13 @@ fn trained(rows: u64, imbalance_percent: u32) -> SegmentRef {
     }
 }
 
-fn tiers(segments: &[SegmentRef], factory: &str) -> Option<Plan> {
+fn tiers(segments: &[SegmentRef], factory: &str) -> Option<MergePlan> {
     next(
         segments,
         &vec![0; segments.len()],
         few_dims(),
-        &FactoryOption::Factory(factory),
-        Effort::Tiers,
+        &RequestedFactory::Factory(factory),
+        Goal::Tiers,
         Limits::NONE,
     )
 }
@@ -75,13 +75,12 @@ fn smaller_segments_go_along_with_a_full_tier() {
 fn after_seals(seals: u64, rows_per_seal: u64, dims: usize) -> (u64, usize) {
     let mut segments: Vec<SegmentRef> = Vec::new();
     let (mut written_rows, mut most_segments) = (0, 0);
-    let graph = FactoryOption::Factory("HNSW32");
+    let graph = RequestedFactory::Factory("HNSW32");
     for _ in 0..seals {
         segments.push(segment("Flat", rows_per_seal, 0));
         let unknown = |segments: &[SegmentRef]| vec![0; segments.len()];
         let tiers = Tiers::of_dims(dims);
-        while let Some(plan) =
-            next(&segments, &unknown(&segments), tiers, &graph, Effort::Tiers, Limits::NONE)
+        while let Some(plan) = next(&segments, &unknown(&segments), tiers, &graph, Goal::Tiers, Limits::NONE)
         {
             written_rows += plan.rows;
             let mut at = 0;
@@ -128,8 +127,8 @@ fn a_small_segment_of_long_rows_is_flat_whatever_its_tier() {
             &segments,
             &[0; 4],
             Tiers::of_dims(dims),
-            &FactoryOption::Factory("HNSW32"),
-            Effort::Tiers,
+            &RequestedFactory::Factory("HNSW32"),
+            Goal::Tiers,
             Limits::NONE,
         )
     };
@@ -173,25 +172,25 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
 #[test]
 fn badly_unbalanced_lists_are_trained_again() {
     let segments = [trained(10_000, 150)];
-    let lists = FactoryOption::Factory("IVF64,Flat");
-    let plan = |imbalance| next(&segments, &[imbalance], few_dims(), &lists, Effort::Tiers, Limits::NONE);
+    let lists = RequestedFactory::Factory("IVF64,Flat");
+    let plan = |imbalance| next(&segments, &[imbalance], few_dims(), &lists, Goal::Tiers, Limits::NONE);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
     // A small segment says little: the largest that has the newest quantiser counts.
     let small = SegmentRef { rows: 5000, ..trained(10_000, 150) };
     assert_eq!(
-        next(&[segments[0].clone(), small], &[150, 900], few_dims(), &lists, Effort::Tiers, Limits::NONE),
+        next(&[segments[0].clone(), small], &[150, 900], few_dims(), &lists, Goal::Tiers, Limits::NONE),
         None
     );
     // Data that is so by nature is not trained again for ever.
-    assert_eq!(next(&[trained(10_000, 300)], &[500], few_dims(), &lists, Effort::Tiers, Limits::NONE), None);
+    assert_eq!(next(&[trained(10_000, 300)], &[500], few_dims(), &lists, Goal::Tiers, Limits::NONE), None);
 }
 
 #[test]
 fn everything_becomes_one_segment_without_dead_rows() {
     let everything = |segments: &[SegmentRef]| {
-        let graph = FactoryOption::Factory("HNSW32");
-        next(segments, &vec![0; segments.len()], few_dims(), &graph, Effort::Everything, Limits::NONE)
+        let graph = RequestedFactory::Factory("HNSW32");
+        next(segments, &vec![0; segments.len()], few_dims(), &graph, Goal::Everything, Limits::NONE)
     };
     assert_eq!(everything(&[]), None);
     assert_eq!(everything(&[segment("HNSW32", 10_000, 0)]), None);
@@ -209,7 +208,7 @@ fn a_merge_that_came_to_nothing_does_not_keep_smaller_ones_from_being_done() {
     let small = || segment("Flat", 1000, 0);
     let segments = [large(), large(), large(), large(), small(), small(), small(), small()];
     let plan =
-        |limits| next(&segments, &[0; 8], few_dims(), &FactoryOption::Factory("SQ8"), Effort::Tiers, limits);
+        |limits| next(&segments, &[0; 8], few_dims(), &RequestedFactory::Factory("SQ8"), Goal::Tiers, limits);
     let largest = plan(Limits::NONE).unwrap();
     assert_eq!(largest.sources.len(), 8);
     let limits = Limits::NONE.without(&largest, &segments, few_dims());

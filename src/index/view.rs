@@ -11,13 +11,13 @@ use crate::failpoint;
 use crate::pg::relation::Rel;
 
 /// One version of the index: its root, with all segments open.
-pub struct Snapshot {
+pub struct IndexView {
     pub meta: Meta,
     pub metric: Metric,
     pub segments: Vec<Arc<OpenedSegment>>,
 }
 
-impl Snapshot {
+impl IndexView {
     /// Reads the root and opens its segments.
     pub fn open(rel: Rel) -> Result<Self, IndexError> {
         retry(|| Self::try_open(rel))
@@ -29,7 +29,7 @@ impl Snapshot {
         let metric = metric_of(&meta)?;
         failpoint::reach("search.root_read");
         let segments = session::segments(rel, &meta)?;
-        Ok(Snapshot { meta, metric, segments })
+        Ok(IndexView { meta, metric, segments })
     }
 
     pub fn dims(&self) -> usize {

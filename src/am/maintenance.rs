@@ -88,7 +88,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
     }
     let is_own_turn = !has_worker || delta_bytes > limit.saturating_mul(BACKPRESSURE_FACTOR);
     if is_own_turn && is_time_to(Step::Seal, index) {
-        upkeep(index, "seal", || seal::try_one(index))?;
+        upkeep(index, "INSERT", || seal::try_one(index))?;
     }
     Ok(())
 }
@@ -96,7 +96,7 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
 /// Called at the end of VACUUM.
 pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     let settings = settings(index);
-    let is_sealed = upkeep(index, "seal", || seal::down_to(index, settings.delta_limit_bytes))?;
+    let is_sealed = upkeep(index, "VACUUM", || seal::down_to(index, settings.delta_limit_bytes))?;
     if !is_sealed || !compact::is_due(index, settings)? {
         return Ok(());
     }
@@ -106,7 +106,7 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     // VACUUM's snapshot does not hold back the removal of rows, so the table cannot be read.
     if let Some(lock) = IndexLock::try_acquire(index, Purpose::Compaction) {
         let run = || compact::run(index, Goal::Tiers, settings, &mut NoTable, &lock);
-        upkeep(index, "compact", || run().map(drop))?;
+        upkeep(index, "VACUUM", || run().map(drop))?;
     }
     Ok(())
 }
@@ -125,8 +125,9 @@ fn upkeep(
         Err(error) => error,
     };
     mark(Step::Seal, index);
-    let warning =
-        SqlError::new(reason.code, format!("could not {what} index \"{}\" by the way", index.name()));
+    let message =
+        format!("could not compact index \"{}\" during {statement}; it will be retried", index.name());
+    let warning = SqlError::new(reason.code, message);
     let detail =
         reason.detail.map_or(reason.message.clone(), |detail| format!("{}: {detail}", reason.message));
     let warning = warning.detail(detail);

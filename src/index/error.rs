@@ -91,11 +91,9 @@ pub enum ImportError {
     Count { file: u64, table: u64 },
     #[error("{count} of its {rows} rows have an id that no row of the table with a vector has: {ids}")]
     Missing { count: usize, rows: u64, ids: Ids },
-    #[error("{count} of its {rows} rows are not those that the table has under their ids: {ids}")]
+    #[error("{count} of its {rows} rows differ from the table's rows with the same ids: {ids}")]
     Changed { count: usize, rows: u64, ids: Ids },
-    #[error(
-        "{count} of {compared} rows that were compared are not those that the table has under their ids: {ids}"
-    )]
+    #[error("{count} of {compared} compared rows differ from the table's rows with the same ids: {ids}")]
     Mismatched { count: usize, compared: usize, ids: Ids },
     #[error("two rows of the table have the id {0}")]
     Ambiguous(i64),
@@ -135,7 +133,7 @@ impl From<IndexError> for SqlError {
             IndexError::Format(FormatError::Version(version)) => SqlError::new(
                 Code::ERRCODE_FEATURE_NOT_SUPPORTED,
                 format!(
-                    "faiss index has format version {version}, which this version of vekter does not know"
+                    "faiss index has format version {version}, which this version of vekter does not support"
                 ),
             )
             .hint(REINDEX),
@@ -183,7 +181,7 @@ impl From<ExternalIndexError> for SqlError {
         let detail = format!("{}.", capitalised(&error.to_string()));
         match error {
             ExternalIndexError::Damaged(_) => {
-                SqlError::new(Code::ERRCODE_INVALID_BINARY_REPRESENTATION, "not a sound FAISS index")
+                SqlError::new(Code::ERRCODE_INVALID_BINARY_REPRESENTATION, "not a valid FAISS index")
                     .detail(detail)
                     .hint("Write the index again with faiss.write_index() or faiss.serialize_index().")
             }

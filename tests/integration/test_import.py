@@ -209,7 +209,7 @@ def test_another_tables_index_is_refused_and_nothing_is_left(items):
     one = VECTORS[:ROWS].copy()
     one[77] += 1
     state, message, detail, _ = refusal(items, labelled("HNSW16", vectors=one))
-    assert detail == f"1 of its {ROWS} rows are not those that the table has under their ids: {IDS[77]}."
+    assert detail == f"1 of its {ROWS} rows differ from the table's rows with the same ids: {IDS[77]}."
     state, message, detail, _ = refusal(items, labelled("Flat", ids=IDS + 1))
     assert (state, message) == misfit and f"{ROWS} of its {ROWS} rows have an id that no row" in detail
     assert f": {IDS[0] + 1}, " in detail and detail.endswith(" and others.")
@@ -247,7 +247,7 @@ def test_kinds_of_index_that_are_not_imported_are_named(items):
     mapped.add(VECTORS[:ROWS])
     mapped.make_direct_map()
     assert "direct map" in refusal(items, mapped)[2]
-    assert refusal(items, b"")[:2] == ("22P03", "not a sound FAISS index")
+    assert refusal(items, b"")[:2] == ("22P03", "not a valid FAISS index")
     assert refusal(items, b"hello, world, this is no index")[2] == "It does not begin as FAISS's files do."
 
 

@@ -145,7 +145,7 @@ def test_a_build_that_learns_from_less_than_it_would_says_so(library):
         conn.execute("SET maintenance_work_mem = '44MB'")
         conn.execute("CREATE INDEX built ON few USING faiss (embedding) WITH (factory = 'IVF1024,SQ8')")
         said = [notice for notice in notices if "maintenance_work_mem" in notice]
-        assert len(said) == 1 and re.search(r"learnt from [\d,]+ rows, .*; 39,936 would do better", said[0]), notices
+        assert len(said) == 1 and re.search(r"trained on [\d,]+ rows, .*; 39,936 would do better", said[0]), notices
         [(reason,)] = conn.execute("SELECT reason FROM vekter_index_stats('built')")
         assert said[0].endswith(reason)
         notices.clear()

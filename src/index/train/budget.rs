@@ -64,7 +64,7 @@ pub fn shortage(builder: &Builder, sample: TrainingSample, resources: Resources)
         return String::new();
     }
     format!(
-        "learnt from {} rows, as maintenance_work_mem ({} MB) allows no more; {} would do better",
+        "trained on {} rows, as maintenance_work_mem ({} MB) allows no more; {} would do better",
         engine::grouped(sample.rows as u64),
         resources.work_bytes() >> 20,
         engine::grouped(enough as u64)

@@ -25,7 +25,7 @@ use crate::engine::{EngineError, Hit, Metric};
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
-use crate::index::{IndexView, retry};
+use crate::index::{Snapshot, retry};
 use crate::pg::memory;
 use crate::pg::relation::Rel;
 use crate::pg::take_interrupts;
@@ -60,7 +60,7 @@ impl Cursor {
     pub fn open(rel: Rel, query: Option<&[f32]>, request: &Request) -> Result<Self, IndexError> {
         // Root and delta are read together: where a page of the delta was used again meanwhile, a new root leads on.
         let (snapshot, query, delta) = retry(|| {
-            let snapshot = IndexView::try_open(rel)?;
+            let snapshot = Snapshot::try_open(rel)?;
             let query = prepare(&snapshot, query)?;
             failpoint::reach("search.segments_opened");
             let delta = rank_delta(rel, &snapshot, query.as_deref())?;
@@ -318,7 +318,7 @@ fn rounded_up(radius: f32, query: Option<&[f32]>) -> f32 {
 
 /// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as
 /// from another.
-fn prepare(snapshot: &IndexView, query: Option<&[f32]>) -> Result<Option<Vec<f32>>, IndexError> {
+fn prepare(snapshot: &Snapshot, query: Option<&[f32]>) -> Result<Option<Vec<f32>>, IndexError> {
     let Some(query) = query else {
         return Ok(None);
     };

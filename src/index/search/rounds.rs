@@ -10,7 +10,7 @@ use crate::engine::{Hit, SearchParams};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::segment::OpenedSegment;
-use crate::index::{IndexView, delta};
+use crate::index::{Snapshot, delta};
 use crate::pg::relation::Rel;
 
 /// A distance that sorts NaN last, as PostgreSQL does.
@@ -135,7 +135,7 @@ impl SegmentScan {
 /// Every row of the delta with its distance.
 pub fn rank_delta(
     rel: Rel,
-    snapshot: &IndexView,
+    snapshot: &Snapshot,
     query: Option<&[f32]>,
 ) -> Result<Vec<(Distance, Tid)>, IndexError> {
     let (mut found, mut distances) = (Vec::new(), Vec::new());

@@ -23,9 +23,11 @@ pub extern "C-unwind" fn _PG_init() {
     pg::error::leave_backtraces_out();
     processor::check();
     pg::interrupts::initialise();
+    pg::row_limit::initialise();
     engine::initialise(pg::interrupts::are_pending);
     #[cfg(feature = "failpoints")]
     failpoint::initialise(pg::take_interrupts, engine::is_interrupted);
     am::options::register();
+    am::filtered_scan::initialise();
     guc::register();
 }

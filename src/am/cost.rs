@@ -1,9 +1,9 @@
 //! What a scan costs, for the planner.
 //!
-//! A path without `ORDER BY column <op> value` is never taken. With it, the start is the first round of the search:
-//! distances to the rows that it visits, in the same unit that the operator itself is charged, and the pages of their
-//! vectors. Every row that is fetched then costs a share of the rounds that follow. PostgreSQL adds the table's pages
-//! and the filter, and scales by LIMIT; so a selective condition with an index of its own wins by itself.
+//! A path without `ORDER BY column <op> value` is never taken. With it, the start is the search for as many rows as the
+//! LIMIT and the conditions make it look at: distances to the rows that it visits, in the same unit that the operator
+//! itself is charged. Reading to the end ranks every row. PostgreSQL adds the table's pages and the filter, and scales by
+//! LIMIT; so a selective condition with an index of its own wins by itself.
 
 use pgrx::pg_sys;
 
@@ -71,51 +71,75 @@ impl Cost {
     /// `root` is the planner's state, `info` its description of a faiss index that is locked by the query.
     unsafe fn of(root: *const pg_sys::PlannerInfo, info: *const pg_sys::IndexOptInfo) -> Self {
         // SAFETY: the caller's promise; the cost settings are plain numbers.
-        let (info, operator_cost, tuple_cost) =
-            unsafe { (&*info, pg_sys::cpu_operator_cost, pg_sys::cpu_index_tuple_cost) };
+        let (info, tuple_cost) = unsafe { (&*info, pg_sys::cpu_index_tuple_cost) };
         // SAFETY: the caller's promise.
         if let Some(selectivity) = unsafe { plan_hint::selectivity(root, info.indexoid) } {
             return Cost { startup: 0.0, total: 0.0, pages: 0.0, selectivity };
         }
-        let mut random_page_cost = 0.0;
-        // SAFETY: writes one cost; the other is not asked for.
-        unsafe {
-            pg_sys::get_tablespace_page_costs(
-                info.reltablespace,
-                &mut random_page_cost,
-                core::ptr::null_mut(),
-            )
+        let rows = info.tuples.max(1.0);
+        // SAFETY: the index's table and the query belong to the planner.
+        let (limit, passing) =
+            unsafe { ((*root).limit_tuples, (*info.rel).rows / (*info.rel).tuples.max(1.0)) };
+        let wanted = match limit > 0.0 {
+            true => limit / passing.clamp(1.0 / rows, 1.0),
+            false => request::FIRST_ROUND_ROWS as f64,
         };
-        let (rows, relation_pages) = (info.tuples.max(1.0), f64::from(info.pages));
         // A hypothetical index has no pages that could say what it is.
-        let About { factory, dims, params } = match info.hypothetical {
+        let about = match info.hypothetical {
             true => About { factory: engine::AUTO.into(), dims: 1, params: guc::search_params() },
             false => About::of(info.indexoid),
         };
-        let visited_rows = visited_rows(&factory, dims, rows, &params);
-        let distance_cost = operator_cost * operators_per_distance(dims);
-        // Mapped pages are mostly in memory; what is charged is the read-ahead of a cold start.
-        let pages = (relation_pages * visited_rows / rows).ceil();
-        let startup = visited_rows * distance_cost + pages * random_page_cost * WARM_PAGE_PART;
-        // Each doubling of the result costs a search of twice the size: constant per row.
-        let per_row = tuple_cost + distance_cost * visited_rows / request::FIRST_ROUND_ROWS as f64;
-        Cost { startup, total: startup + rows * per_row, pages, selectivity: 1.0 }
+        let startup = about.search_cost(rows, wanted);
+        // Who reads on reads everything.
+        let all = about.search_cost(rows, rows).max(startup) + rows * tuple_cost + About::sort_cost(rows);
+        let pages = (f64::from(info.pages) * about.visited_rows(rows, wanted) / rows).ceil();
+        Cost { startup, total: all, pages, selectivity: 1.0 }
     }
 }
 
-/// Share of a page's cost that is charged: the segments are in the operating system's cache after their first use.
-const WARM_PAGE_PART: f64 = 0.01;
+/// A round for more than this part of the rows ranks all of them instead (`index::request::candidates`).
+const LARGEST_ROUND_PART: f64 = 8.0;
 
 /// What the cost of an index's searches hangs on.
-struct About {
+pub struct About {
     factory: String,
     dims: usize,
     params: SearchParams,
 }
 
 impl About {
+    /// Of one distance, as the operator is charged.
+    pub fn distance_cost(&self) -> f64 {
+        // SAFETY: a plain number.
+        unsafe { pg_sys::cpu_operator_cost * operators_per_distance(self.dims) }
+    }
+
+    /// Of the search for the `wanted` nearest of `rows`.
+    pub fn search_cost(&self, rows: f64, wanted: f64) -> f64 {
+        self.visited_rows(rows, wanted) * self.distance_cost()
+    }
+
+    /// Of the order of so many rows, as PostgreSQL charges a sort (`cost_tuplesort`, optimizer/path/costsize.c).
+    pub fn sort_cost(rows: f64) -> f64 {
+        // SAFETY: a plain number.
+        unsafe { 2.0 * pg_sys::cpu_operator_cost * rows * rows.max(2.0).log2() }
+    }
+
+    /// Of finding the nearest of so many candidates.
+    pub fn ranking_cost(&self, candidates: f64) -> f64 {
+        // SAFETY: a plain number.
+        candidates * (self.distance_cost() + unsafe { pg_sys::cpu_index_tuple_cost })
+    }
+
+    fn visited_rows(&self, rows: f64, wanted: f64) -> f64 {
+        match wanted > rows / LARGEST_ROUND_PART {
+            true => rows,
+            false => visited_rows(&self.factory, self.dims, rows, &self.params, wanted),
+        }
+    }
+
     /// A damaged index is reported by whoever scans it.
-    fn of(index_oid: pg_sys::Oid) -> Self {
+    pub fn of(index_oid: pg_sys::Oid) -> Self {
         let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
         // SAFETY: the planner holds a lock on every relation of the query; closed again below.
         let relation = unsafe { pg_sys::index_open(index_oid, no_lock) };
@@ -143,9 +167,9 @@ impl About {
 }
 
 /// Distances that a search of `factory` computes, roughly.
-fn visited_rows(factory: &str, dims: usize, rows: f64, params: &SearchParams) -> f64 {
+fn visited_rows(factory: &str, dims: usize, rows: f64, params: &SearchParams, wanted: f64) -> f64 {
     // Each step of a graph search looks at about half the neighbours of a node.
-    let along_links = |queue: usize| queue as f64 * 16.0;
+    let along_links = |queue: f64| queue * 16.0;
     let reach = match factory {
         engine::AUTO if rows >= engine::scanned_rows(1) as f64 => Reach::Graph,
         _ => Reach::of(factory, dims).unwrap_or(Reach::All),
@@ -155,14 +179,14 @@ fn visited_rows(factory: &str, dims: usize, rows: f64, params: &SearchParams) ->
         // The descent adds a logarithm.
         Reach::Graph => {
             let queue = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH);
-            along_links(queue) + 32.0 * rows.ln().max(1.0)
+            along_links((queue as f64).max(wanted)) + 32.0 * rows.ln().max(1.0)
         }
         Reach::Lists { lists, by_graph } => {
             let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists)).min(lists);
             let queue =
                 params.quantizer_ef_search.unwrap_or_else(|| SearchParams::default_coarse_queue(nprobe));
-            let centroids = if by_graph { along_links(queue).min(lists as f64) } else { lists as f64 };
-            centroids + rows * nprobe as f64 / lists as f64
+            let centroids = if by_graph { along_links(queue as f64).min(lists as f64) } else { lists as f64 };
+            centroids + (rows * nprobe as f64 / lists as f64).max(wanted)
         }
     };
     visited.min(rows)
@@ -177,20 +201,20 @@ mod tests {
     fn an_approximate_index_visits_a_small_part_of_many_rows() {
         let params = SearchParams::default();
         for factory in ["auto", "HNSW32", "IVF1024,Flat", "OPQ16,IVF1024,PQ16"] {
-            let visited = visited_rows(factory, 384, 1e6, &params);
+            let visited = visited_rows(factory, 384, 1e6, &params, 10.0);
             assert!(visited > 100.0 && visited < 1e5, "{factory}: {visited}");
-            assert_eq!(visited_rows(factory, 384, 50.0, &params), 50.0, "{factory}");
+            assert_eq!(visited_rows(factory, 384, 50.0, &params, 10.0), 50.0, "{factory}");
         }
-        assert_eq!(visited_rows("Flat", 384, 1e6, &params), 1e6);
-        assert_eq!(visited_rows("auto", 384, 9_000.0, &params), 9_000.0);
+        assert_eq!(visited_rows("Flat", 384, 1e6, &params, 10.0), 1e6);
+        assert_eq!(visited_rows("auto", 384, 9_000.0, &params, 10.0), 9_000.0);
         let probing = SearchParams { nprobe: Some(1024), ..params };
-        assert_eq!(visited_rows("IVF1024,Flat", 384, 1e6, &probing), 1e6);
+        assert_eq!(visited_rows("IVF1024,Flat", 384, 1e6, &probing, 10.0), 1e6);
     }
 
     #[test]
     fn lists_are_counted_as_the_factory_string_means_them() {
         let params = SearchParams::default();
-        let visited = |factory: &str| visited_rows(factory, 384, 1e7, &params);
+        let visited = |factory: &str| visited_rows(factory, 384, 1e7, &params, 10.0);
         assert_eq!(visited("IVF4k,Flat"), visited("IVF4096,Flat"));
         assert_eq!(visited("OPQ16_64,IVF1M,PQ16"), visited("OPQ16_64,IVF1048576,PQ16"));
         assert_eq!(visited("PCA64,IVF4k,SQ8,RFlat"), visited("IVF4096,SQ8"));

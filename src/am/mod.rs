@@ -9,7 +9,9 @@ pub mod clustering;
 pub mod codes;
 pub mod cost;
 pub mod definition;
+mod expected_rows;
 pub mod export;
+pub mod filtered_scan;
 pub mod import;
 mod indexed_table;
 pub mod insert;
@@ -78,7 +80,7 @@ pub(crate) unsafe fn tid_of(pointer: pg_sys::ItemPointer) -> Tid {
     Tid::new(high << 16 | low, pointer.ip_posid)
 }
 
-fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
+pub(crate) fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
     pg_sys::ItemPointerData {
         ip_blkid: pg_sys::BlockIdData { bi_hi: (tid.block() >> 16) as u16, bi_lo: tid.block() as u16 },
         ip_posid: tid.offset(),

@@ -1,25 +1,51 @@
 //! Index scans: `ORDER BY column <op> value`, forward.
 
+use core::ffi::c_void;
 use std::rc::Rc;
 
 use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
 use super::table::TableRows;
-use super::{item_pointer, options, plan_hint, search_options};
-use crate::engine::Metric;
+use super::{expected_rows, item_pointer, options, plan_hint, search_options};
+use crate::engine::{Metric, SearchParams};
 use crate::index::format::Tid;
-use crate::index::search::{Cursor, FirstRounds, Rerank};
+use crate::index::search::{Cursor, ExactDistances, FirstRounds, Request};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
+use crate::pg::row_limit::RowLimit;
 use crate::vector::{Vector, distance};
 
 /// State of a scan. It lives as long as its memory context, error or not, so it owns memory, maps and FAISS handles
 /// only (invariant 9).
-#[derive(Default)]
 struct ScanState {
     /// None before the first row of a (re)scan.
     cursor: Option<Cursor>,
     query: Option<Vec<f32>>,
+    metric: Metric,
+    /// By which `row_limit` knows the scan: the order-by keys of its plan node.
+    key: *const c_void,
+    /// Rows that were returned; None: how many will be asked for is known.
+    returned_rows: Option<usize>,
+}
+
+impl ScanState {
+    fn new(index: Rel) -> Self {
+        ScanState {
+            cursor: None,
+            query: None,
+            metric: options::metric(index).unwrap_or(Metric::L2),
+            key: core::ptr::null(),
+            returned_rows: None,
+        }
+    }
+
+    /// The end of a scan of `index`.
+    fn reset(&mut self, index: pg_sys::Oid) {
+        if let (Some(_), Some(rows)) = (self.cursor.take(), self.returned_rows.take()) {
+            expected_rows::remember(index, rows);
+        }
+        self.query = None;
+    }
 }
 
 #[pgrx::pg_guard]
@@ -31,7 +57,8 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     // SAFETY: PostgreSQL keeps the relation open while the descriptor lives.
     unsafe {
         let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
-        let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(ScanState::default());
+        let state = ScanState::new(Rel::new(index));
+        let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state);
         (*scan).opaque = state.cast();
         scan
     }
@@ -51,7 +78,9 @@ pub unsafe extern "C-unwind" fn amrescan(
         if !order_bys.is_null() && known > 0 {
             core::ptr::copy(order_bys, (*scan).orderByData, known.min(order_by_count) as usize);
         }
-        *state_of(scan) = ScanState::default();
+        let state = state_of(scan);
+        state.reset((*(*scan).indexRelation).rd_id);
+        state.key = order_bys.cast();
     }
 }
 
@@ -68,18 +97,30 @@ pub unsafe extern "C-unwind" fn amgettuple(
         // SAFETY: a descriptor that PostgreSQL has set up for fetching.
         unsafe { start(scan, index, state) }.or_raise();
     }
-    let ScanState { cursor: Some(cursor), query } = state else {
+    let ScanState { cursor: Some(cursor), query, metric, returned_rows, .. } = state else {
         return false;
     };
-    let mut table = TableRanks { scan, query: query.as_deref(), open: None };
-    let next = cursor.next(&mut table).or_raise();
-    drop(table);
+    // SAFETY: PostgreSQL keeps heap, index and snapshot of the scan.
+    let mut exact = unsafe {
+        ScanDistances::new(
+            (*scan).heapRelation,
+            index.as_ptr(),
+            (*scan).xs_snapshot,
+            *metric,
+            query.as_deref(),
+        )
+    };
+    let next = cursor.next(&mut exact).or_raise();
+    drop(exact);
+    if let (Some(rows), true) = (returned_rows, next.is_some()) {
+        *rows += 1;
+    }
     // SAFETY: a valid descriptor; the row is given to the executor, which fetches it under its snapshot.
     unsafe {
         (*scan).xs_recheck = false;
         (*scan).xs_recheckorderby = false;
-        if let Some(tid) = next {
-            (*scan).xs_heaptid = item_pointer(tid);
+        if let Some(row) = next {
+            (*scan).xs_heaptid = item_pointer(row.tid);
         }
     }
     next.is_some()
@@ -88,7 +129,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: the state is this scan's own; its shell goes with the memory context.
-    unsafe { *state_of(scan) = ScanState::default() };
+    unsafe { state_of(scan).reset((*(*scan).indexRelation).rd_id) };
 }
 
 /// # Safety
@@ -136,9 +177,20 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
     state.cursor = Some(match first_round {
         Some((rounds, at)) => Cursor::continued(&rounds, at)?,
         None => {
-            let mut request = hinted.unwrap_or_default();
-            request.params = search_options::effective(index, request.params);
-            Cursor::open(index, query, &request)?
+            let request = match hinted {
+                Some(hinted) => Request { params: search_options::effective(index, hinted.params), ..hinted },
+                None => {
+                    let params = search_options::effective(index, SearchParams::default());
+                    let (request, limit) = expected_rows::request(index, state.key, params);
+                    state.returned_rows = (limit == RowLimit::Unknown).then_some(0);
+                    request
+                }
+            };
+            // SAFETY: as above.
+            let exact = unsafe {
+                ScanDistances::new(scan.heapRelation, index.as_ptr(), snapshot, state.metric, query)
+            };
+            Cursor::open(index, query, &request, &exact)?
         }
     });
     Ok(())
@@ -155,39 +207,56 @@ fn first_round(
     Some((rounds, at))
 }
 
-/// Exact distances from the table under a scan, which is closed when the call ends that needed it: the scan's own state
-/// must hold no pins.
-struct TableRanks<'a> {
-    scan: pg_sys::IndexScanDesc,
+/// Exact distances under a scan. The table is closed when the call ends that needed it: the scan's own state must hold no
+/// pins.
+pub struct ScanDistances<'a> {
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    metric: Metric,
+    /// None: NULL.
     query: Option<&'a [f32]>,
-    open: Option<(Metric, TableRows)>,
+    open: Option<TableRows>,
 }
 
-impl Rerank for TableRanks<'_> {
-    fn distance(&mut self, tid: Tid) -> Option<f32> {
-        let query = self.query?;
-        // SAFETY: the scan is one that PostgreSQL set up for fetching: heap, index and snapshot are there, for longer
-        // than this call.
-        let (metric, rows) = unsafe {
-            let scan = &*self.scan;
-            let (heap, index) = (Rel::new(scan.heapRelation), Rel::new(scan.indexRelation));
-            self.open.get_or_insert_with(|| {
-                (options::metric(index).unwrap_or(Metric::L2), TableRows::open(heap, index, scan.xs_snapshot))
-            })
-        };
-        rows.with_row(tid, |vector| exact_distance(*metric, query, vector.as_slice()))
+impl<'a> ScanDistances<'a> {
+    /// # Safety
+    /// The relations and the snapshot stay open and valid while the value lives.
+    pub unsafe fn new(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        metric: Metric,
+        query: Option<&'a [f32]>,
+    ) -> Self {
+        ScanDistances { table, index, snapshot, metric, query, open: None }
+    }
+}
+
+impl ExactDistances for ScanDistances<'_> {
+    fn at(&mut self, tid: Tid) -> Option<f64> {
+        let (query, metric) = (self.query?, self.metric);
+        // SAFETY: the promise of `new`.
+        let rows = self.open.get_or_insert_with(|| unsafe {
+            TableRows::open(Rel::new(self.table), Rel::new(self.index), self.snapshot)
+        });
+        rows.with_row(tid, |vector| exact_distance(metric, query, vector.as_slice()))
+    }
+
+    fn of(&self, row: &[f32]) -> f64 {
+        self.query.map_or(f64::NAN, |query| exact_distance(self.metric, query, row))
     }
 }
 
 /// As the operators compute it.
-fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f32 {
+fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f64 {
     if query.len() != row.len() {
-        return f32::NAN;
+        return f64::NAN;
     }
     match metric {
-        Metric::L2 => distance::euclidean(query, row) as f32,
-        Metric::InnerProduct => -distance::dot(query, row),
-        Metric::Cosine => distance::cosine(query, row) as f32,
-        Metric::L1 => distance::taxicab(query, row),
+        Metric::L2 => distance::euclidean(query, row),
+        Metric::InnerProduct => -f64::from(distance::dot(query, row)),
+        Metric::Cosine => distance::cosine(query, row),
+        Metric::L1 => f64::from(distance::taxicab(query, row)),
     }
 }

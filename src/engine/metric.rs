@@ -61,16 +61,19 @@ impl Metric {
     /// the other metrics change nothing. Returns false where that form does not exist (a zero vector under cosine, or a
     /// value that is not finite); such a row must not be indexed.
     ///
-    /// Cosine makes a zero vector of a vector so long that the operator's sum of squares overflows: the operator's
-    /// result for it is 1 (a right angle) whatever the other vector. A search finds it at distance 1, and the caller
-    /// asks the operator ([`Metric::settles`]).
+    /// Cosine makes a zero vector of a vector so long that the operator's sum of squares overflows, or so short that it
+    /// loses digits: the operator's distance is then not that of the vector's direction. A search finds such a row at
+    /// distance 1, and the caller asks the operator ([`Metric::settles`]).
     pub fn prepare(self, row: &mut [f32]) -> bool {
         // The root of the largest float.
         const MAX_COSINE_NORM: f64 = 1.844_674_3e19;
-        self.scale(row, |row, norm| if norm > MAX_COSINE_NORM { row.fill(0.0) } else { divide(row, norm) })
+        // Squares below 1e-38 are rounded to multiples of 1.4e-45: 16,000 of them to a millionth of this norm's square.
+        const MIN_COSINE_NORM: f64 = 4e-18;
+        let keeps_digits = |norm: f64| (MIN_COSINE_NORM..=MAX_COSINE_NORM).contains(&norm);
+        self.scale(row, |row, norm| if keeps_digits(norm) { divide(row, norm) } else { row.fill(0.0) })
     }
 
-    /// The same, but a long vector gets length 1 like any other.
+    /// The same, but a long or short vector gets length 1 like any other.
     pub fn normalise(self, row: &mut [f32]) -> bool {
         self.scale(row, divide)
     }
@@ -229,8 +232,11 @@ mod tests {
     #[test]
     fn only_what_has_a_direction_is_prepared_for_cosine() {
         let mut tiny = [1e-30f32, 0.0];
-        assert!(Metric::Cosine.prepare(&mut tiny));
+        assert!(Metric::Cosine.normalise(&mut tiny));
         assert_eq!(tiny, [1.0, 0.0]);
+        let mut tiny = [1e-30f32, 0.0];
+        assert!(Metric::Cosine.prepare(&mut tiny));
+        assert_eq!(tiny, [0.0, 0.0]);
         let mut huge = [3e38f32, 3e38];
         assert!(Metric::Cosine.normalise(&mut huge));
         assert!((huge[0] - 0.5f32.sqrt()).abs() < 1e-6);

@@ -71,7 +71,7 @@ pub fn for_each_page(
             bitmap_rows: scan.map(|scan| (*(*scan).lefttree).plan_rows),
         };
         if scan.is_some() && wants(&estimate) {
-            read(statement, visit);
+            execute(statement, visit);
         }
         pg_sys::ReleaseCachedPlan(cached, pg_sys::CurrentResourceOwner);
         pg_sys::SPI_finish();
@@ -143,7 +143,7 @@ unsafe fn bitmap_scan(statement: *mut pg_sys::PlannedStmt, table: pg_sys::Oid) -
 
 /// # Safety
 /// `statement` is a valid plan whose top is a bitmap scan.
-unsafe fn read(statement: *mut pg_sys::PlannedStmt, visit: &mut dyn FnMut(u32, Option<&[u16]>)) {
+unsafe fn execute(statement: *mut pg_sys::PlannedStmt, visit: &mut dyn FnMut(u32, Option<&[u16]>)) {
     // SAFETY: the executor is started and ended as for any query, under the active snapshot; what it opens goes with an
     // error's abort. The bitmap is made in the executor's memory and read before that goes.
     unsafe {
@@ -160,15 +160,27 @@ unsafe fn read(statement: *mut pg_sys::PlannedStmt, visit: &mut dyn FnMut(u32, O
         pg_sys::ExecutorStart(query, 0);
         let mut memory = PgMemoryContexts::For((*(*query).estate).es_query_cxt);
         let indexes = (*(*query).planstate).lefttree;
-        let bitmap = memory.switch_to(|_| pg_sys::MultiExecProcNode(indexes));
+        memory.switch_to(|_| read(indexes, visit));
+        pg_sys::ExecutorFinish(query);
+        pg_sys::ExecutorEnd(query);
+        pg_sys::FreeQueryDesc(query);
+    }
+}
+
+/// Has `indexes` make a bitmap, in the memory that is current, and shows `visit` its heap blocks in ascending order, each
+/// with the offsets of its rows (None: all of them).
+///
+/// # Safety
+/// `indexes` is the child of a bitmap scan that is being executed: a scan of an index, or an AND or OR of such.
+pub unsafe fn read(indexes: *mut pg_sys::PlanState, visit: &mut dyn FnMut(u32, Option<&[u16]>)) {
+    // SAFETY: the caller's promise; the tag says what the node has made.
+    unsafe {
+        let bitmap = pg_sys::MultiExecProcNode(indexes);
         if bitmap.is_null() || (*bitmap).type_ != pg_sys::NodeTag::T_TIDBitmap {
             pgrx::error!("a bitmap scan made no bitmap");
         }
         each_page(bitmap.cast(), visit);
         pg_sys::tbm_free(bitmap.cast());
-        pg_sys::ExecutorFinish(query);
-        pg_sys::ExecutorEnd(query);
-        pg_sys::FreeQueryDesc(query);
     }
 }
 

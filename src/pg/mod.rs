@@ -22,6 +22,7 @@ pub mod owner;
 pub mod progress;
 pub mod relation;
 pub mod results;
+pub mod row_limit;
 pub mod search_path;
 pub mod snapshot;
 pub mod spi;

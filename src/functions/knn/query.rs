@@ -149,7 +149,7 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
             ..Request::default()
         },
     };
-    Ok(Request { radius: asked.radius.map(|radius| radius as f32), ..request })
+    Ok(Request { radius: asked.radius, ..request })
 }
 
 fn check_dims(query: &Vector, dims: i32) -> Result<(), SqlError> {

@@ -5,12 +5,15 @@
 pub mod by_tid;
 mod candidates;
 mod cursor;
+mod exact;
 mod many_queries;
 mod passes;
 pub mod request;
+mod rounding;
 mod rounds;
 
 pub use candidates::Candidates;
-pub use cursor::{Cursor, Rerank};
+pub use cursor::Cursor;
+pub use exact::ExactDistances;
 pub use many_queries::FirstRounds;
-pub use request::{FIRST_ROUND_ROWS, Request};
+pub use request::{FIRST_ROUND_ROWS, Order, Request};

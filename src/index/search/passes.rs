@@ -3,8 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::cursor::{Rerank, not_interrupted};
-use super::rounds::{Distance, SegmentScan};
+use super::cursor::not_interrupted;
+use super::exact::ExactDistances;
+use super::rounds::{Distance, Query, SegmentScan};
+use crate::engine::Metric;
 use crate::index::error::IndexError;
 use crate::pg::take_interrupts;
 
@@ -21,6 +23,14 @@ pub enum Source {
     /// The segment's, which it holds as they were added.
     Index,
     Table,
+}
+
+impl Source {
+    /// Whether rows of `scan` are ranked by exact distances, and not by lower bounds.
+    pub fn is_exact(self, scan: &SegmentScan) -> bool {
+        self == Source::Table
+            || (scan.among.is_none() && scan.opened.segment.index.metric() != Metric::Cosine)
+    }
 }
 
 /// Positions of a segment.
@@ -120,18 +130,19 @@ impl Nearest {
     }
 }
 
-/// Offers `nearest` every row of the segment that may be found and was not found yet. False: the index cannot tell distances.
+/// Offers `nearest` every row of the segment that may be found and was not found yet: by exact distance where
+/// [`Source::is_exact`], else by a lower bound of it. False: the index cannot tell distances.
 pub fn rank(
     scan: &SegmentScan,
-    query: &[f32],
+    query: &Query,
     source: Source,
-    rerank: &mut dyn Rerank,
+    exact: &mut dyn ExactDistances,
     nearest: &mut Nearest,
 ) -> Result<bool, IndexError> {
     let mut by_table = |position: u64| -> Result<(), IndexError> {
         take_interrupts();
         if !scan.seen.contains(position)
-            && let Some(distance) = rerank.distance(scan.opened.segment.tid(position))
+            && let Some(distance) = exact.at(scan.opened.segment.tid(position))
         {
             nearest.offer(Distance(distance), position)?;
         }
@@ -143,42 +154,42 @@ pub fn rank(
         }
         (Source::Table, None) => scan.opened.live_positions().try_for_each(by_table)?,
         (Source::Index, Some(among)) => {
-            return rank_positions(scan, query, &among.positions, rerank, nearest);
+            return rank_positions(scan, query, &among.positions, exact, nearest);
         }
-        (Source::Index, None) => rank_rows(scan, query, rerank, nearest)?,
+        (Source::Index, None) => rank_rows(scan, query, exact, nearest)?,
     }
     Ok(true)
 }
 
-/// The distance of a row by which an exact index has `distance`: that one, or the operator's where it may be another. None: the
-/// search does not see the row.
-pub fn exact_distance(
+/// A lower bound of the distance of a row for which FAISS computed `distance`; of a sum that may have overflowed, the
+/// exact distance. None: the search does not see the row.
+fn at_least(
     scan: &SegmentScan,
-    distance: f32,
-    position: u64,
-    rerank: &mut dyn Rerank,
+    query: &Query,
+    (distance, position): (f32, u64),
+    exact: &mut dyn ExactDistances,
 ) -> Option<Distance> {
     let segment = &scan.opened.segment;
     if segment.index.metric().settles(distance) {
-        return Some(Distance(distance));
+        return Some(query.rounding.below(distance));
     }
-    rerank.distance(segment.tid(position)).map(Distance)
+    exact.at(segment.tid(position)).map(Distance)
 }
 
 fn rank_positions(
     scan: &SegmentScan,
-    query: &[f32],
+    query: &Query,
     positions: &[u64],
-    rerank: &mut dyn Rerank,
+    exact: &mut dyn ExactDistances,
     nearest: &mut Nearest,
 ) -> Result<bool, IndexError> {
     for chunk in positions.chunks(CHUNK_ROWS) {
         take_interrupts();
-        let distances = not_interrupted(scan.opened.segment.index.distances_at(query, chunk))?;
+        let distances = not_interrupted(scan.opened.segment.index.distances_at(&query.prepared, chunk))?;
         let Some(distances) = distances else { return Ok(false) };
         for (&position, distance) in chunk.iter().zip(distances) {
             if !scan.seen.contains(position)
-                && let Some(distance) = exact_distance(scan, distance, position, rerank)
+                && let Some(distance) = at_least(scan, query, (distance, position), exact)
             {
                 nearest.offer(distance, position)?;
             }
@@ -190,22 +201,29 @@ fn rank_positions(
 /// In the order in which the index has its rows, the same in each pass, so that each row's distance is the same to the bit.
 fn rank_rows(
     scan: &SegmentScan,
-    query: &[f32],
-    rerank: &mut dyn Rerank,
+    query: &Query,
+    exact: &mut dyn ExactDistances,
     nearest: &mut Nearest,
 ) -> Result<(), IndexError> {
     let index = &scan.opened.segment.index;
+    let is_inserted_form = index.metric() != Metric::Cosine;
     let (mut distances, mut outcome) = (Vec::new(), Ok(()));
     let mut rank_chunk = |positions: &[u64], rows: &[f32]| -> Result<(), IndexError> {
         take_interrupts();
         distances.clear();
-        distances.try_reserve(positions.len())?;
-        index.metric().distances(query, rows, &mut distances);
-        for (&position, &distance) in positions.iter().zip(&distances) {
-            if !scan.opened.is_dead(position)
-                && !scan.seen.contains(position)
-                && let Some(distance) = exact_distance(scan, distance, position, rerank)
-            {
+        if !is_inserted_form {
+            distances.try_reserve(positions.len())?;
+            index.metric().distances(&query.prepared, rows, &mut distances);
+        }
+        for (at, (&position, row)) in positions.iter().zip(rows.chunks_exact(index.dims())).enumerate() {
+            if scan.opened.is_dead(position) || scan.seen.contains(position) {
+                continue;
+            }
+            let distance = match is_inserted_form {
+                true => Some(Distance(exact.of(row))),
+                false => at_least(scan, query, (distances[at], position), exact),
+            };
+            if let Some(distance) = distance {
                 nearest.offer(distance, position)?;
             }
         }
@@ -247,9 +265,9 @@ mod tests {
         for count in [0u64, 1, 2, 7, 100, 1000] {
             // Many rows are equally far, and some are not at all.
             let mut rows: Vec<(Distance, u64)> = (0..count)
-                .map(|position| (Distance(((position * 7919) % 13) as f32), position))
+                .map(|position| (Distance(((position * 7919) % 13) as f64), position))
                 .map(|(distance, position)| {
-                    (if position % 29 == 3 { Distance(f32::NAN) } else { distance }, position)
+                    (if position % 29 == 3 { Distance(f64::NAN) } else { distance }, position)
                 })
                 .collect();
             for limit in [1, 2, 3, 10, 99, 100, 101, 2000] {

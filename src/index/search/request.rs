@@ -29,7 +29,20 @@ pub struct Request {
     /// What rows are to be found among; None: among all. Others may be found with them.
     pub candidates: Option<Rc<Candidates>>,
     /// Distance beyond which no row is wanted; those that are nearly as near may still come.
-    pub radius: Option<f32>,
+    pub radius: Option<f64>,
+    /// Whether all rows will be read: then they are ranked by exact distance from the start.
+    pub reads_all: bool,
+    pub order: Order,
+}
+
+/// What becomes of a row that an approximate search finds after it has returned a farther one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// It is left out: PostgreSQL relies on the order of an index scan.
+    Strict,
+    /// It is returned late. Whoever asks for it sorts.
+    #[default]
+    Relaxed,
 }
 
 impl Default for Request {
@@ -41,6 +54,8 @@ impl Default for Request {
             params: SearchParams::default(),
             candidates: None,
             radius: None,
+            reads_all: false,
+            order: Order::default(),
         }
     }
 }

@@ -4,9 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::candidates::Among;
+use super::exact::ExactDistances;
 use super::passes::{Positions, Source};
 use super::request::{Request, segment_params};
-use crate::engine::{Hit, SearchParams};
+use super::rounding::Rounding;
+use crate::engine::{Hit, Metric, SearchParams};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::segment::OpenedSegment;
@@ -14,8 +16,14 @@ use crate::index::{Snapshot, delta};
 use crate::pg::relation::Rel;
 
 /// A distance that sorts NaN last, as PostgreSQL does.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Distance(pub f32);
+#[derive(Debug, Clone, Copy)]
+pub struct Distance(pub f64);
+
+impl PartialEq for Distance {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
 
 impl Eq for Distance {}
 
@@ -31,6 +39,28 @@ impl Ord for Distance {
     }
 }
 
+/// A query in the form that is indexed.
+pub struct Query {
+    pub prepared: Vec<f32>,
+    pub rounding: Rounding,
+}
+
+impl Query {
+    pub fn new(metric: Metric, prepared: Vec<f32>) -> Self {
+        Query { rounding: Rounding::of(metric, &prepared), prepared }
+    }
+}
+
+/// A row that was found and not returned. The nearest comes first, and of equally near ones first those whose exact
+/// distance is not there yet: it can be greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// Exact, or a lower bound.
+    pub distance: Distance,
+    pub is_exact: bool,
+    pub tid: Tid,
+}
+
 /// How far the search of one segment has come.
 pub struct SegmentScan {
     pub opened: Arc<OpenedSegment>,
@@ -39,7 +69,8 @@ pub struct SegmentScan {
     pub params: SearchParams,
     /// Rows that the next round asks for.
     pub round_rows: usize,
-    /// No row that is still to come is nearer, as far as the last round could see.
+    /// Lower bound of the distances of rows that were not found yet: certain for an index that compares all rows, else
+    /// as far as the last round could see.
     pub frontier: Distance,
     pub exhausted: bool,
     /// Where a search without order goes on.
@@ -60,20 +91,21 @@ pub struct SegmentScan {
 
 /// The delta's rows with their distances, of which the nearest become candidates first.
 pub struct DeltaScan {
-    pub rows: Vec<(Distance, Tid)>,
+    pub rows: Vec<Found>,
     /// So many have become candidates, none of them farther than the others.
     taken: usize,
     round_rows: usize,
 }
 
 impl DeltaScan {
-    pub fn new(rows: Vec<(Distance, Tid)>, request: &Request) -> Self {
+    pub fn new(rows: Vec<Found>, request: &Request) -> Self {
         DeltaScan { rows, taken: 0, round_rows: request.wanted_rows.max(1) }
     }
 
     /// As of a segment; None: exhausted.
     pub fn frontier(&self) -> Option<Distance> {
-        let last = self.taken.checked_sub(1).map_or(Distance(f32::NEG_INFINITY), |last| self.rows[last].0);
+        let last =
+            self.taken.checked_sub(1).map_or(Distance(f64::NEG_INFINITY), |last| self.rows[last].distance);
         (self.taken < self.rows.len()).then_some(last)
     }
 
@@ -106,7 +138,7 @@ impl SegmentScan {
             among,
             params,
             round_rows: request.wanted_rows.max(1),
-            frontier: Distance(f32::NEG_INFINITY),
+            frontier: Distance(f64::NEG_INFINITY),
             exhausted,
             next_position: 0,
             first_hits: None,
@@ -132,24 +164,52 @@ impl SegmentScan {
     }
 }
 
-/// Every row of the delta with its distance.
+/// Every row of the delta with its distance, at least.
 pub fn rank_delta(
     rel: Rel,
     snapshot: &Snapshot,
-    query: Option<&[f32]>,
-) -> Result<Vec<(Distance, Tid)>, IndexError> {
+    query: Option<&Query>,
+    exact: &dyn ExactDistances,
+) -> Result<Vec<Found>, IndexError> {
     let (mut found, mut distances) = (Vec::new(), Vec::new());
     delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
-        distances.clear();
-        match query {
-            Some(query) => snapshot.metric.distances(query, rows, &mut distances),
-            None => distances.resize(tids.len(), 0.0),
-        }
         found.try_reserve(tids.len())?;
-        found.extend(distances.iter().map(|&distance| Distance(distance)).zip(tids.iter().copied()));
+        match query {
+            None => found.extend(tids.iter().map(|&tid| Found::in_no_order(tid))),
+            Some(query) if snapshot.metric == Metric::Cosine => {
+                distances.clear();
+                snapshot.metric.distances(&query.prepared, rows, &mut distances);
+                let with_tids = distances.iter().zip(tids);
+                found.extend(
+                    with_tids.map(|(&distance, &tid)| Found::computed(query, snapshot.metric, distance, tid)),
+                );
+            }
+            Some(_) => {
+                let exact_of = |(row, &tid): (&[f32], &Tid)| Found::exact(exact.of(row), tid);
+                found.extend(rows.chunks_exact(snapshot.dims()).zip(tids).map(exact_of));
+            }
+        }
         Ok(())
     })?;
     Ok(found)
+}
+
+impl Found {
+    pub fn exact(distance: f64, tid: Tid) -> Self {
+        Found { distance: Distance(distance), is_exact: true, tid }
+    }
+
+    /// By the distance that FAISS computed. Where that settles nothing, any distance is possible.
+    pub fn computed(query: &Query, metric: Metric, distance: f32, tid: Tid) -> Self {
+        let is_bound = metric.settles(distance);
+        let distance = if is_bound { query.rounding.below(distance) } else { Distance(f64::NEG_INFINITY) };
+        Found { distance, is_exact: false, tid }
+    }
+
+    /// Without a query every row is as near as any other.
+    pub fn in_no_order(tid: Tid) -> Self {
+        Found::exact(0.0, tid)
+    }
 }
 
 #[cfg(test)]
@@ -158,8 +218,8 @@ mod tests {
 
     #[test]
     fn nan_sorts_behind_every_distance() {
-        let mut distances = [Distance(f32::NAN), Distance(1.0), Distance(f32::INFINITY), Distance(-1.0)];
+        let mut distances = [Distance(f64::NAN), Distance(1.0), Distance(f64::INFINITY), Distance(-1.0)];
         distances.sort_unstable();
-        assert_eq!(distances.map(|distance| distance.0)[..3], [-1.0, 1.0, f32::INFINITY]);
+        assert_eq!(distances.map(|distance| distance.0)[..3], [-1.0, 1.0, f64::INFINITY]);
     }
 }

@@ -1,0 +1,20 @@
+//! A scan node for what an index scan of the access method cannot do: look at the condition before it searches, follow an
+//! order that is not literally the operator's, and stop at a radius.
+//!
+//! PostgreSQL shows an access method the ORDER BY and nothing else. So where a query has conditions too, this node is
+//! offered to the planner beside the index scan (`plan`): it knows its filter, and how PostgreSQL's own indexes would
+//! answer it. When it runs (`execute`), it collects as many rows that pass as the LIMIT above it asks for, in whichever way
+//! is best then: the nearest of a few rows that a bitmap of those indexes names, or the nearest of all rows, looked at one
+//! by one. Rows that are collected are sorted by their exact distances, so an approximate search that finds a near row late
+//! loses none.
+//!
+//! `shape` reads expressions, `plan` makes paths and plans, `cost` weighs them, `execute` runs
+//! them and `explain` shows them.
+
+mod cost;
+mod execute;
+mod explain;
+mod plan;
+mod shape;
+
+pub use plan::initialise;

@@ -20,11 +20,22 @@ use crate::vector::is_marked;
 /// Name of a column in the result of a query that a hint is for, in the part of it that orders by distance.
 pub const COLUMN: &str = "vekter neighbours";
 
-struct Hint {
-    indexes: Vec<Oid>,
-    request: Request,
+/// What the planner and a scan are told.
+pub struct Hint {
+    pub indexes: Vec<Oid>,
+    pub request: Request,
+    /// Whether the query has a condition to be looked at before the search (`filtered_scan`).
+    pub is_filtered: bool,
+    /// Whether the planner may take nothing else.
+    pub is_forced: bool,
     /// Of a query that makes many searches: those whose first round is over.
-    batch: Option<Rc<Batch>>,
+    pub batch: Option<Rc<Batch>>,
+}
+
+impl Hint {
+    pub fn new(indexes: Vec<Oid>, request: Request) -> Self {
+        Hint { indexes, request, is_filtered: false, is_forced: false, batch: None }
+    }
 }
 
 thread_local! {
@@ -33,16 +44,7 @@ thread_local! {
 
 /// Runs `query` under a hint: one with a column `COLUMN`, for the neighbours of a marked vector. Queries inside it may set
 /// hints of their own.
-pub fn with<R>(indexes: Vec<Oid>, request: Request, query: impl FnOnce() -> R) -> R {
-    run(Hint { indexes, request, batch: None }, query)
-}
-
-/// The same for a query that makes many searches, of which the first rounds are over.
-pub fn with_batch<R>(indexes: Vec<Oid>, request: Request, batch: Rc<Batch>, query: impl FnOnce() -> R) -> R {
-    run(Hint { indexes, request, batch: Some(batch) }, query)
-}
-
-fn run<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
+pub fn with<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
     /// Takes the hint back, also when an error unwinds.
     struct Restore;
     impl Drop for Restore {
@@ -65,12 +67,17 @@ pub unsafe fn selectivity(root: *const pg_sys::PlannerInfo, index: Oid) -> Optio
     if !unsafe { is_hinted(root) } {
         return None;
     }
-    meant(index, |hint| {
-        // The less it returns, the less PostgreSQL charges for rows that it would fetch and filter: certain rows are not to
-        // be looked for in any other way.
-        let is_only_way = hint.request.candidates.is_some() || hint.request.radius.is_some();
-        if is_only_way { 0.0 } else { 1.0 }
-    })
+    // Selectivity 0 makes heap fetch and filter cost zero, so no other path can win.
+    meant(index, |hint| if hint.is_forced { 0.0 } else { 1.0 })
+}
+
+/// What a hint says of a scan of `index` that looks at conditions: whether it is meant. None where no hint means the index.
+///
+/// # Safety
+/// `root` is a valid planner's state.
+pub unsafe fn is_filtered(root: *const pg_sys::PlannerInfo, index: Oid) -> Option<bool> {
+    // SAFETY: the caller's promise.
+    if unsafe { is_hinted(root) } { meant(index, |hint| hint.is_filtered) } else { None }
 }
 
 /// # Safety

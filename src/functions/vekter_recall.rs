@@ -7,7 +7,7 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::arguments::row_count;
 use super::target::{self, Target};
-use crate::am::plan_hint::{self, COLUMN};
+use crate::am::plan_hint::{self, COLUMN, Hint};
 use crate::am::{Request, SearchParams, Tid, inspect, tid_of};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::OpenRelation;
@@ -82,7 +82,9 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
         let arguments = [Some(vector), Some(pg_sys::Datum::from(limit as i64))];
         let truth = ids(&exact, &arguments, *own, k);
         let request = Request::of(limit, SearchParams::default());
-        let answer = plan_hint::with(target.indexes.clone(), request, || ids(&indexed, &arguments, *own, k));
+        let answer = plan_hint::with(Hint::new(target.indexes.clone(), request), || {
+            ids(&indexed, &arguments, *own, k)
+        });
         wanted += truth.len();
         found += truth.intersection(&answer).count();
     }

@@ -9,16 +9,9 @@ use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
 use super::error::{SqlError, class_of};
 use super::text::to_server;
 
-/// What is known of a condition that may stand in a query.
-#[derive(Clone, Copy, Debug)]
-pub struct Condition {
-    /// Whether it may give another answer for the same row the next time.
-    pub is_volatile: bool,
-}
-
 /// Checks that `text` is one boolean expression over the columns of `from` (a FROM item), and nothing more, so that it
 /// can stand in parentheses in a query, with line breaks around it. Errors are PostgreSQL's, with `hint`.
-pub fn check(text: &str, from: &str, hint: String) -> Result<Condition, SqlError> {
+pub fn check(text: &str, from: &str, hint: String) -> Result<(), SqlError> {
     let alone = to_server(&format!("SELECT {text}"));
     let enclosed = to_server(&format!("SELECT FROM {from} WHERE (\n{text}\n)"));
     // Nothing is undone where it fails, so the error goes on, with the hint.
@@ -30,7 +23,8 @@ pub fn check(text: &str, from: &str, hint: String) -> Result<Condition, SqlError
             return Err(SqlError::new(Code::ERRCODE_SYNTAX_ERROR, message).hint(hint.clone()));
         }
         // SAFETY: as above; the text's own part of it is one expression, so this is one statement.
-        Ok(unsafe { analyse(&enclosed) })
+        unsafe { analyse(&enclosed) };
+        Ok(())
     }))
     .catch_others(|error| Err(with_hint(error, &hint)))
     .execute()
@@ -79,21 +73,19 @@ fn is_one_expression(statements: *mut pg_sys::List) -> bool {
 
 /// # Safety
 /// `query` is one statement; called in a transaction with a snapshot.
-unsafe fn analyse(query: &CStr) -> Condition {
+unsafe fn analyse(query: &CStr) {
     // SAFETY: the parser's list has one RawStmt, by the caller's promise; no parameters are declared.
     unsafe {
         let Some(statement) = only::<pg_sys::RawStmt>(parse(query)) else {
             pgrx::error!("a filter changed the statement that it is part of");
         };
-        let analysed = pg_sys::parse_analyze_fixedparams(
+        pg_sys::parse_analyze_fixedparams(
             statement,
             query.as_ptr(),
             core::ptr::null(),
             0,
             core::ptr::null_mut(),
         );
-        let condition = (*(*analysed).jointree).quals;
-        Condition { is_volatile: pg_sys::contain_volatile_functions(condition) }
     }
 }
 

@@ -8,7 +8,7 @@ use super::plan::{NAME, length};
 use super::shape::{Linear, float8};
 use crate::am::expected_rows;
 use crate::am::scan::ScanDistances;
-use crate::am::{item_pointer, options, search_options};
+use crate::am::{item_pointer, options, plan_hint, search_options};
 use crate::engine::{Metric, SearchParams};
 use crate::guc;
 use crate::index::error::IndexError;
@@ -59,6 +59,8 @@ struct State {
     query: *mut pg_sys::ExprState,
     radius: Option<(*mut pg_sys::ExprState, Linear)>,
     filter: *mut pg_sys::ExprState,
+    /// Whether the filter may be asked once at most for each row.
+    is_volatile: bool,
     /// Whether the child has made a bitmap, with the parameters of an earlier scan.
     has_run_child: bool,
     run: Option<Run>,
@@ -165,6 +167,7 @@ unsafe extern "C-unwind" fn begin(
             query: compile(1),
             radius,
             filter,
+            is_volatile: pg_sys::contain_volatile_functions((*plan).scan.plan.qual.cast()),
             has_run_child: false,
             run: None,
         };
@@ -215,8 +218,7 @@ unsafe extern "C-unwind" fn next_row(scan: *mut pg_sys::ScanState) -> *mut pg_sy
         // SAFETY: as above.
         state.run = Some(unsafe { start(node, state, false) }.or_raise());
     }
-    loop {
-        let Some(run) = state.run.as_mut() else { break };
+    while let Some(run) = state.run.as_mut() {
         if let Some(row) = run.collected.get(run.returned).copied() {
             run.returned += 1;
             // The version that was looked at before: the snapshot is the same.
@@ -257,12 +259,18 @@ unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result<Run
             let value = pg_sys::ExecEvalExprSwitchContext(expression, context, &mut is_null);
             (!is_null).then_some(value)
         };
-        let query = evaluate(state.query).map(|value| Vector::from_datum(value).as_slice().to_vec());
+        let vector = evaluate(state.query);
+        let hinted = vector.and_then(|vector| plan_hint::request(index.oid(), vector));
+        let query = vector.map(|vector| Vector::from_datum(vector).as_slice().to_vec());
         let radius = state.radius.map(|(bound, linear)| {
             // A condition that compares with NULL holds for no row.
             let bound = evaluate(bound).map(|value| f64::from_bits(value.value() as u64));
             bound.map_or(f64::MIN, |bound| linear.distance_at(bound))
         });
+        let (asked, radius) = match hinted {
+            Some(hinted) => (hinted.params, hinted.radius.or(radius)),
+            None => (SearchParams::default(), radius),
+        };
         let limit = row_limit::of_scan(node.cast_const().cast());
         let rows = index.estimated_rows().max(1.0);
         let estimate = (*(*node).custom.ss.ps.plan).plan_rows.clamp(1.0, rows);
@@ -277,7 +285,8 @@ unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result<Run
         let (candidates, passing) = bitmap.read(state)?;
         let looks = (wanted * rows / passing.unwrap_or(estimate).max(1.0)).min(rows);
         let reads_all = limit == RowLimit::All && radius.is_none();
-        let is_patient = (*node).custom.custom_ps.is_null() || state.has_run_child || reads_all;
+        let gives_way =
+            !(*node).custom.custom_ps.is_null() && !state.has_run_child && !reads_all && !state.is_volatile;
         let searched = match candidates.is_some() {
             true => wanted,
             false => (looks * SPARE_LOOKS).min(wanted.max(MAX_FIRST_ROUND_ROWS)),
@@ -288,7 +297,7 @@ unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result<Run
             reads_all,
             // What is collected is sorted.
             order: if reads_all { Order::Strict } else { Order::Relaxed },
-            ..Request::of(searched as usize, search_options::effective(index, SearchParams::default()))
+            ..Request::of(searched as usize, search_options::effective(index, asked))
         };
         index.count_scan();
         if let Some(snapshot) = CallersSnapshot::get() {
@@ -308,7 +317,7 @@ unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result<Run
             last: f64::NEG_INFINITY,
             is_over: false,
             grows: !reads_all,
-            patience: (!is_patient).then(|| (looks * PATIENCE).max(MIN_LOOKS) as usize),
+            patience: gives_way.then(|| (looks * PATIENCE).max(MIN_LOOKS) as usize),
             returned_rows: (limit == RowLimit::Unknown).then_some(0),
         })
     }

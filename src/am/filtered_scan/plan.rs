@@ -90,10 +90,11 @@ unsafe fn add_paths(root: *mut pg_sys::PlannerInfo, table: *mut pg_sys::RelOptIn
                     amcostestimate as unsafe extern "C-unwind" fn(_, _, _, _, _, _, _, _),
                 )
             });
+            let hint = plan_hint::is_filtered(root, (*index).indexoid);
             if !is_faiss
                 || (*index).hypothetical
                 || (!(*index).indpred.is_null() && !(*index).predOK)
-                || plan_hint::selectivity(root, (*index).indexoid).is_some()
+                || hint == Some(false)
             {
                 continue;
             }
@@ -277,7 +278,9 @@ unsafe fn add_path(
         path.path.param_info = pg_sys::get_baserel_parampathinfo(root, table, outer);
         path.path.rows = (*table).rows;
         path.path.pathkeys = pg_sys::lappend(core::ptr::null_mut(), key.cast());
-        (path.path.startup_cost, path.path.total_cost) = cost::of(&work);
+        // A hinted index is to be taken, whatever it costs.
+        let is_hinted = plan_hint::is_filtered(root, (*index).indexoid).is_some();
+        (path.path.startup_cost, path.path.total_cost) = if is_hinted { (0.0, 0.0) } else { cost::of(&work) };
         path.flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
         if let Some(bitmap) = bitmap {
             path.custom_paths = pg_sys::lappend(core::ptr::null_mut(), bitmap.cast());
@@ -336,7 +339,7 @@ unsafe fn radius(
     }
 }
 
-/// A bitmap of the table's own indexes that PostgreSQL has found for the conditions.
+/// A bitmap of the table's own indexes that answers the conditions, or a part of them.
 ///
 /// # Safety
 /// Everything belongs to the query that is being planned.
@@ -345,9 +348,32 @@ unsafe fn bitmap_path(
     table: *mut pg_sys::RelOptInfo,
     outer: pg_sys::Relids,
 ) -> Option<*mut pg_sys::BitmapHeapPath> {
+    // SAFETY: the lists are the table's own, and put back before anybody else sees them.
+    unsafe {
+        if (*table).baserestrictinfo.is_null() || length((*table).indexlist) < 2 {
+            return None;
+        }
+        // PostgreSQL has thrown away what is dearer than reading the table, or than another of its paths: it does not
+        // know that the table need not be read. So its paths are made once more, among themselves.
+        let lists = ((*table).pathlist, (*table).partial_pathlist);
+        ((*table).pathlist, (*table).partial_pathlist) = (core::ptr::null_mut(), core::ptr::null_mut());
+        pg_sys::create_index_paths(root, table);
+        let paths = (*table).pathlist;
+        ((*table).pathlist, (*table).partial_pathlist) = lists;
+        cheapest_bitmap(root, table, paths, outer)
+    }
+}
+
+/// # Safety
+/// Everything belongs to the query that is being planned; `paths` are the table's.
+unsafe fn cheapest_bitmap(
+    root: *mut pg_sys::PlannerInfo,
+    table: *mut pg_sys::RelOptInfo,
+    paths: *mut pg_sys::List,
+    outer: pg_sys::Relids,
+) -> Option<*mut pg_sys::BitmapHeapPath> {
     // SAFETY: the tag says what a path is.
     unsafe {
-        let paths = (*table).pathlist;
         let at = |at| -> *mut pg_sys::Path { pg_sys::list_nth(paths, at).cast() };
         let is_usable = |path: &*mut pg_sys::Path| {
             pg_sys::bms_equal(required_outer((**path).param_info), outer) && (**path).parallel_workers == 0
@@ -365,10 +391,8 @@ unsafe fn bitmap_path(
                 && !(*scan).indexclauses.is_null()
                 && (*(*scan).indexinfo).amhasgetbitmap
         });
-        scans
-            .filter(is_usable)
-            .min_by(by_cost)
-            .map(|path| pg_sys::create_bitmap_heap_path(root, table, path, outer, 1.0, 0))
+        let cheapest = scans.filter(is_usable).min_by(by_cost)?;
+        Some(pg_sys::create_bitmap_heap_path(root, table, cheapest, outer, 1.0, 0))
     }
 }
 

@@ -17,7 +17,7 @@ use super::knn::query::{id_of, order};
 use super::target::{self, Target};
 use crate::am::Request;
 use crate::am::batch::{self, Batch};
-use crate::am::plan_hint::{self, COLUMN};
+use crate::am::plan_hint::{self, COLUMN, Hint};
 use crate::am::resources::resources;
 use crate::guc;
 use crate::pg::error::SqlError;
@@ -95,7 +95,8 @@ impl Searcher {
         let arguments = [Some(array), Some(pg_sys::Datum::from(self.k as i64))];
         let mut found = Vec::new();
         let (indexes, request) = (self.target.indexes.clone(), self.request.clone());
-        plan_hint::with_batch(indexes, request, Rc::new(batch), || {
+        let hint = Hint { batch: Some(Rc::new(batch)), ..Hint::new(indexes, request) };
+        plan_hint::with(hint, || {
             self.plan.for_each_row(&arguments, |row| {
                 if let [Some(number), Some(id), Some(distance)] = [1, 2, 3].map(|column| row.datum(column)) {
                     // SAFETY: the query's third column is float8.

@@ -1,6 +1,6 @@
 //! The query behind `knn()`, prepared and kept until something changes that it names.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -8,10 +8,10 @@ use std::rc::Rc;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
-use super::filter::{self, Narrowing};
+use super::filter;
 use super::known::{self, Known};
+use crate::am::Request;
 use crate::am::plan_hint::{self, COLUMN};
-use crate::am::{FIRST_ROUND_ROWS, Request};
 use crate::functions::arguments::Effort;
 use crate::functions::target::Target;
 use crate::pg::error::SqlError;
@@ -19,6 +19,8 @@ use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector::Vector;
 
+/// For more rows than this the planner weighs the search against sorting the table.
+const MAX_SEARCHED_ROWS: usize = 1000;
 /// More prepared queries than a session needs at a time.
 const MAX_PREPARED: usize = 100;
 
@@ -74,9 +76,12 @@ impl<'a> Asked<'a> {
 struct Prepared {
     /// As it was when this was prepared.
     known: Rc<Known>,
-    plan: spi::Plan,
-    /// For a filter that can be narrowed down.
-    narrowing: Option<Narrowing>,
+    query: String,
+    types: Vec<pg_sys::Oid>,
+    /// Planned once, to search the index.
+    search: spi::Plan,
+    /// Planned at each call, for so many rows that sorting the table can be sooner.
+    weighed: OnceCell<spi::Plan>,
 }
 
 thread_local! {
@@ -101,12 +106,12 @@ fn collect<T>(
     let _table = OpenRelation::table_of(question.relation);
     let prepared = prepare(question)?;
     check_dims(asked.query, prepared.known.target.dims)?;
-    let mut request = request(&prepared, question, asked)?;
-    let narrowed = match &prepared.narrowing {
-        Some(narrowing) => narrowing.apply(&mut request, asked.limit)?,
-        None => None,
+    let request = request(&prepared, question, asked)?;
+    let is_search = request.radius.is_some() || asked.limit.is_some_and(|limit| limit <= MAX_SEARCHED_ROWS);
+    let plan = match is_search {
+        true => &prepared.search,
+        false => prepared.weighed.get_or_init(|| spi::Plan::prepare(&prepared.query, &prepared.types)),
     };
-    let plan = narrowed.unwrap_or(&prepared.plan);
     let bound = match question.bound {
         None => None,
         Some(Bound::Radius) => Some(asked.radius.map(|radius| radius.to_bits().into())),
@@ -116,7 +121,12 @@ fn collect<T>(
     let mut arguments = vec![Some(vector), asked.limit.map(|limit| pg_sys::Datum::from(limit as i64))];
     arguments.extend(bound);
     let mut found = Vec::with_capacity(asked.limit.unwrap_or(0).min(1000));
-    plan_hint::with(prepared.known.target.indexes.clone(), request, || {
+    let hint = plan_hint::Hint {
+        is_filtered: question.filter.is_some(),
+        is_forced: is_search,
+        ..plan_hint::Hint::new(prepared.known.target.indexes.clone(), request)
+    };
+    plan_hint::with(hint, || {
         plan.for_each_row(&arguments, |row| {
             if let (Some(what), Some(distance)) = (read(row), row.datum(2)) {
                 // SAFETY: the query's second column is float8.
@@ -140,14 +150,9 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
     let spared = usize::from(asked.except.is_some());
     let rows = asked.limit.map(|limit| limit + spared);
     let request = match rows {
+        // With a filter the scan sees to the LIMIT by itself.
         Some(rows) if question.filter.is_none() => Request::of(rows, params),
-        // How many rows a filter leaves out shows only as they come.
-        _ => Request {
-            wanted_rows: rows.unwrap_or(0).max(FIRST_ROUND_ROWS),
-            k: rows,
-            params,
-            ..Request::default()
-        },
+        _ => Request { params, ..Request::default() },
     };
     Ok(Request { radius: asked.radius, ..request })
 }
@@ -186,26 +191,15 @@ fn prepare(question: &Question) -> Result<Rc<Prepared>, SqlError> {
 impl Prepared {
     fn new(known: Rc<Known>, question: &Question) -> Result<Self, SqlError> {
         let target = &known.target;
-        let condition = question.filter.as_deref().map(|text| filter::check(text, target)).transpose()?;
+        question.filter.as_deref().map(|text| filter::check(text, target)).transpose()?;
         let query = query_text(target, question)?;
         let mut types = vec![target.vector_type, pg_sys::INT8OID];
         types.extend(question.bound.map(|bound| match bound {
             Bound::Radius => pg_sys::FLOAT8OID,
             Bound::Except => pg_sys::INT8OID,
         }));
-        let generic = || spi::Plan::prepare_generic(&query, &types);
-        let narrowing = match (&question.filter, condition) {
-            (Some(text), Some(condition)) if !condition.is_volatile && !target.is_partitioned => {
-                Some(Narrowing::new(target, text, generic()))
-            }
-            _ => None,
-        };
-        let plan = match question.bound {
-            Some(Bound::Radius) => generic(),
-            // Ways to the rows are weighed by how many are wanted.
-            _ => spi::Plan::prepare(&query, &types),
-        };
-        Ok(Prepared { known, plan, narrowing })
+        let search = spi::Plan::prepare_generic(&query, &types);
+        Ok(Prepared { known, query, types, search, weighed: OnceCell::new() })
     }
 }
 

@@ -58,8 +58,7 @@ impl Rounding {
 
 /// Sums of such a size can overflow in one order of adding and not in another.
 fn is_near_overflow(distance: f32) -> bool {
-    // NaN too.
-    !(distance.abs() < 1e37)
+    distance.is_nan() || distance.abs() >= 1e37
 }
 
 #[cfg(test)]

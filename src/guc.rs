@@ -7,7 +7,6 @@ use std::ffi::CString;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 use crate::engine::{KnownParams, SearchParams};
-use crate::index::search::Order;
 use crate::pg::error::capitalised;
 use crate::pg::text::{from_c, from_server, to_server};
 
@@ -27,7 +26,7 @@ static ITERATIVE_SCAN: GucSetting<IterativeScan> =
     GucSetting::<IterativeScan>::new(IterativeScan::StrictOrder);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, pgrx::PostgresGucEnum)]
-enum IterativeScan {
+pub enum IterativeScan {
     #[name = c"strict_order"]
     StrictOrder,
     #[name = c"relaxed_order"]
@@ -173,11 +172,8 @@ pub fn search_params() -> SearchParams {
     named.or(listed.unwrap_or_default())
 }
 
-pub fn scan_order() -> Order {
-    match ITERATIVE_SCAN.get() {
-        IterativeScan::StrictOrder => Order::Strict,
-        IterativeScan::RelaxedOrder => Order::Relaxed,
-    }
+pub fn iterative_scan() -> IterativeScan {
+    ITERATIVE_SCAN.get()
 }
 
 /// Whether the value of `vekter.search` can be read. Which parameters an index takes is its own affair.

@@ -6,8 +6,8 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::Oid;
 
+use super::search_options;
 use crate::engine::SearchParams;
-use crate::guc;
 use crate::index::search::{FIRST_ROUND_ROWS, Request};
 use crate::pg::relation::Rel;
 use crate::pg::row_limit::{self, RowLimit};
@@ -40,7 +40,7 @@ pub fn request(index: Rel, key: *const c_void, params: SearchParams) -> (Request
             Request::of(searched as usize, params)
         }
     };
-    (Request { order: guc::scan_order(), ..request }, limit)
+    (Request { order: search_options::order(), ..request }, limit)
 }
 
 pub fn recent(index: Oid) -> usize {

@@ -34,7 +34,7 @@ pub use crate::engine::{EngineError, Metric, SearchParams};
 pub use crate::index::check::Finding;
 pub use crate::index::error::IndexError;
 pub use crate::index::format::Tid;
-pub use crate::index::search::{Candidates, FIRST_ROUND_ROWS, Request};
+pub use crate::index::search::Request;
 
 /// The handler of `CREATE ACCESS METHOD faiss`; its argument is declared in SQL and never read. Fields that are not set
 /// are false, zero or absent.

@@ -260,3 +260,40 @@ fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f64 {
         Metric::L1 => f64::from(distance::taxicab(query, row)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Metric, exact_distance};
+    use crate::index::search::rounding::Rounding;
+    use crate::index::search::rounds::Distance;
+
+    fn values(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+        };
+        (0..count).map(next).collect()
+    }
+
+    #[test]
+    fn the_operators_distance_lies_within_the_bounds_of_faiss_distance() {
+        for dims in [1, 2, 3, 5, 16, 100, 384, 1536, 16_000] {
+            for seed in 1..40 {
+                let (query, row) = (values(dims, seed), values(dims, seed + 1000));
+                for metric in Metric::ALL {
+                    let (mut prepared, mut indexed, mut computed) = (query.clone(), row.clone(), Vec::new());
+                    assert!(metric.prepare(&mut prepared) && metric.prepare(&mut indexed));
+                    metric.distances(&prepared, &indexed, &mut computed);
+                    let exact = Distance(exact_distance(metric, &query, &row));
+                    let bounds = Rounding::of(metric, &prepared);
+                    let (below, above) = (bounds.below(computed[0]), bounds.above(computed[0]));
+                    assert!(
+                        below <= exact && exact <= above,
+                        "{metric:?}, {dims}: {exact:?} of {computed:?}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@ use pgrx::PgSqlErrorCode as Code;
 use super::options;
 use crate::engine::{KnownParams, Metric, ParamsError, SearchParams};
 use crate::guc;
+use crate::index::search::Order;
 use crate::index::{self, Definition};
 use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
@@ -14,6 +15,14 @@ use crate::pg::relation::Rel;
 /// part of the index (a small segment is exact, and a setting holds for many indexes), the search ignores them.
 pub fn effective(index: Rel, nearest: SearchParams) -> SearchParams {
     nearest.before(guc::search_params()).before(stored(index))
+}
+
+/// What becomes of rows that a scan finds too late.
+pub fn order() -> Order {
+    match guc::iterative_scan() {
+        guc::IterativeScan::StrictOrder => Order::Strict,
+        guc::IterativeScan::RelaxedOrder => Order::Relaxed,
+    }
 }
 
 /// The options `search`, which was checked when it was set, against the `factory` option beside it, and `recall`.

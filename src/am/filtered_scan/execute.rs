@@ -10,7 +10,6 @@ use crate::am::expected_rows;
 use crate::am::scan::ScanDistances;
 use crate::am::{item_pointer, options, plan_hint, search_options};
 use crate::engine::{Metric, SearchParams};
-use crate::guc;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::search::{Candidates, Cursor, FIRST_ROUND_ROWS, Order, Request};
@@ -442,7 +441,7 @@ impl Executor {
         run.query = query;
         // Stable, so rows at the same distance stay in the index's order.
         run.collected.sort_by(|a, b| order(a.distance, b.distance));
-        if guc::scan_order() == Order::Strict {
+        if search_options::order() == Order::Strict {
             let (last, count) = (run.last, run.collected.len());
             run.collected.retain(|row| order(row.distance, last).is_ge());
             if run.collected.len() < count {

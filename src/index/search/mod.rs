@@ -9,8 +9,8 @@ mod exact;
 mod many_queries;
 mod passes;
 pub mod request;
-mod rounding;
-mod rounds;
+pub mod rounding;
+pub mod rounds;
 
 pub use candidates::Candidates;
 pub use cursor::Cursor;

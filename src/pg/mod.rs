@@ -16,6 +16,7 @@ pub mod extension;
 pub mod free_space;
 pub mod interrupts;
 pub mod invalidation;
+pub mod list;
 pub mod lock;
 pub mod memory;
 pub mod owner;

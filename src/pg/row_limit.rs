@@ -12,6 +12,8 @@ use std::ffi::c_void;
 
 use pgrx::pg_sys::{self, NodeTag, PlanState};
 
+use super::list::elements;
+
 /// What is known of the rows that will be taken from a scan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RowLimit {
@@ -202,9 +204,8 @@ unsafe fn remember(query: *mut pg_sys::QueryDesc) {
     unsafe {
         let state = (*query).estate;
         walk((*query).planstate, Source::Query, &mut scans);
-        let subplans = (*state).es_subplanstates;
-        for at in 0..length(subplans) {
-            walk(pg_sys::list_nth(subplans, at).cast(), Source::Unknown, &mut scans);
+        for subplan in elements((*state).es_subplanstates) {
+            walk(subplan, Source::Unknown, &mut scans);
         }
         if scans.is_empty() {
             return;
@@ -245,9 +246,8 @@ unsafe fn walk(node: *mut PlanState, source: Source, scans: &mut Vec<Scan>) {
             }
             NodeTag::T_CustomScanState => {
                 scans.push(Scan { key: node.cast(), node, source });
-                let children = (*node.cast::<pg_sys::CustomScanState>()).custom_ps;
-                for at in 0..length(children) {
-                    walk(pg_sys::list_nth(children, at).cast(), Source::Unknown, scans);
+                for child in elements((*node.cast::<pg_sys::CustomScanState>()).custom_ps) {
+                    walk(child, Source::Unknown, scans);
                 }
             }
             NodeTag::T_LimitState => {
@@ -330,26 +330,14 @@ impl Source {
 unsafe fn run_condition_rows(plan: *mut pg_sys::WindowAgg) -> Option<f64> {
     // SAFETY: a run condition is a list of expressions; the tag says what each is, and an integer constant holds its value.
     unsafe {
-        let conditions = (*plan).runCondition;
-        (0..length(conditions)).find_map(|at| {
-            let condition: *mut pg_sys::OpExpr = pg_sys::list_nth(conditions, at).cast();
-            if (*condition).xpr.type_ != NodeTag::T_OpExpr {
-                return None;
-            }
-            (0..length((*condition).args)).find_map(|at| {
-                let constant: *mut pg_sys::Const = pg_sys::list_nth((*condition).args, at).cast();
-                let is_integer = (*constant).xpr.type_ == NodeTag::T_Const
-                    && !(*constant).constisnull
-                    && matches!((*constant).consttype, pg_sys::INT8OID | pg_sys::INT4OID);
-                is_integer.then(|| ((*constant).constvalue.value() as i64).max(0) as f64)
+        elements::<pg_sys::OpExpr>((*plan).runCondition)
+            .filter(|condition| (**condition).xpr.type_ == NodeTag::T_OpExpr)
+            .flat_map(|condition| elements::<pg_sys::Const>((*condition).args))
+            .find(|constant| {
+                (**constant).xpr.type_ == NodeTag::T_Const
+                    && !(**constant).constisnull
+                    && matches!((**constant).consttype, pg_sys::INT8OID | pg_sys::INT4OID)
             })
-        })
+            .map(|constant| ((*constant).constvalue.value() as i64).max(0) as f64)
     }
-}
-
-/// # Safety
-/// A valid list, or null, which is the empty one.
-unsafe fn length(list: *const pg_sys::List) -> i32 {
-    // SAFETY: the caller's promise.
-    if list.is_null() { 0 } else { unsafe { (*list).length } }
 }

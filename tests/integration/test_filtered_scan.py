@@ -273,6 +273,14 @@ def test_dead_and_new_rows_are_seen_as_the_snapshot_sees_them(server, conn, exac
     server.execute("DELETE FROM items WHERE id = 2000000")
 
 
+def test_what_is_not_the_whole_table_is_left_to_postgresql(conn, exact):
+    apply(conn, ONLY_INDEX)
+    for source, where in (("items TABLESAMPLE SYSTEM (50) REPEATABLE (1)", "genre = 2"), ("items", "genre = 2 AND false")):
+        sql = f"SELECT id FROM {source} WHERE {where} ORDER BY {D} LIMIT 5"
+        assert indexes_used(conn, sql) == set()
+        assert conn.execute(sql).fetchall() == without_index(conn, sql)
+
+
 def test_disabled_index_scans_disable_the_node(conn, exact):
     with settings(conn, enable_indexscan="off"):
         assert not [n for n in plan_nodes(conn, f"SELECT id FROM items WHERE genre = 2 ORDER BY {D} LIMIT 5")

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::execute::{TYPICAL_ROWS, is_worth_a_bitmap};
+use super::run::{TYPICAL_ROWS, is_worth_a_bitmap};
 use crate::am::cost::About;
 
 /// Rows that are reckoned to lie within a radius: PostgreSQL takes a third of the table, whatever the radius.

@@ -8,13 +8,15 @@
 //! by one. Rows that are collected are sorted by their exact distances, so an approximate search that finds a near row late
 //! loses none.
 //!
-//! `shape` reads expressions, `plan` makes paths and plans, `cost` weighs them, `execute` runs
-//! them and `explain` shows them.
+//! `shape` reads expressions and `order` the query's order; `plan` makes paths and plans, and `cost` weighs them; `execute`
+//! has the callbacks of the node that runs, `run` what happens then, and `explain` shows it.
 
 mod cost;
 mod execute;
 mod explain;
+mod order;
 mod plan;
+mod run;
 mod shape;
 
 pub use plan::initialise;

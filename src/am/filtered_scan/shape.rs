@@ -6,6 +6,8 @@
 
 use pgrx::pg_sys::{self, NodeTag};
 
+use crate::pg::list::element;
+
 /// An index over one expression, as the planner knows it, and the table's place in the query.
 #[derive(Clone, Copy)]
 pub struct IndexOrder {
@@ -84,7 +86,7 @@ impl IndexOrder {
     unsafe fn distance(&self, arguments: *mut pg_sys::List) -> Option<Monotonic> {
         // SAFETY: a distance has two arguments.
         let (a, b): (*mut pg_sys::Node, *mut pg_sys::Node) =
-            unsafe { (pg_sys::list_nth(arguments, 0).cast(), pg_sys::list_nth(arguments, 1).cast()) };
+            unsafe { (element(arguments, 0), element(arguments, 1)) };
         // SAFETY: the caller's promise. A distance is the same from either end.
         let query = unsafe {
             if pg_sys::match_index_to_operand(a, 0, self.index) {
@@ -108,7 +110,7 @@ impl IndexOrder {
     unsafe fn arithmetic(&self, function: pg_sys::Oid, arguments: *mut pg_sys::List) -> Option<Monotonic> {
         // SAFETY: these functions have one or two arguments.
         unsafe {
-            let argument = |at| -> *mut pg_sys::Node { pg_sys::list_nth(arguments, at).cast() };
+            let argument = |at| -> *mut pg_sys::Node { element(arguments, at) };
             let function = function.to_u32();
             match function {
                 pg_sys::F_FLOAT8UM => {
@@ -155,7 +157,7 @@ impl IndexOrder {
                 pg_sys::F_FLOAT8GT | pg_sys::F_FLOAT8GE => false,
                 _ => return None,
             };
-            let argument = |at| -> *mut pg_sys::Node { pg_sys::list_nth((*comparison).args, at).cast() };
+            let argument = |at| -> *mut pg_sys::Node { element((*comparison).args, at) };
             let (left, right) = (argument(0), argument(1));
             let (inner, bound, is_upper) = match self.monotonic(left) {
                 Some(inner) => (inner, right, is_less),

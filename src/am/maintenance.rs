@@ -45,8 +45,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of rows per FAISS call during a merge; the delta is sealed between two calls.
 const BATCH_BYTES: usize = 16 << 20;
 /// Lock on the index during compaction. It conflicts with changes of the index's definition, but not with reads,
-/// inserts and VACUUM, and its waiters can be detected. The table is locked for at most `POLL_INTERVAL` at a time, only when its
-/// rows are needed, and without waiting.
+/// inserts and VACUUM, and its waiters can be detected. The table is locked for at most `POLL_INTERVAL` at a time, only
+/// when its rows are needed, and without waiting.
 pub const INDEX_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
 const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
 
@@ -111,8 +111,9 @@ pub fn after_vacuum(index: Rel) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// Runs maintenance within a user's `statement`, which may be of another kind that inserts. If it fails, the statement continues with a warning and the maintenance
-/// is paused for some time; only damage is an error. Returns whether it succeeded.
+/// Runs maintenance within a user's statement, which the warning calls `statement`. If it fails, the statement
+/// continues with a warning and the maintenance is paused for some time; only damage is an error. Returns whether it
+/// succeeded.
 fn upkeep(
     index: Rel,
     statement: &str,

@@ -52,6 +52,7 @@ pub fn has(rel: Rel, block: u32) -> bool {
 
 /// Whether the map records any free page.
 pub fn has_any(rel: Rel) -> bool {
-    // SAFETY: the relation is open. A free page is recorded as one with BLCKSZ - 1 bytes (storage/freespace/indexfsm.c).
+    // SAFETY: the relation is open. A free page is recorded as one with BLCKSZ - 1 bytes
+    // (storage/freespace/indexfsm.c).
     unsafe { pg_sys::GetPageWithFreeSpace(rel.as_ptr(), pg_sys::BLCKSZ as pg_sys::Size / 2) != NO_BLOCK }
 }

@@ -176,8 +176,8 @@ pub unsafe fn connect() {
 
 impl Drop for Plan {
     fn drop(&mut self) {
-        // SAFETY: a flag of this process. Plans that are kept for the life of the backend are dropped when it exits, after
-        // all of PostgreSQL's own callbacks.
+        // SAFETY: a flag of this process. Plans that are kept for the life of the backend are dropped when it exits,
+        // after all of PostgreSQL's own callbacks.
         if !std::thread::panicking() && !unsafe { pg_sys::proc_exit_inprogress } {
             // SAFETY: made by SPI_keepplan and freed once.
             unsafe { pg_sys::SPI_freeplan(self.0) };

@@ -119,7 +119,8 @@ impl PageChange {
     }
 
     /// # Safety
-    /// A record was begun, the buffer is exclusively locked and dirty, and the value stays until the record is inserted.
+    /// A record was begun, the buffer is exclusively locked and dirty, and the value stays until the record is
+    /// inserted.
     unsafe fn register(&self, block_id: u8) {
         let standard = pg_sys::REGBUF_STANDARD as u8;
         // SAFETY: the caller's promise.

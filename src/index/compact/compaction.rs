@@ -17,9 +17,9 @@ use crate::index::{IndexView, metric_of, read_manifest, read_meta, retry};
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
-/// Throttling of merges: while inserts bring more than this in `THROTTLE_PERIOD` (8 MB/s), no merge starts. Most graphs and
-/// codes are built more slowly than that, so a merge would compete with the inserts for processor time, and its result
-/// would soon be merged again.
+/// Throttling of merges: while inserts bring more than this in `THROTTLE_PERIOD` (8 MB/s), no merge starts. Most graphs
+/// and codes are built more slowly than that, so a merge would compete with the inserts for processor time, and its
+/// result would soon be merged again.
 const THROTTLE_BYTES: u64 = 2 << 20;
 const THROTTLE_PERIOD: Duration = Duration::from_millis(250);
 /// Limit on throttling: after this time, merges start under any load.

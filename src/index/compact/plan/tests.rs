@@ -70,8 +70,8 @@ fn smaller_segments_go_along_with_a_full_tier() {
     assert_eq!(plan.base, Some(3), "the largest is added to");
 }
 
-/// What comes of so many seals with the merges that they bring about: rows written by merges, and the most segments there
-/// were at a time.
+/// What comes of so many seals with the merges that they bring about: rows written by merges, and the most segments
+/// there were at a time.
 fn after_seals(seals: u64, rows_per_seal: u64, dims: usize) -> (u64, usize) {
     let mut segments: Vec<SegmentRef> = Vec::new();
     let (mut written_rows, mut most_segments) = (0, 0);

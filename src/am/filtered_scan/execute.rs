@@ -2,9 +2,9 @@
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
+use super::distance_expression::{Linear, float8};
 use super::plan::NAME;
 use super::run::{Executor, Run, start};
-use super::shape::{Linear, float8};
 use crate::am::{expected_rows, options};
 use crate::engine::Metric;
 use crate::pg::error::OrRaise;

@@ -8,15 +8,16 @@
 //! by one. Rows that are collected are sorted by their exact distances, so an approximate search that finds a near row late
 //! loses none.
 //!
-//! `shape` reads expressions and `order` the query's order; `plan` makes paths and plans, and `cost` weighs them; `execute`
-//! has the callbacks of the node that runs, `run` what happens then, and `explain` shows it.
+//! `distance_expression` reads expressions that rise or fall with the distance, and the radius of a condition on one;
+//! `order` compares the query's order with them; `plan` makes paths and plans, and `cost` weighs them; `execute` has the
+//! callbacks of the node that runs, `run` its search, and `explain` shows it.
 
 mod cost;
+mod distance_expression;
 mod execute;
 mod explain;
 mod order;
 mod plan;
 mod run;
-mod shape;
 
 pub use plan::initialise;

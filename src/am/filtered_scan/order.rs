@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys::{self, NodeTag};
 
-use super::shape::{IndexOrder, Linear, Monotonic};
+use super::distance_expression::{IndexedDistance, Linear, Monotonic};
 use crate::pg::list::{element, elements};
 
 /// The operator family of B-trees over floats (pg_opfamily.dat).
@@ -24,7 +24,7 @@ pub struct Ordering {
 /// # Safety
 /// `table` and `key` belong to the query that is being planned.
 pub unsafe fn ordering(
-    order: &IndexOrder,
+    order: &IndexedDistance,
     table: *mut pg_sys::RelOptInfo,
     key: *mut pg_sys::PathKey,
 ) -> Option<Ordering> {

@@ -6,9 +6,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::cost::{self, Work};
+use super::distance_expression::{IndexedDistance, Radius};
 use super::execute;
 use super::order::{Ordering, ordering};
-use super::shape::{IndexOrder, Radius};
 use crate::am::cost::amcostestimate;
 use crate::am::plan_hint;
 use crate::pg::list::{element, elements, list_of};
@@ -97,7 +97,7 @@ unsafe fn add_paths(root: *mut pg_sys::PlannerInfo, table: *mut pg_sys::RelOptIn
                 continue;
             }
             let key: *mut pg_sys::PathKey = element(wanted, 0);
-            if let Some(order) = IndexOrder::new(root, index)
+            if let Some(order) = IndexedDistance::new(root, index)
                 && let Some(ordering) = ordering(&order, table, key)
                 && (!ordering.is_plain || !(*table).baserestrictinfo.is_null() || (*wanted).length > 1)
             {
@@ -113,7 +113,7 @@ unsafe fn add_path(
     root: *mut pg_sys::PlannerInfo,
     table: *mut pg_sys::RelOptInfo,
     index: *mut pg_sys::IndexOptInfo,
-    order: &IndexOrder,
+    order: &IndexedDistance,
     ordering: &Ordering,
     key: *mut pg_sys::PathKey,
 ) {
@@ -174,7 +174,7 @@ unsafe fn required_outer(info: *mut pg_sys::ParamPathInfo) -> pg_sys::Relids {
 /// # Safety
 /// Everything belongs to the query that is being planned.
 unsafe fn radius(
-    order: &IndexOrder,
+    order: &IndexedDistance,
     table: *mut pg_sys::RelOptInfo,
     query: *mut pg_sys::Node,
 ) -> Option<Radius> {

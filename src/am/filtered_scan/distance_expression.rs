@@ -10,7 +10,7 @@ use crate::pg::list::element;
 
 /// An index over one expression, as the planner knows it, and the table's place in the query.
 #[derive(Clone, Copy)]
-pub struct IndexOrder {
+pub struct IndexedDistance {
     root: *mut pg_sys::PlannerInfo,
     index: *mut pg_sys::IndexOptInfo,
     /// The distance operator of the index's operator class.
@@ -43,7 +43,7 @@ pub struct Radius {
     pub linear: Linear,
 }
 
-impl IndexOrder {
+impl IndexedDistance {
     /// # Safety
     /// Both belong to the query that is being planned; the index is a faiss index.
     pub unsafe fn new(root: *mut pg_sys::PlannerInfo, index: *mut pg_sys::IndexOptInfo) -> Option<Self> {
@@ -52,7 +52,7 @@ impl IndexOrder {
             let (family, of_type) = (*(*index).opfamily, *(*index).opcintype);
             pg_sys::get_opfamily_member(family, of_type, of_type, 1)
         };
-        (operator != pg_sys::InvalidOid).then_some(IndexOrder { root, index, operator })
+        (operator != pg_sys::InvalidOid).then_some(IndexedDistance { root, index, operator })
     }
 
     /// # Safety

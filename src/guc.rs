@@ -1,5 +1,4 @@
-//! Settings. Each can be changed at any time and holds for what starts after it; by any user, except for the cache's
-//! limit, which is the server's and not a session's affair.
+//! Settings. Any user can change them at any time, except for the cache limit, which applies to the whole server.
 
 use core::ffi::{c_char, c_void};
 use std::ffi::CString;
@@ -12,16 +11,16 @@ use crate::pg::text::{from_c, from_server, to_server};
 
 /// Inverted lists to scan in an IVF index; 0 = chosen from the number of lists.
 static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
-/// Length of the candidate queue in an HNSW index; 0 = FAISS's default as measured for recall (engine).
+/// Length of the candidate queue in an HNSW index; 0 = chosen for the recall.
 static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(0);
-/// Candidates per wanted row that are ranked by exact distance where codes are lossy; 0 = automatic.
+/// Over-fetch for lossy codes: candidates per wanted row that are re-ranked by exact distance; 0 = automatic.
 static K_FACTOR: GucSetting<f64> = GucSetting::<f64>::new(0.0);
-/// Share of the true neighbours to find; 0 = as the index says.
+/// Share of the true neighbours to find; 0 = the index's option.
 static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.0);
-/// Search parameters in FAISS's syntax; those above win over them.
+/// Search parameters in FAISS's syntax; the settings above override them.
 static SEARCH: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
-/// What becomes of rows that an approximate search finds too late; pgvector's name and values for it.
+/// Treatment of rows that an approximate search finds too late; name and values as in pgvector.
 static ITERATIVE_SCAN: GucSetting<IterativeScan> =
     GucSetting::<IterativeScan>::new(IterativeScan::StrictOrder);
 
@@ -33,13 +32,13 @@ pub enum IterativeScan {
     RelaxedOrder,
 }
 
-/// Size of the delta beyond which it is sealed, in kB. Measured: an exact search of 2,500 rows of 384 dimensions takes
-/// under a millisecond.
+/// Size of the delta above which it is sealed, in kB. An exact search of 2,500 rows of 384 dimensions was measured to
+/// take less than a millisecond.
 static DELTA_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(4096);
 pub const MIN_DELTA_LIMIT_KB: i32 = 64;
 static BACKGROUND_COMPACTION: GucSetting<bool> = GucSetting::<bool>::new(true);
 
-/// Threads that answer the queries of a batch; 0 = as many as a build has.
+/// Threads for the queries of a batch; 0 = as many as for a build.
 static BATCH_THREADS: GucSetting<i32> = GucSetting::<i32>::new(0);
 const MAX_BATCH_THREADS: i32 = 256;
 
@@ -155,7 +154,7 @@ pub fn register() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"vekter".as_ptr()) };
 }
 
-/// The settings as a search takes them.
+/// The search parameters from the settings.
 pub fn search_params() -> SearchParams {
     let positive = |value: i32| usize::try_from(value).ok().filter(|&value| value > 0);
     let k_factor = K_FACTOR.get() as f32;
@@ -167,7 +166,7 @@ pub fn search_params() -> SearchParams {
         ..SearchParams::default()
     };
     let listed = SEARCH.get().unwrap_or_default();
-    // The check hook has seen it.
+    // Cannot fail: the check hook has parsed it.
     let listed = SearchParams::parse(&from_server(listed.to_bytes()), &KnownParams::any());
     named.or(listed.unwrap_or_default())
 }
@@ -176,7 +175,7 @@ pub fn iterative_scan() -> IterativeScan {
     ITERATIVE_SCAN.get()
 }
 
-/// Whether the value of `vekter.search` can be read. Which parameters an index takes is its own affair.
+/// Checks that `vekter.search` can be parsed. Whether its parameters fit an index is checked by the search.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn check_search(
     value: *mut *mut c_char,
@@ -206,7 +205,7 @@ pub fn delta_limit_bytes() -> u64 {
     u64::from(DELTA_LIMIT.get().max(0).unsigned_abs()) * 1024
 }
 
-/// None: as many as a build has.
+/// None: as many as for a build.
 pub fn batch_threads() -> Option<usize> {
     usize::try_from(BATCH_THREADS.get()).ok().filter(|&threads| threads > 0)
 }

@@ -30,14 +30,14 @@ thread_local! {
 /// it.
 pub fn with(table: Oid, index: String, external: ExternalIndex, statement: impl FnOnce()) -> bool {
     /// Clears the source, also when an error unwinds.
-    struct Restore;
-    impl Drop for Restore {
+    struct ClearSource;
+    impl Drop for ClearSource {
         fn drop(&mut self) {
             drop(SOURCE.take());
         }
     }
     SOURCE.set(Some(ImportSource { table, index, external }));
-    let _restore = Restore;
+    let _restore = ClearSource;
     statement();
     SOURCE.with_borrow(Option::is_none)
 }

@@ -1,5 +1,5 @@
-//! How hard a scan searches: as the caller says, else as settings do, else as the index's options `search` and `recall`
-//! do. At each of these places parameters may be named, or a recall; at the same place, parameters win.
+//! Search parameters of a scan: from the caller, else from the settings, else from the index's options `search` and
+//! `recall`. Each of these can name parameters or a recall; within one of them, parameters override the recall.
 
 use pgrx::PgSqlErrorCode as Code;
 
@@ -11,13 +11,13 @@ use crate::index::{self, Definition};
 use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
 
-/// What a search of `index` takes beside `nearest`, which the caller named. Where settings and the option do not fit a
-/// part of the index (a small segment is exact, and a setting holds for many indexes), the search ignores them.
+/// Completes the caller's parameters `nearest` for a search of `index`. Settings and options that do not fit a part of
+/// the index are ignored: a small segment is exact, and a setting applies to many indexes.
 pub fn effective(index: Rel, nearest: SearchParams) -> SearchParams {
     nearest.before(guc::search_params()).before(stored(index))
 }
 
-/// What becomes of rows that a scan finds too late.
+/// Treatment of rows that a scan finds too late.
 pub fn order() -> Order {
     match guc::iterative_scan() {
         guc::IterativeScan::StrictOrder => Order::Strict,
@@ -25,7 +25,7 @@ pub fn order() -> Order {
     }
 }
 
-/// The options `search`, which was checked when it was set, against the `factory` option beside it, and `recall`.
+/// The `search` option, which was checked against the `factory` option when it was set, and the `recall` option.
 fn stored(index: Rel) -> SearchParams {
     let named = options::search(index).and_then(|text| {
         let known = KnownParams::of(&options::factory(index), None);
@@ -34,7 +34,7 @@ fn stored(index: Rel) -> SearchParams {
     SearchParams { recall: options::recall(index), ..named.unwrap_or_default() }
 }
 
-/// Err: `recall` is none.
+/// Err if `recall` is out of range.
 pub fn check_recall(recall: f64) -> Result<(), SqlError> {
     if recall > 0.0 && recall <= 1.0 {
         return Ok(());
@@ -43,17 +43,17 @@ pub fn check_recall(recall: f64) -> Result<(), SqlError> {
     Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message))
 }
 
-/// Reads what a caller names for a search of `index`, which may be partitioned.
+/// Parses the caller's parameters for a search of `index`, which may be partitioned.
 pub fn parse(index: Rel, text: &str) -> Result<SearchParams, SqlError> {
     let factory = match index.is_partitioned() {
-        // Those of the partitions are built after it.
+        // The partitions' indexes have the same option.
         true => options::factory(index),
         false => index::read_meta(index)?.factory,
     };
     Ok(SearchParams::parse(text, &KnownParams::of(&factory, options::metric(index)))?)
 }
 
-/// Err: the `search` option does not fit what is to be built.
+/// Err if the `search` option does not fit the index that is to be built.
 pub fn check(index: Rel, definition: &Definition) -> Result<(), SqlError> {
     match options::search(index) {
         Some(text) => check_text(&text, &definition.factory, Some(definition.metric)),
@@ -61,7 +61,7 @@ pub fn check(index: Rel, definition: &Definition) -> Result<(), SqlError> {
     }
 }
 
-/// Err: `text` is not a valid `search` option beside such a `factory`.
+/// Err if `text` is not a valid `search` option for this `factory`.
 pub fn check_text(text: &str, factory: &str, metric: Option<Metric>) -> Result<(), SqlError> {
     SearchParams::parse(text, &KnownParams::of(factory, metric))?;
     Ok(())

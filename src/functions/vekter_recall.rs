@@ -1,4 +1,4 @@
-//! `vekter_operating_points()`: what was measured when an index was built. `vekter_recall()`: what it brings now.
+//! `vekter_operating_points()`: recall measured at build time. `vekter_recall()`: recall now.
 
 use std::collections::HashSet;
 
@@ -39,8 +39,8 @@ fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
     Ok(points.into_iter().map(row).collect())
 }
 
-/// The share of the exact `k` nearest rows that searches of the index find, over `sample` rows of the table as queries,
-/// which do not count as their own neighbours. As the caller sees the table, under the settings that hold.
+/// The share of the exact `k` nearest rows that searches of the index find. The queries are `sample` rows of the table,
+/// which do not count as their own neighbours. Uses the rows visible to the caller, and the session's settings.
 #[pg_extern]
 fn vekter_recall(index: pg_sys::Oid, k: i32, sample: i32) -> Option<f64> {
     measure(index, k, sample).or_raise()
@@ -57,7 +57,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
         &format!("SELECT tableoid, ctid, {vector} FROM {rows} ORDER BY pg_catalog.random() LIMIT $1"),
         &[pg_sys::INT8OID],
     );
-    // The sum is not what the index orders by, so this compares all rows.
+    // The index does not support ordering by the sum, so this query compares all rows.
     let order = format!("{vector} {operator} $1");
     let nearest =
         |order: &str| format!("SELECT tableoid, ctid AS \"{COLUMN}\" FROM {rows} ORDER BY {order} LIMIT $2");
@@ -73,7 +73,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
             chosen.push((id, vector.as_slice().to_vec()));
         }
     });
-    // The own row is found too, and left out.
+    // The query's own row is found too, and left out.
     let limit = k + 1;
     let (mut found, mut wanted) = (0, 0);
     for (own, query) in &chosen {
@@ -91,7 +91,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     Ok((wanted > 0).then(|| found as f64 / wanted as f64))
 }
 
-/// Err where the caller's queries cannot use the index, so that nothing of it would be measured.
+/// Err if the planner cannot use the index in this transaction, so that nothing would be measured.
 fn check_age(indexes: &[pg_sys::Oid]) -> Result<(), SqlError> {
     const MODE: u32 = pg_sys::AccessShareLock;
     let opened = indexes.iter().filter_map(|&index| OpenRelation::open(index, MODE));
@@ -106,12 +106,12 @@ fn check_age(indexes: &[pg_sys::Oid]) -> Result<(), SqlError> {
     }
 }
 
-/// What the index covers, as a FROM clause with its conditions.
+/// The rows that the index covers, as a FROM clause with its conditions.
 fn rows_of(target: &Target) -> String {
     format!("{} WHERE {}", target.from(), target.is_covered())
 }
 
-/// Table and place of a row.
+/// Oid of the table and TID of the row.
 type RowId = (u32, Tid);
 
 fn row_id(row: &spi::Row) -> Option<RowId> {
@@ -121,7 +121,7 @@ fn row_id(row: &spi::Row) -> Option<RowId> {
     Some((table, unsafe { tid_of(place) }))
 }
 
-/// The rows that a plan returns without `own`, at most `k`.
+/// The rows that a plan returns except `own`, at most `k`.
 fn ids(plan: &spi::Plan, arguments: &[Option<pg_sys::Datum>], own: RowId, k: usize) -> HashSet<RowId> {
     let mut ids = HashSet::new();
     plan.for_each_row(arguments, |row| {

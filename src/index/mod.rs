@@ -35,8 +35,6 @@ pub use storage::root::{
     create_init_fork, first_pages, metric_of, publish, read_manifest, read_meta, retry, root_on,
 };
 pub use view::IndexView;
-/// The old name, until the search cursor uses the new one.
-pub use view::IndexView as Snapshot;
 
 /// The properties of an index that are fixed when it is built.
 #[derive(Debug, Clone)]

@@ -1,9 +1,9 @@
-//! Which rows of a table its indexes name.
+//! Reads the bitmap of a bitmap scan.
 
 use pgrx::pg_sys;
 
-/// Has `indexes` make a bitmap, in the memory that is current, and shows `visit` its heap blocks in ascending order, each
-/// with the offsets of its rows (None: all of them).
+/// Executes `indexes` to build a bitmap in the current memory context, and calls `visit` with its heap blocks in
+/// ascending order, each with the offsets of its rows (None: all of them).
 ///
 /// # Safety
 /// `indexes` is the child of a bitmap scan that is being executed: a scan of an index, or an AND or OR of such.
@@ -23,7 +23,7 @@ pub unsafe fn read(indexes: *mut pg_sys::PlanState, visit: &mut dyn FnMut(u32, O
 /// `bitmap` is valid and not being iterated over.
 #[cfg(not(feature = "pg18"))]
 unsafe fn each_page(bitmap: *mut pg_sys::TIDBitmap, visit: &mut dyn FnMut(u32, Option<&[u16]>)) {
-    // SAFETY: a page's result is valid until the next is asked for, with as many offsets as it says; -1: all.
+    // SAFETY: a page's result is valid until the next call, with the given number of offsets; -1: all.
     unsafe {
         let iterator = pg_sys::tbm_begin_iterate(bitmap);
         loop {
@@ -44,7 +44,7 @@ unsafe fn each_page(bitmap: *mut pg_sys::TIDBitmap, visit: &mut dyn FnMut(u32, O
 unsafe fn each_page(bitmap: *mut pg_sys::TIDBitmap, visit: &mut dyn FnMut(u32, Option<&[u16]>)) {
     let mut page = pg_sys::TBMIterateResult::default();
     let mut offsets = [0u16; pg_sys::BLCKSZ as usize / 4];
-    // SAFETY: the result belongs to this function; there is room for the offsets of any page, at 4 bytes a line pointer.
+    // SAFETY: this function owns the result; the array has room for the offsets of any page, at 4 bytes a line pointer.
     unsafe {
         let iterator = pg_sys::tbm_begin_private_iterate(bitmap);
         while pg_sys::tbm_private_iterate(iterator, &mut page) {

@@ -1,4 +1,4 @@
-//! Conditions that come as text and are to become part of a query.
+//! Checks conditions that are given as text and become part of a query.
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
@@ -9,12 +9,12 @@ use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
 use super::error::{SqlError, class_of};
 use super::text::to_server;
 
-/// Checks that `text` is one boolean expression over the columns of `from` (a FROM item), and nothing more, so that it
-/// can stand in parentheses in a query, with line breaks around it. Errors are PostgreSQL's, with `hint`.
+/// Checks that `text` is exactly one boolean expression over the columns of `from` (a FROM item), so that it can be put
+/// in parentheses, with line breaks around it. Errors are PostgreSQL's, with `hint`.
 pub fn check(text: &str, from: &str, hint: String) -> Result<(), SqlError> {
     let alone = to_server(&format!("SELECT {text}"));
     let enclosed = to_server(&format!("SELECT FROM {from} WHERE (\n{text}\n)"));
-    // Nothing is undone where it fails, so the error goes on, with the hint.
+    // There is nothing to undo on failure, so the error is re-raised with the hint.
     PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: a valid C string, in a transaction; what is made is this memory context's.
         let statements = unsafe { parse(&alone) };
@@ -37,7 +37,7 @@ unsafe fn parse(query: &CStr) -> *mut pg_sys::List {
     unsafe { pg_sys::raw_parser(query.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT) }
 }
 
-/// Whether statements are one `SELECT expression`.
+/// Whether the statements are a single `SELECT expression`.
 fn is_one_expression(statements: *mut pg_sys::List) -> bool {
     // SAFETY: the parser's list of RawStmt, whose statements are nodes.
     unsafe {
@@ -103,7 +103,7 @@ unsafe fn node<T>(node: *mut pg_sys::Node, tag: pg_sys::NodeTag) -> Option<*mut 
     unsafe { (!node.is_null() && (*node).type_ == tag).then(|| node.cast()) }
 }
 
-/// Errors that the text caused get the hint; others (a cancelled query, no memory) go on as they are.
+/// Adds the hint to errors caused by the text; others (query cancel, out of memory) are returned unchanged.
 fn with_hint(error: CaughtError, hint: &str) -> SqlError {
     let report = match &error {
         CaughtError::PostgresError(report) => report,

@@ -2,7 +2,7 @@
 
 use pgrx::pg_sys;
 
-/// The elements of a list, which must not change meanwhile. Null is the empty list.
+/// The elements of a list, which must not change meanwhile. A null pointer is the empty list.
 ///
 /// # Safety
 /// `list` is null or a valid list of pointers to `T`, for as long as the iterator is used.
@@ -22,7 +22,7 @@ pub unsafe fn element<T>(list: *const pg_sys::List, at: usize) -> *mut T {
     unsafe { (*(*list).elements.add(at)).ptr_value.cast() }
 }
 
-/// A list of these pointers, in the memory that is current.
+/// A list of these pointers, in the current memory context.
 pub fn list_of<T>(elements: impl IntoIterator<Item = *mut T>) -> *mut pg_sys::List {
     // SAFETY: appends to a list that it has made.
     elements

@@ -1,11 +1,12 @@
-//! How many rows the executor will take from a scan that returns them in order.
+//! The number of rows that the executor will take from an ordered scan.
 //!
-//! An index scan is not told the LIMIT above it. When a query starts, a hook looks through its plan for scans with an order,
-//! and keeps for each the Limit node whose rows pass through to it, and in what proportion. Limit has computed its values
-//! before it asks for the first row, so the scan reads them when it begins: constants, parameters and expressions alike.
+//! PostgreSQL does not pass the LIMIT to an index scan. When a query starts, a hook searches its plan for ordered
+//! scans, and records for each the Limit node above it, and in what proportion rows pass through the nodes between.
+//! Limit computes its values before it asks for the first row, so the scan reads them when it begins, whether they are
+//! constants, parameters or expressions.
 //!
-//! What is kept belongs to the query: it goes with the memory context of its executor. Where the hook does not see through
-//! a plan (or another extension's hook keeps it from running), nothing is known of a scan, which is never wrong.
+//! The records live as long as the memory context of the query's executor. If the hook does not understand a plan (or
+//! another extension's hook keeps it from running), the limit of its scans is unknown, which is always a valid answer.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -14,33 +15,33 @@ use pgrx::pg_sys::{self, NodeTag, PlanState};
 
 use super::list::elements;
 
-/// What is known of the rows that will be taken from a scan.
+/// The rows that will be taken from a scan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RowLimit {
     Unknown,
-    /// Every row of the scan.
+    /// All rows of the scan.
     All,
-    /// The first rows, about so many.
+    /// The first rows, an estimate.
     About {
         rows: f64,
-        /// Of the scan's rows before and after its filter, by the planner's estimate; None: it has no filter.
+        /// The scan's rows before and after its filter, estimated by the planner; None: no filter.
         filtered_rows: Option<f64>,
     },
 }
 
-/// Where a scan's limit comes from.
+/// The origin of a scan's limit.
 #[derive(Clone, Copy)]
-enum Source {
+enum LimitSource {
     Unknown,
-    /// Whatever runs the query takes the rows as they come.
+    /// The number of rows that the query's caller requests.
     Query,
     All,
-    /// A number of rows times a factor, by the planner's estimates of what stands between.
+    /// A number of rows times a factor: the planner's estimate for the nodes between.
     Limit {
         node: *mut pg_sys::LimitState,
         factor: f64,
     },
-    /// As many as a run condition lets through.
+    /// The rows that pass a run condition.
     Fixed {
         rows: f64,
         factor: f64,
@@ -48,34 +49,34 @@ enum Source {
 }
 
 struct Scan {
-    /// An index scan's order-by keys, which `amrescan` is given; a custom scan's node.
+    /// The key of a scan: the order-by keys that `amrescan` gets for an index scan, the node of a custom scan.
     key: *const c_void,
     node: *mut PlanState,
-    source: Source,
+    source: LimitSource,
 }
 
-/// A query that is being executed and has scans with an order.
-struct Query {
+/// An executing query with ordered scans.
+struct RunningQuery {
     state: *mut pg_sys::EState,
     scans: Vec<Scan>,
-    run: Run,
+    run: ExecutorRun,
 }
 
-/// What a run of the executor is to return.
+/// The number of rows that a run of the executor returns.
 #[derive(Clone, Copy)]
-enum Run {
-    /// All rows, or some of them while others may ask for more, as of a cursor.
+enum ExecutorRun {
+    /// All rows, or some with the possibility of more, as for a cursor.
     ToTheEnd,
-    /// So many and no more.
+    /// This many, in a single run.
     Once { rows: u64 },
 }
 
 thread_local! {
-    static QUERIES: RefCell<Vec<Query>> = const { RefCell::new(Vec::new()) };
+    static QUERIES: RefCell<Vec<RunningQuery>> = const { RefCell::new(Vec::new()) };
     static NEXT: RefCell<Next> = const { RefCell::new(Next { start: None, run: None }) };
 }
 
-/// The hooks that were there before.
+/// The previously installed hooks.
 #[derive(Clone, Copy)]
 struct Next {
     start: pg_sys::ExecutorStart_hook_type,
@@ -92,10 +93,10 @@ pub fn initialise() {
     }
 }
 
-/// The limit of the scan that is known by `key`: see [`Scan::key`].
+/// The limit of the scan with this `key`: see [`Scan::key`].
 pub fn of_scan(key: *const c_void) -> RowLimit {
     QUERIES.with_borrow(|queries| {
-        let of_query = |query: &Query| {
+        let of_query = |query: &RunningQuery| {
             let scan = query.scans.iter().find(|scan| scan.key == key)?;
             // SAFETY: nodes live as long as the executor's memory, with which the query leaves the list.
             Some(unsafe { scan.limit(query.run) })
@@ -107,13 +108,13 @@ pub fn of_scan(key: *const c_void) -> RowLimit {
 impl Scan {
     /// # Safety
     /// The nodes are alive.
-    unsafe fn limit(&self, run: Run) -> RowLimit {
+    unsafe fn limit(&self, run: ExecutorRun) -> RowLimit {
         let rows = match (self.source, run) {
-            (Source::Unknown, _) => return RowLimit::Unknown,
-            (Source::All, _) | (Source::Query, Run::ToTheEnd) => return RowLimit::All,
-            (Source::Query, Run::Once { rows }) => rows as f64,
-            (Source::Fixed { rows, factor }, _) => rows * factor,
-            (Source::Limit { node, factor }, _) => {
+            (LimitSource::Unknown, _) => return RowLimit::Unknown,
+            (LimitSource::All, _) | (LimitSource::Query, ExecutorRun::ToTheEnd) => return RowLimit::All,
+            (LimitSource::Query, ExecutorRun::Once { rows }) => rows as f64,
+            (LimitSource::Fixed { rows, factor }, _) => rows * factor,
+            (LimitSource::Limit { node, factor }, _) => {
                 // SAFETY: the caller's promise.
                 let limit = unsafe { &*node };
                 if limit.lstate == pg_sys::LimitStateCond::LIMIT_INITIAL {
@@ -122,7 +123,7 @@ impl Scan {
                 if limit.noCount {
                     return RowLimit::All;
                 }
-                // WITH TIES takes one row more, to see whether it ties.
+                // WITH TIES reads one more row to see whether it ties.
                 let ties = limit.limitOption == pg_sys::LimitOption::LIMIT_OPTION_WITH_TIES;
                 (limit.count.saturating_add(limit.offset) as f64 + f64::from(u8::from(ties))) * factor
             }
@@ -158,7 +159,10 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        set_run(query, if execute_once && count > 0 { Run::Once { rows: count } } else { Run::ToTheEnd });
+        set_run(
+            query,
+            if execute_once && count > 0 { ExecutorRun::Once { rows: count } } else { ExecutorRun::ToTheEnd },
+        );
         match NEXT.with_borrow(|next| next.run) {
             Some(run) => run(query, direction, count, execute_once),
             None => pg_sys::standard_ExecutorRun(query, direction, count, execute_once),
@@ -175,8 +179,8 @@ unsafe extern "C-unwind" fn executor_run(
 ) {
     // SAFETY: PostgreSQL's own arguments, passed on.
     unsafe {
-        // Whether there will be another run is not known.
-        set_run(query, Run::ToTheEnd);
+        // There may be another run.
+        set_run(query, ExecutorRun::ToTheEnd);
         match NEXT.with_borrow(|next| next.run) {
             Some(run) => run(query, direction, count),
             None => pg_sys::standard_ExecutorRun(query, direction, count),
@@ -186,7 +190,7 @@ unsafe extern "C-unwind" fn executor_run(
 
 /// # Safety
 /// `query` is one whose executor has started.
-unsafe fn set_run(query: *mut pg_sys::QueryDesc, run: Run) {
+unsafe fn set_run(query: *mut pg_sys::QueryDesc, run: ExecutorRun) {
     // SAFETY: the caller's promise.
     let state = unsafe { (*query).estate };
     QUERIES.with_borrow_mut(|queries| {
@@ -203,9 +207,9 @@ unsafe fn remember(query: *mut pg_sys::QueryDesc) {
     // SAFETY: plan states are valid nodes of the type that their tags say; the list holds plan states or nulls.
     unsafe {
         let state = (*query).estate;
-        walk((*query).planstate, Source::Query, &mut scans);
+        walk((*query).planstate, LimitSource::Query, &mut scans);
         for subplan in elements((*state).es_subplanstates) {
-            walk(subplan, Source::Unknown, &mut scans);
+            walk(subplan, LimitSource::Unknown, &mut scans);
         }
         if scans.is_empty() {
             return;
@@ -216,22 +220,24 @@ unsafe fn remember(query: *mut pg_sys::QueryDesc) {
         (*callback).func = Some(forget);
         (*callback).arg = state.cast();
         pg_sys::MemoryContextRegisterResetCallback(context, callback);
-        QUERIES.with_borrow_mut(|queries| queries.push(Query { state, scans, run: Run::ToTheEnd }));
+        QUERIES.with_borrow_mut(|queries| {
+            queries.push(RunningQuery { state, scans, run: ExecutorRun::ToTheEnd })
+        });
     }
 }
 
-/// Runs when the executor's memory goes, after an error too.
+/// Runs when the executor's memory context is deleted, also after an error.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn forget(state: *mut c_void) {
-    // While the process ends, the list may be gone already.
+    // At process exit, the thread-local list may be gone already.
     let _ = QUERIES.try_with(|queries| queries.borrow_mut().retain(|query| query.state.cast() != state));
 }
 
-/// Looks for scans with an order at and below `node`, from which its parent takes rows as `source` says.
+/// Collects the ordered scans at and below `node`, whose parent takes rows from it as `source` says.
 ///
 /// # Safety
 /// `node` is a valid plan state, or null.
-unsafe fn walk(node: *mut PlanState, source: Source, scans: &mut Vec<Scan>) {
+unsafe fn walk(node: *mut PlanState, source: LimitSource, scans: &mut Vec<Scan>) {
     if node.is_null() {
         return;
     }
@@ -247,27 +253,27 @@ unsafe fn walk(node: *mut PlanState, source: Source, scans: &mut Vec<Scan>) {
             NodeTag::T_CustomScanState => {
                 scans.push(Scan { key: node.cast(), node, source });
                 for child in elements((*node.cast::<pg_sys::CustomScanState>()).custom_ps) {
-                    walk(child, Source::Unknown, scans);
+                    walk(child, LimitSource::Unknown, scans);
                 }
             }
             NodeTag::T_LimitState => {
-                let below = Source::Limit { node: node.cast(), factor: 1.0 };
+                let below = LimitSource::Limit { node: node.cast(), factor: 1.0 };
                 walk((*node).lefttree, below, scans);
             }
             NodeTag::T_ResultState | NodeTag::T_LockRowsState | NodeTag::T_IncrementalSortState => {
                 walk((*node).lefttree, source.through(node, (*node).lefttree), scans);
             }
-            // They return a row for one row, or fewer.
+            // They return at most one row for each input row.
             NodeTag::T_UniqueState | NodeTag::T_GroupState | NodeTag::T_AggState => {
                 let is_sorted = (*node).type_ != NodeTag::T_AggState
                     || (*(*node).plan.cast::<pg_sys::Agg>()).aggstrategy == pg_sys::AggStrategy::AGG_SORTED;
-                let below = if is_sorted { source.through(node, (*node).lefttree) } else { Source::All };
+                let below = if is_sorted { source.through(node, (*node).lefttree) } else { LimitSource::All };
                 walk((*node).lefttree, below, scans);
             }
             NodeTag::T_WindowAggState => {
                 let below = run_condition_rows((*node).plan.cast()).map_or(source, |rows| {
-                    // One more shows that the condition holds no longer.
-                    Source::Fixed { rows: rows + 1.0, factor: 1.0 }
+                    // One more row shows that the condition does not hold any longer.
+                    LimitSource::Fixed { rows: rows + 1.0, factor: 1.0 }
                 });
                 walk((*node).lefttree, below, scans);
             }
@@ -289,21 +295,21 @@ unsafe fn walk(node: *mut PlanState, source: Source, scans: &mut Vec<Scan>) {
             }
             NodeTag::T_NestLoopState => {
                 walk((*node).lefttree, source.through(node, (*node).lefttree), scans);
-                walk((*node).righttree, Source::Unknown, scans);
+                walk((*node).righttree, LimitSource::Unknown, scans);
             }
             NodeTag::T_SortState | NodeTag::T_HashState | NodeTag::T_ModifyTableState => {
-                walk((*node).lefttree, Source::All, scans);
+                walk((*node).lefttree, LimitSource::All, scans);
             }
             _ => {
-                walk((*node).lefttree, Source::Unknown, scans);
-                walk((*node).righttree, Source::Unknown, scans);
+                walk((*node).lefttree, LimitSource::Unknown, scans);
+                walk((*node).righttree, LimitSource::Unknown, scans);
             }
         }
     }
 }
 
-impl Source {
-    /// What a node's child has to return where the node itself has to return so many rows.
+impl LimitSource {
+    /// The limit of a node's child, given the limit of the node.
     ///
     /// # Safety
     /// Both are valid plan states, or `child` is null.
@@ -315,20 +321,21 @@ impl Source {
         let (above, below) = unsafe { ((*(*node).plan).plan_rows, (*(*child).plan).plan_rows) };
         let share = (below / above.max(1.0)).max(1.0);
         match self {
-            Source::Limit { node, factor } => Source::Limit { node, factor: factor * share },
-            Source::Fixed { rows, factor } => Source::Fixed { rows, factor: factor * share },
+            LimitSource::Limit { node, factor } => LimitSource::Limit { node, factor: factor * share },
+            LimitSource::Fixed { rows, factor } => LimitSource::Fixed { rows, factor: factor * share },
             other => other,
         }
     }
 }
 
-/// Rows that a window function's run condition lets through, where it compares with a constant: `row_number() OVER (...) <=
-/// 20`. A rank lets more through where rows tie.
+/// Rows that a window function's run condition lets through, if it compares with a constant: `row_number() OVER (...)
+/// <= 20`. A rank lets more through if rows tie.
 ///
 /// # Safety
 /// A valid plan node.
 unsafe fn run_condition_rows(plan: *mut pg_sys::WindowAgg) -> Option<f64> {
-    // SAFETY: a run condition is a list of expressions; the tag says what each is, and an integer constant holds its value.
+    // SAFETY: a run condition is a list of expressions; the tag is each one's type, and an integer constant holds its
+    // value.
     unsafe {
         elements::<pg_sys::OpExpr>((*plan).runCondition)
             .filter(|condition| (**condition).xpr.type_ == NodeTag::T_OpExpr)

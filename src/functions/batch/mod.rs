@@ -1,8 +1,8 @@
-//! Many searches at once: `knn_batch()` and `knn_join()`.
+//! Batches of searches: `knn_batch()` and `knn_join()`.
 //!
-//! FAISS looks for the candidates of all queries on several threads (`am::batch`). Then one ordinary query over the table
-//! takes them up, index scan by index scan, so that privileges, row-level security and visibility are PostgreSQL's own,
-//! as in `knn()`; a scan that needs more rows than were found for it searches on by itself.
+//! FAISS runs the first rounds of all queries on several threads (`am::batch`). Then one ordinary query over the table
+//! continues them, one index scan for each, so that privileges, row-level security and visibility are PostgreSQL's, as
+//! in `knn()`. A scan that needs more rows than its first round found searches by itself.
 
 mod knn_batch;
 mod knn_join;
@@ -25,16 +25,16 @@ use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector;
 
-/// More queries than this at once make FAISS no faster.
+/// A larger batch makes FAISS no faster.
 const MAX_QUERIES: usize = 1024;
-/// What the first rounds of a batch may take in memory.
+/// Limit on the memory for the first rounds of a batch.
 const BATCH_BYTES: usize = 64 << 20;
-/// Rows that one batch may bring.
+/// Limit on the result rows of a batch.
 const BATCH_ROWS: usize = 100_000;
 
-/// A row near one of a batch's queries.
+/// A result row of one of the queries.
 struct Neighbor {
-    /// The query's place in the batch.
+    /// Number of the query in the batch.
     query: usize,
     id: i64,
     distance: f64,
@@ -47,12 +47,12 @@ struct Searcher {
     k: usize,
     request: Request,
     element_type: pg_sys::Oid,
-    /// Keeps the index where it is.
+    /// Keeps the index from being dropped.
     _table: Option<OpenRelation>,
 }
 
 impl Searcher {
-    /// `relation`: a table or an index. Errors unless the caller may read what `knn()` would read.
+    /// `relation`: a table or an index. Raises an error unless the caller has the privileges that `knn()` needs.
     fn new(relation: pg_sys::Oid, k: i32, effort: Effort) -> Result<Self, SqlError> {
         let k = row_count("k", k)?;
         let table = OpenRelation::table_of(relation);
@@ -66,18 +66,18 @@ impl Searcher {
         let plan = spi::Plan::prepare(&query, &[array_type, pg_sys::INT8OID]);
         let request = Request::of(k, effort.params(target.index)?);
         let searcher = Searcher { target, plan, k, request, element_type, _table: table };
-        // PostgreSQL locks the table and checks privileges as this starts: before the index is read.
+        // Starting this query locks the table and checks privileges, before the index is read.
         let nobody = Batch::default();
         searcher.run(nobody, &[], 1);
         Ok(searcher)
     }
 
-    /// Dimensions that queries must have; None: those of the index, which its scan checks.
+    /// Required dimensions of queries; None: the index's, which its scan checks.
     fn dims(&self) -> Option<usize> {
         usize::try_from(self.target.dims).ok().filter(|&dims| dims > 0)
     }
 
-    /// How many queries `nearest` takes at once, so that memory stays bounded.
+    /// Limit on the queries of one call of `nearest`, which bounds memory.
     fn most_queries(&self) -> Result<usize, SqlError> {
         let bytes = batch::bytes_per_query(&self.target.indexes, &self.request)?;
         Ok((BATCH_BYTES / bytes.max(1)).min(BATCH_ROWS / self.k).clamp(1, MAX_QUERIES))
@@ -107,13 +107,13 @@ impl Searcher {
         });
         // SAFETY: the array was made above, and the query over it has ended.
         unsafe { pg_sys::pfree(array.cast_mut_ptr()) };
-        // An approximate index may come up late with a nearer row.
+        // An approximate index may return a nearer row late.
         found.sort_by(|a: &Neighbor, b| a.query.cmp(&b.query).then_with(|| order(a.distance, b.distance)));
         found
     }
 }
 
-/// Queries, all of the same dimensions, that wait until they are enough for a batch, each under a label.
+/// Queries of equal dimensions, each with a label, collected until there are enough for a batch.
 struct Waiting<L> {
     most: usize,
     labels: Vec<L>,
@@ -138,7 +138,7 @@ impl<L> Waiting<L> {
         self.labels.len() >= self.most
     }
 
-    /// Shows `visit` the nearest rows of each query: its label, their ids and distances. Nobody waits afterwards.
+    /// Calls `visit` with the nearest rows of each query: its label, their ids and distances. Empties the batch.
     fn answer(&mut self, searcher: &Searcher, mut visit: impl FnMut(&L, i64, f64)) -> Result<(), SqlError> {
         if !self.labels.is_empty() {
             let dims = self.values.len() / self.labels.len();
@@ -152,11 +152,11 @@ impl<L> Waiting<L> {
     }
 }
 
-/// For each vector of the array `$1` its place and the `$2` nearest rows: their ids and distances.
+/// For each vector of the array `$1`, its number and its `$2` nearest rows: ids and distances.
 fn query_text(target: &Target) -> Result<String, SqlError> {
     let id = id_of(target)?;
     let Target { table, vector, operator, .. } = target;
-    // Not the name of the table, whose columns stand for themselves.
+    // Differs from the name of the table, whose columns are referred to without qualification.
     let queries = if table.ends_with(".queries") { "vectors" } else { "queries" };
     Ok(format!(
         "SELECT {queries}.number, nearest.id, nearest.\"{COLUMN}\" \

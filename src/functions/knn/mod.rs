@@ -22,7 +22,7 @@ use crate::pg::text::Text;
 use crate::vector::Vector;
 use query::{Asked, Output, Question};
 
-type Found = TableIterator<'static, (name!(id, i64), name!(distance, f64))>;
+type Neighbors = TableIterator<'static, (name!(id, i64), name!(distance, f64))>;
 
 /// Returns no rows if one of the first three arguments is NULL, like a STRICT function.
 #[pg_extern]
@@ -33,7 +33,7 @@ fn knn(
     search: Option<Text>,
     recall: Option<f64>,
     filter: Option<Text>,
-) -> Found {
+) -> Neighbors {
     let (Some(index), Some(query), Some(k)) = (index, query, k) else {
         return TableIterator::empty();
     };
@@ -53,7 +53,7 @@ fn knn_within(
     search: Option<Text>,
     recall: Option<f64>,
     filter: Option<Text>,
-) -> Found {
+) -> Neighbors {
     let (Some(index), Some(query), Some(radius)) = (index, query, radius) else {
         return TableIterator::empty();
     };
@@ -82,7 +82,7 @@ fn knn_like(
     search: Option<Text>,
     recall: Option<f64>,
     filter: Option<Text>,
-) -> Found {
+) -> Neighbors {
     let (Some(index), Some(id), Some(k)) = (index, id, k) else {
         return TableIterator::empty();
     };

@@ -1,4 +1,4 @@
-//! The query behind `knn()`, prepared and kept until something changes that it names.
+//! The query behind `knn()`, prepared and cached until an object that it names changes.
 
 use std::cell::{OnceCell, RefCell};
 use std::cmp::Ordering;
@@ -19,12 +19,12 @@ use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
 use crate::vector::Vector;
 
-/// For more rows than this the planner weighs the search against sorting the table.
+/// For more rows than this, the planner compares the cost of the search with that of sorting the table.
 const MAX_SEARCHED_ROWS: usize = 1000;
-/// More prepared queries than a session needs at a time.
+/// Limit on the cached queries.
 const MAX_PREPARED: usize = 100;
 
-/// What makes one prepared query another than the next.
+/// The key of a prepared query.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     /// A table or an index.
@@ -40,12 +40,12 @@ pub enum Output {
     Row,
 }
 
-/// Which rows are left out.
+/// The rows to leave out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Bound {
-    /// Those farther away.
+    /// Rows farther away than the radius.
     Radius,
-    /// One, by its id.
+    /// The row with a given id.
     Except,
 }
 
@@ -58,12 +58,12 @@ impl Question {
 /// The values of one call.
 pub struct Asked<'a> {
     pub query: &'a Vector<'a>,
-    /// Rows at most.
+    /// Limit on the rows.
     pub limit: Option<usize>,
     pub effort: Effort<'a>,
-    /// Of `Bound::Radius`.
+    /// For `Bound::Radius`.
     pub radius: Option<f64>,
-    /// Of `Bound::Except`.
+    /// For `Bound::Except`.
     pub except: Option<i64>,
 }
 
@@ -74,13 +74,13 @@ impl<'a> Asked<'a> {
 }
 
 struct Prepared {
-    /// As it was when this was prepared.
+    /// The relation's description when this was prepared.
     known: Rc<Known>,
     query: String,
     types: Vec<pg_sys::Oid>,
-    /// Planned once, to search the index.
+    /// Planned once, for searching the index.
     search: spi::Plan,
-    /// Planned at each call, for so many rows that sorting the table can be sooner.
+    /// Planned at each call, for so many rows that sorting the table can be faster.
     weighed: OnceCell<spi::Plan>,
 }
 
@@ -93,7 +93,7 @@ pub fn ids(question: &Question, asked: &Asked) -> Result<Vec<(i64, f64)>, SqlErr
     collect(question, asked, |row| row.datum(1).map(|id| id.value() as i64))
 }
 
-/// Rows, as datums of the table's row type in the memory that is current now, and distances, nearest first.
+/// Rows, as datums of the table's row type in the current memory context, and distances; nearest first.
 pub fn rows(question: &Question, asked: &Asked) -> Result<Vec<(pg_sys::Datum, f64)>, SqlError> {
     collect(question, asked, |row| row.kept_datum(1))
 }
@@ -135,12 +135,12 @@ fn collect<T>(
             }
         });
     });
-    // An approximate index may come up late with a nearer row.
+    // An approximate index may return a nearer row late.
     found.sort_by(|(_, a), (_, b)| order(*a, *b));
     Ok(found)
 }
 
-/// Of distances: NaN last, as PostgreSQL has it.
+/// Order of distances: NaN last, as in PostgreSQL.
 pub fn order(a: f64, b: f64) -> Ordering {
     a.partial_cmp(&b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
@@ -150,7 +150,7 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
     let spared = usize::from(asked.except.is_some());
     let rows = asked.limit.map(|limit| limit + spared);
     let request = match rows {
-        // With a filter the scan sees to the LIMIT by itself.
+        // With a filter, the scan uses the LIMIT itself.
         Some(rows) if question.filter.is_none() => Request::of(rows, params),
         _ => Request { params, ..Request::default() },
     };
@@ -158,7 +158,7 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
 }
 
 fn check_dims(query: &Vector, dims: i32) -> Result<(), SqlError> {
-    // A column that lost its dimensions keeps the index that has them, and the scan checks.
+    // If the column has lost its dimensions, the index keeps them, and the scan checks.
     if dims < 1 || query.dims() as i32 == dims {
         return Ok(());
     }
@@ -167,7 +167,7 @@ fn check_dims(query: &Vector, dims: i32) -> Result<(), SqlError> {
         .detail("The query must have as many dimensions as the indexed column."))
 }
 
-/// The query that answers a question: one that was prepared before, unless something has changed that it names.
+/// The prepared query for a key, prepared anew if an object that it names has changed.
 fn prepare(question: &Question) -> Result<Rc<Prepared>, SqlError> {
     let known = known::describe(question.relation)?;
     if let Some(prepared) = PREPARED.with_borrow(|prepared| prepared.get(question).cloned())
@@ -176,7 +176,7 @@ fn prepare(question: &Question) -> Result<Rc<Prepared>, SqlError> {
         return Ok(prepared);
     }
     let prepared = Rc::new(Prepared::new(known, question)?);
-    // Plans are freed by PostgreSQL, which may run anything meanwhile: not while they are borrowed.
+    // PostgreSQL frees plans, which can run arbitrary code, so `PREPARED` must not be borrowed meanwhile.
     let surplus = PREPARED.with_borrow_mut(|all| {
         let is_full = all.len() >= MAX_PREPARED;
         let mut surplus = if is_full { std::mem::take(all) } else { HashMap::new() };
@@ -203,7 +203,7 @@ impl Prepared {
     }
 }
 
-/// Parameters: $1 query, $2 limit, $3 what bounds it, if anything.
+/// Parameters: $1 query, $2 limit, $3 the radius or id of the bound, if any.
 fn query_text(target: &Target, question: &Question) -> Result<String, SqlError> {
     let Target { vector, operator, table, .. } = target;
     let distance = format!("{vector} {operator} $1");
@@ -211,7 +211,7 @@ fn query_text(target: &Target, question: &Question) -> Result<String, SqlError> 
         Output::Id => Some(id_of(target)?),
         Output::Row => None,
     };
-    // A row that stands by itself would come as its columns; as a cast it stays one value.
+    // A bare row expression would be expanded to its columns; with a cast it stays one value.
     let output = id.map_or_else(|| format!("({table}.*)::{table}"), |id| format!("{id}::pg_catalog.int8"));
     let bound = question.bound.map(|bound| match (bound, id) {
         (Bound::Except, Some(id)) => format!("{id} OPERATOR(pg_catalog.<>) $3"),
@@ -234,7 +234,7 @@ fn query_text(target: &Target, question: &Question) -> Result<String, SqlError> 
     ))
 }
 
-/// The integer column that identifies a row.
+/// The integer id column.
 pub fn id_of(target: &Target) -> Result<&str, SqlError> {
     target.id.as_deref().ok_or_else(|| {
         let message = format!("knn() finds no integer id column for the rows of {}", target.table);

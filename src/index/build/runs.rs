@@ -13,7 +13,7 @@ pub struct Runs {
 }
 
 /// Consecutive blocks.
-pub struct Run {
+pub struct BlockRun {
     pub start: u32,
     pub blocks: u32,
 }
@@ -45,10 +45,10 @@ impl Runs {
 }
 
 impl Iterator for Runs {
-    type Item = Run;
+    type Item = BlockRun;
 
-    fn next(&mut self) -> Option<Run> {
-        let run = Run { start: self.next, blocks: self.blocks.min(self.end - self.next) };
+    fn next(&mut self) -> Option<BlockRun> {
+        let run = BlockRun { start: self.next, blocks: self.blocks.min(self.end - self.next) };
         self.next += run.blocks;
         (run.blocks > 0).then_some(run)
     }

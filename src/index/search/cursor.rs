@@ -28,7 +28,7 @@ use crate::engine::{EngineError, Hit, Metric};
 use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::segment::OpenedSegment;
-use crate::index::{Snapshot, retry};
+use crate::index::{IndexView, retry};
 use crate::pg::memory;
 use crate::pg::relation::Rel;
 use crate::pg::take_interrupts;
@@ -70,7 +70,7 @@ impl Cursor {
     ) -> Result<Self, IndexError> {
         // Root and delta are read together: where a page of the delta was used again meanwhile, a new root leads on.
         let (snapshot, query, delta) = retry(|| {
-            let snapshot = Snapshot::try_open(rel)?;
+            let snapshot = IndexView::try_open(rel)?;
             let query = prepare(&snapshot, query)?;
             failpoint::reach("search.segments_opened");
             let delta = rank_delta(rel, &snapshot, query.as_ref(), exact)?;
@@ -430,7 +430,7 @@ fn beyond(radius: f64, query: Option<&Query>) -> f64 {
 
 /// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as
 /// from another.
-fn prepare(snapshot: &Snapshot, query: Option<&[f32]>) -> Result<Option<Query>, IndexError> {
+fn prepare(snapshot: &IndexView, query: Option<&[f32]>) -> Result<Option<Query>, IndexError> {
     let Some(query) = query else {
         return Ok(None);
     };

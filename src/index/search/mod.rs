@@ -1,6 +1,6 @@
-//! Searches: a [`Cursor`] returns rows in distance order. It goes on in rounds (`rounds`), and in the end ranks whole
-//! segments (`passes`). A [`Request`] says how to search, [`Candidates`] which rows to confine the search to, and
-//! [`FirstRounds`] holds what was found for many queries at once. `by_tid` finds rows by their place in the table.
+//! Searches. A [`Cursor`] returns rows in distance order. It searches segments in rounds (`rounds`) and, as a last
+//! resort, ranks whole segments (`passes`). A [`Request`] has the parameters of a search, [`Candidates`] the rows it is
+//! restricted to, and [`FirstRounds`] the hits of many queries at once. `by_tid` finds rows by their TID.
 
 pub mod by_tid;
 mod candidates;

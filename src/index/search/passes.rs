@@ -1,5 +1,5 @@
-//! Ranking all of a segment in passes: each finds the nearest rows that are behind those of the pass before, by distance and
-//! position, so a search that goes on to the end of a segment takes no more memory than one pass.
+//! Ranks a whole segment in passes. Each pass finds the nearest rows after those of the previous pass, by distance and
+//! position, so a search that continues to the end of a segment needs no more memory than one pass.
 
 use std::collections::HashSet;
 
@@ -10,30 +10,31 @@ use crate::engine::Metric;
 use crate::index::error::IndexError;
 use crate::pg::take_interrupts;
 
-/// Rows whose distances are asked of an index in one go. Inverted lists read all their ids for each call.
+/// Rows whose distances are requested from an index at a time. Inverted lists read all their ids for each call.
 const CHUNK_ROWS: usize = 64 << 10;
-/// Values of the rows that are read of an index in one go.
+/// Elements of the rows that are read from an index at a time.
 const CHUNK_VALUES: usize = 256 << 10;
-/// A set of positions is a bitmap where it has more than this part of a segment's rows: then that takes less memory.
+/// A set of positions becomes a bitmap when it has more than 1 / this of the segment's rows, because the bitmap is then
+/// smaller.
 const SPARSE_PART: u64 = 128;
 
-/// Whose rows are ranked by.
+/// The rows by which a pass ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The segment's, which it holds as they were added.
+    /// The segment's, which stores them uncompressed.
     Index,
     Table,
 }
 
 impl Source {
-    /// Whether rows of `scan` are ranked by exact distances, and not by lower bounds.
+    /// Whether rows of `scan` are ranked by exact distances rather than by lower bounds.
     pub fn is_exact(self, scan: &SegmentScan) -> bool {
         self == Source::Table
             || (scan.among.is_none() && scan.opened.segment.index.metric() != Metric::Cosine)
     }
 }
 
-/// Positions of a segment.
+/// A set of positions of a segment.
 pub enum Positions {
     Few(HashSet<u64>),
     Many(Vec<u64>),
@@ -53,7 +54,7 @@ impl Positions {
         }
     }
 
-    /// Adds a position of a segment that has `rows`. False: it was there.
+    /// Adds a position of a segment with `rows` rows. False if it was already in the set.
     pub fn insert(&mut self, position: u64, rows: u64) -> Result<bool, IndexError> {
         if let Positions::Few(positions) = self
             && positions.len() as u64 > rows / SPARSE_PART
@@ -82,17 +83,17 @@ impl Positions {
     }
 }
 
-/// A row by its distance and its position.
+/// A row as distance and position.
 pub type Ranked = (Distance, u64);
 
-/// The rows that one pass finds.
+/// Collects the nearest rows of one pass.
 pub struct Nearest {
-    /// The last row of the pass before.
+    /// The last row of the previous pass.
     after: Option<Ranked>,
-    /// So many at most.
+    /// Limit on the rows of the pass.
     limit: usize,
     rows: Vec<Ranked>,
-    /// Rows behind this one are not among the nearest; None: none was left out yet.
+    /// Rows after this one are not among the nearest; None if no row has been dropped.
     last: Option<Ranked>,
 }
 
@@ -122,7 +123,7 @@ impl Nearest {
         }
     }
 
-    /// The rows in no order, the last of them, and whether they are all that there are.
+    /// The rows, unordered; the last of them; and whether no row was dropped.
     pub fn finish(mut self) -> (Vec<Ranked>, Option<Ranked>, bool) {
         self.cut();
         let last = self.last.or_else(|| self.rows.iter().max().copied());
@@ -130,8 +131,8 @@ impl Nearest {
     }
 }
 
-/// Offers `nearest` every row of the segment that may be found and was not found yet: by exact distance where
-/// [`Source::is_exact`], else by a lower bound of it. False: the index cannot tell distances.
+/// Offers `nearest` every row of the segment that may be returned and has not been found: with its exact distance if
+/// [`Source::is_exact`], else with a lower bound. False if the index cannot compute distances.
 pub fn rank(
     scan: &SegmentScan,
     query: &Query,
@@ -161,8 +162,8 @@ pub fn rank(
     Ok(true)
 }
 
-/// A lower bound of the distance of a row for which FAISS computed `distance`; of a sum that may have overflowed, the
-/// exact distance. None: the search does not see the row.
+/// A lower bound on the distance of a row for which FAISS computed `distance`; the exact distance if a sum may have
+/// overflowed. None if the row is not visible to the search.
 fn at_least(
     scan: &SegmentScan,
     query: &Query,
@@ -198,7 +199,8 @@ fn rank_positions(
     Ok(true)
 }
 
-/// In the order in which the index has its rows, the same in each pass, so that each row's distance is the same to the bit.
+/// Reads the rows in the index's order, which is the same in each pass, so that each row's distance is bit for bit the
+/// same.
 fn rank_rows(
     scan: &SegmentScan,
     query: &Query,
@@ -242,7 +244,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::{Distance, Nearest, Positions};
 
-    /// Every row in passes of `limit`, each sorted.
+    /// All rows in passes of `limit`, each sorted.
     fn in_passes(rows: &[(Distance, u64)], limit: usize) -> Vec<(Distance, u64)> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
@@ -263,7 +265,7 @@ mod tests {
     #[test]
     fn passes_give_each_row_once_and_in_order_whatever_their_length() {
         for count in [0u64, 1, 2, 7, 100, 1000] {
-            // Many rows are equally far, and some are not at all.
+            // Many rows have equal distances, and some have none.
             let mut rows: Vec<(Distance, u64)> = (0..count)
                 .map(|position| (Distance(((position * 7919) % 13) as f64), position))
                 .map(|(distance, position)| {

@@ -1,4 +1,4 @@
-//! What is asked of a search beside its query, and what that comes to for a segment.
+//! The parameters of a search besides its query, and their values for one segment.
 
 use std::rc::Rc;
 
@@ -8,45 +8,45 @@ use crate::index::format::PointRef;
 use crate::index::segment::OpenedSegment;
 use crate::index::train::calibration;
 
-/// Rows that the first round asks for when nobody says how many are wanted: a typical LIMIT with some to spare.
+/// Rows of the first round if the number of rows is unknown: a typical LIMIT with over-fetch.
 pub const FIRST_ROUND_ROWS: usize = 64;
-/// Rows that are read in the end when nobody says how many are wanted: a typical LIMIT, and what recall is measured by.
+/// Rows returned in the end if their number is unknown: a typical LIMIT, and the k of measured recall.
 const TYPICAL_ROWS: usize = 10;
-/// A round that would ask for more than this part of a segment ranks all of the segment instead.
+/// A round for more than 1 / this of a segment's rows ranks the whole segment instead.
 const LARGEST_ROUND_PART: u64 = 8;
-/// Candidates per wanted row that are ranked by exact distance from the table where codes are lossy, unless
-/// vekter.k_factor says so. Less than where FAISS refines by itself, as each of them is a row to fetch.
+/// Over-fetch for lossy codes: candidates per wanted row that are re-ranked by exact distance from the table, unless
+/// vekter.k_factor is set. Less than in FAISS's own refinement, because each candidate is a row to fetch.
 const DEFAULT_K_FACTOR: f32 = 4.0;
 
-/// What is asked.
+/// The parameters of a search.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// How many rows will probably be wanted: what the first round asks each segment for.
+    /// Estimate of the rows needed; the first round searches each segment for this many.
     pub wanted_rows: usize,
-    /// How many of the nearest rows are to be found as surely as the recall says, where that is known.
+    /// Number of nearest rows to which the recall applies, if known.
     pub k: Option<usize>,
     pub params: SearchParams,
-    /// What rows are to be found among; None: among all. Others may be found with them.
+    /// The rows to search among; None: all. Others may be returned too.
     pub candidates: Option<Rc<Candidates>>,
-    /// Distance beyond which no row is wanted; those that are nearly as near may still come.
+    /// Largest distance of wanted rows; rows that exceed it only by rounding may be returned.
     pub radius: Option<f64>,
-    /// Whether all rows will be read: then they are ranked by exact distance from the start.
+    /// Whether all rows will be read; they are then ranked by exact distance from the start.
     pub reads_all: bool,
     pub order: Order,
 }
 
-/// What becomes of a row that an approximate search finds after it has returned a farther one.
+/// Treatment of rows that an approximate search finds after it has returned a farther one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
-    /// It is left out: PostgreSQL relies on the order of an index scan.
+    /// They are left out: PostgreSQL relies on the order of an index scan.
     Strict,
-    /// It is returned late. Whoever asks for it sorts.
+    /// They are returned late; the caller sorts.
     #[default]
     Relaxed,
 }
 
 impl Default for Request {
-    /// What nobody said anything about.
+    /// Defaults of a plain ORDER BY scan.
     fn default() -> Self {
         Request {
             wanted_rows: FIRST_ROUND_ROWS,
@@ -61,20 +61,21 @@ impl Default for Request {
 }
 
 impl Request {
-    /// For `k` rows and no more. Calibration measured what is found of the nearest ten: of lossy codes fewer candidates
-    /// would find less.
+    /// A search for exactly `k` rows, but at least as many as calibration measured: with lossy codes, fewer candidates
+    /// would give a lower recall.
     pub fn of(k: usize, params: SearchParams) -> Self {
         Request { wanted_rows: k.max(TYPICAL_ROWS), k: Some(k), params, ..Request::default() }
     }
 }
 
-/// What a search for `k` rows of a segment goes by: what was asked for, and else what reaches the recall.
+/// The search parameters for `k` rows of a segment: the requested ones, completed by those that reach the recall.
 pub fn segment_params(points: &[PointRef], asked: &SearchParams, k: Option<usize>) -> SearchParams {
     let recall = asked.recall.unwrap_or(DEFAULT_RECALL);
     asked.or(calibration::params_for(points, recall, k.unwrap_or(TYPICAL_ROWS)))
 }
 
-/// How many candidates a round for `wanted` rows asks of a segment in which `live_rows` can be found; None: so many that all of it is ranked instead.
+/// The number of candidates for a round of `wanted` rows, in a segment in which `live_rows` can be found; None if it is
+/// so large that the whole segment is ranked instead.
 pub fn candidates(
     opened: &OpenedSegment,
     live_rows: u64,

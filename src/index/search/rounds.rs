@@ -1,4 +1,4 @@
-//! How far a search has come: in each segment, and in the delta.
+//! Progress of a search in each segment and in the delta.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::engine::{Hit, Metric, SearchParams};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::segment::OpenedSegment;
-use crate::index::{Snapshot, delta};
+use crate::index::{IndexView, delta};
 use crate::pg::relation::Rel;
 
 /// A distance that sorts NaN last, as PostgreSQL does.
@@ -39,7 +39,7 @@ impl Ord for Distance {
     }
 }
 
-/// A query in the form that is indexed.
+/// A query in its indexed form.
 pub struct Query {
     pub prepared: Vec<f32>,
     pub rounding: Rounding,
@@ -51,8 +51,8 @@ impl Query {
     }
 }
 
-/// A row that was found and not returned. The nearest comes first, and of equally near ones first those whose exact
-/// distance is not there yet: it can be greater.
+/// A row that was found but not returned yet. Ordered by distance; at equal distances, rows with only a lower bound
+/// come first, because their exact distance can be greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
     /// Exact, or a lower bound.
@@ -61,38 +61,37 @@ pub struct Found {
     pub tid: Tid,
 }
 
-/// How far the search of one segment has come.
+/// Progress of the search in one segment.
 pub struct SegmentScan {
     pub opened: Arc<OpenedSegment>,
-    /// The rows that may be found; None: all that live.
+    /// The rows that may be returned; None: all live rows.
     pub among: Option<Among>,
     pub params: SearchParams,
-    /// Rows that the next round asks for.
+    /// Rows of the next round.
     pub round_rows: usize,
-    /// Lower bound of the distances of rows that were not found yet: certain for an index that compares all rows, else
-    /// as far as the last round could see.
+    /// Lower bound on the distance of rows this segment has not returned yet (exact for exhaustive indexes).
     pub frontier: Distance,
     pub exhausted: bool,
-    /// Where a search without order goes on.
+    /// Where a search without query continues.
     pub next_position: u64,
-    /// What the first round finds, where that was searched for already.
+    /// Hits of the first round, if it was run for a batch of queries.
     pub first_hits: Option<Vec<Hit>>,
-    /// Rows that rounds have found, or that the search cannot see.
+    /// Rows that rounds have found, and rows not visible to the search.
     pub seen: Positions,
-    /// Rows that it may hold, once the first round is over.
+    /// Limit on the rows it may hold after the first round.
     pub room_rows: usize,
-    /// Whether the first round is over.
+    /// Whether the first round is done.
     pub is_begun: bool,
-    /// Whose rows the passes rank by; None: rounds still do.
+    /// The rows by which passes rank; None while it searches in rounds.
     pub passes: Option<Source>,
-    /// The last row of the pass before.
+    /// The last row of the previous pass.
     pub last_ranked: Option<(Distance, u64)>,
 }
 
-/// The delta's rows with their distances, of which the nearest become candidates first.
+/// The delta's rows with their distances. They become candidates nearest first, a round at a time.
 pub struct DeltaScan {
     pub rows: Vec<Found>,
-    /// So many have become candidates, none of them farther than the others.
+    /// Number of rows that have become candidates; none of them is farther than the others.
     taken: usize,
     round_rows: usize,
 }
@@ -102,14 +101,14 @@ impl DeltaScan {
         DeltaScan { rows, taken: 0, round_rows: request.wanted_rows.max(1) }
     }
 
-    /// As of a segment; None: exhausted.
+    /// Lower bound on the distance of the remaining rows, as for a segment; None if there are none.
     pub fn frontier(&self) -> Option<Distance> {
         let last =
             self.taken.checked_sub(1).map_or(Distance(f64::NEG_INFINITY), |last| self.rows[last].distance);
         (self.taken < self.rows.len()).then_some(last)
     }
 
-    /// Where in `rows` the next nearest are, the farthest of them last.
+    /// Range in `rows` of the next nearest rows, the farthest of them last.
     pub fn next_round(&mut self) -> Range<usize> {
         let rest = &mut self.rows[self.taken..];
         let count = self.round_rows.min(rest.len());
@@ -129,7 +128,7 @@ impl SegmentScan {
         let exhausted = among.as_ref().is_some_and(|among| among.positions.is_empty());
         let mut params = segment_params(&opened.reference.points, &request.params, request.k);
         if among.is_some() {
-            // The nearest of a few rows can be anywhere. To look at each of them costs less than to look for the list.
+            // The nearest of a few rows can be in any list. Looking at each row costs less than finding the lists.
             params.nprobe = Some(opened.segment.index.lists().max(1));
             params.max_codes = None;
         }
@@ -150,7 +149,7 @@ impl SegmentScan {
         })
     }
 
-    /// Rows that can be found.
+    /// Number of rows that can be found.
     pub fn rows(&self) -> u64 {
         self.among.as_ref().map_or(self.opened.live_rows(), |among| among.positions.len() as u64)
     }
@@ -164,29 +163,29 @@ impl SegmentScan {
     }
 }
 
-/// Every row of the delta with its distance, at least.
+/// Every row of the delta with its exact distance, or a lower bound.
 pub fn rank_delta(
     rel: Rel,
-    snapshot: &Snapshot,
+    view: &IndexView,
     query: Option<&Query>,
     exact: &dyn ExactDistances,
 ) -> Result<Vec<Found>, IndexError> {
     let (mut found, mut distances) = (Vec::new(), Vec::new());
-    delta::for_each_row(rel, &snapshot.meta, |tids, rows| {
+    delta::for_each_row(rel, &view.meta, |tids, rows| {
         found.try_reserve(tids.len())?;
         match query {
             None => found.extend(tids.iter().map(|&tid| Found::in_no_order(tid))),
-            Some(query) if snapshot.metric == Metric::Cosine => {
+            Some(query) if view.metric == Metric::Cosine => {
                 distances.clear();
-                snapshot.metric.distances(&query.prepared, rows, &mut distances);
+                view.metric.distances(&query.prepared, rows, &mut distances);
                 let with_tids = distances.iter().zip(tids);
                 found.extend(
-                    with_tids.map(|(&distance, &tid)| Found::computed(query, snapshot.metric, distance, tid)),
+                    with_tids.map(|(&distance, &tid)| Found::computed(query, view.metric, distance, tid)),
                 );
             }
             Some(_) => {
                 let exact_of = |(row, &tid): (&[f32], &Tid)| Found::exact(exact.of(row), tid);
-                found.extend(rows.chunks_exact(snapshot.dims()).zip(tids).map(exact_of));
+                found.extend(rows.chunks_exact(view.dims()).zip(tids).map(exact_of));
             }
         }
         Ok(())
@@ -199,14 +198,14 @@ impl Found {
         Found { distance: Distance(distance), is_exact: true, tid }
     }
 
-    /// By the distance that FAISS computed. Where that settles nothing, any distance is possible.
+    /// A row with the distance that FAISS computed; if that bounds nothing, with no lower bound.
     pub fn computed(query: &Query, metric: Metric, distance: f32, tid: Tid) -> Self {
         let is_bound = metric.settles(distance);
         let distance = if is_bound { query.rounding.below(distance) } else { Distance(f64::NEG_INFINITY) };
         Found { distance, is_exact: false, tid }
     }
 
-    /// Without a query every row is as near as any other.
+    /// Without a query, all rows have the same distance.
     pub fn in_no_order(tid: Tid) -> Self {
         Found::exact(0.0, tid)
     }

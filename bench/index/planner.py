@@ -40,8 +40,8 @@ class Cell:
 
 
 def run(server: Server, report: Report, scale) -> None:
-    report.say("Median milliseconds of a prepared statement of each kind of plan, and of the one that the planner takes by "
-               "itself; regret: that one's time by the fastest's. `part` has nothing to do with the embeddings, `place` is "
+    report.say("Median milliseconds of a statement of each kind of plan, and of the one that the planner takes by itself; "
+               "regret: that one's time by the fastest's. `part` has nothing to do with the embeddings, `place` is "
                "the row's cluster: near rows have the same. `HNSW32`, B-tree indexes on both.\n")
     worst = []
     for rows, dimensions in scale.planner_tables:
@@ -120,10 +120,9 @@ def plan_of(db: psycopg.Connection, sql: str, query: np.ndarray) -> str:
 def timed(db: psycopg.Connection, sql: str, queries: np.ndarray) -> float:
     """Median milliseconds; the first query warms up."""
     texts = [data.to_text(query) for query in queries]
-    db.execute("DEALLOCATE ALL")
     times = []
     for text in [texts[0], *texts]:
         started = time.perf_counter()
-        db.execute(sql, [text]).fetchall()
+        db.execute(sql, [text], prepare=False).fetchall()
         times.append(time.perf_counter() - started)
     return median(times[1:]) * 1e3

@@ -8,6 +8,10 @@ use crate::am::cost::About;
 /// Rows that are reckoned to lie within a radius: PostgreSQL takes a third of the table, whatever the radius.
 const ROWS_WITHIN_A_RADIUS: f64 = 1000.0;
 
+/// Pages for which PostgreSQL charges as much as it takes to plan the node and to open the index for it. Measured: about
+/// 0.1 ms, which matters where a few rows are sorted in three times that.
+const SETUP_PAGES: f64 = 10.0;
+
 /// What is to be weighed.
 pub struct Work {
     pub root: *mut pg_sys::PlannerInfo,
@@ -39,7 +43,7 @@ pub unsafe fn of(work: &Work) -> (f64, f64) {
             pages * page_cost + rows * per_row
         };
         let looked_at = (wanted / passing).min(rows);
-        let setup = table.baserestrictcost.startup;
+        let setup = table.baserestrictcost.startup + SETUP_PAGES * page_cost;
         let mut startup = setup + about.search_cost(rows, looked_at) + fetch(looked_at);
         let mut all = setup + about.search_cost(rows, rows) + fetch(rows);
         if let Some(bitmap) = work.bitmap {

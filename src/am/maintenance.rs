@@ -322,7 +322,7 @@ fn lock_for_compaction(index: Rel) -> Option<IndexLock> {
 /// Access to the table of an index that is compacted.
 struct ReleasableTable<'a> {
     index: Rel,
-    /// The lock whose waiters it yields to, besides waiters for the index; None: it yields to nobody.
+    /// The lock whose waiters it yields to, besides waiters for the index; None: never yields.
     yields: Option<&'a IndexLock>,
     looked: Instant,
     // Drop order.

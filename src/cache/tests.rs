@@ -4,7 +4,7 @@ use std::io::Write;
 
 const KEY: FileKey = FileKey { database: 5, index: 16_400, segment: 0xABCD };
 
-/// A cache in a folder of its own, removed with the value.
+/// A cache in a temporary folder, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -81,7 +81,7 @@ fn a_file_is_verified_again_by_the_next_server() {
     let scratch = Scratch::new("restart");
     let mut other = CONTENT.to_vec();
     other[3] ^= 1;
-    // Published with a stamp, as if its content had been right.
+    // Publish with a stamp although the content is wrong.
     scratch.fill(&other);
     assert!(open(&scratch, 1).is_some(), "the stamp of this server is believed");
     assert!(open(&scratch, 2).is_none(), "the stamp of the server before is not");
@@ -149,7 +149,7 @@ fn the_sweeper_leaves_what_a_live_writer_claims() {
     assert!(cache.is_current(&KEY, &mapping));
     assert_eq!(cache.entries().count(), 2, "the file and its stamp");
     drop(claim);
-    // As who publishes a manifest between the two questions.
+    // Another process publishes a manifest between the two calls.
     let mut questions = 0;
     cache.sweep(Duration::ZERO, |_| {
         questions += 1;
@@ -167,7 +167,7 @@ fn write(cache: &Cache, segment: u128, bytes: usize) {
     writer.publish(SyncAt::Writing).unwrap();
 }
 
-/// The segments that are cached, in order.
+/// The cached segments, in order.
 fn cached(cache: &Cache, segments: u128) -> Vec<u128> {
     (0..segments).filter(|&segment| cache.has(&FileKey { segment, ..KEY }, 10_000)).collect()
 }
@@ -176,7 +176,7 @@ fn cached(cache: &Cache, segments: u128) -> Vec<u128> {
 fn beyond_the_limit_the_files_that_were_used_longest_ago_go_first() {
     let scratch = Scratch::new("limit");
     let cache = Cache::new(&scratch.0, 1, Some(40_000));
-    // Longer than the kernel's clock for files takes to tick.
+    // Longer than the resolution of the kernel's file timestamps.
     let moment = || std::thread::sleep(Duration::from_millis(20));
     for segment in 0..3 {
         write(&cache, segment, 10_000);

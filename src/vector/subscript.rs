@@ -126,7 +126,7 @@ unsafe extern "C-unwind" fn analyse(
 }
 
 /// # Safety
-/// The executor calls it with the structs it wants filled.
+/// The executor calls it with the structs to fill.
 unsafe extern "C-unwind" fn exec_setup(
     _node: *const pg_sys::SubscriptingRef,
     _state: *mut pg_sys::SubscriptingRefState,

@@ -1,5 +1,5 @@
-//! Damaged bytes: thousands of flips and cuts of each structure, with and without a checksum that was made right again,
-//! decode to an error or to a value; they never panic, and allocate no more than the bytes account for.
+//! Damaged bytes: thousands of bit flips and truncations of each structure, with and without a corrected checksum.
+//! Decoding returns an error or a value; it never panics, and allocates no more than the length of the bytes justifies.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -9,11 +9,11 @@ use std::panic::catch_unwind;
 use super::*;
 
 thread_local! {
-    /// Bytes that this thread has asked for, whatever it has given back.
+    /// Bytes that this thread has allocated, freed ones included.
     static ASKED_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator, which counts what each thread asks for.
+/// The system's allocator with a count of each thread's allocations.
 struct Counting;
 
 // SAFETY: every call goes to the system's allocator as it is; the counter has no destructor and allocates nothing.
@@ -33,10 +33,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// serde trusts a list's length for so much; lists lie in lists, and each is read to its first error.
+/// serde reserves this much for a list of any length; lists are nested, and each is read up to its first error.
 const LIST_BYTES: usize = 3 << 20;
 
-/// Numbers that look random, the same at each run.
+/// Pseudo-random numbers, the same in each run.
 struct Chance(u64);
 
 impl Chance {
@@ -46,7 +46,7 @@ impl Chance {
     }
 }
 
-/// Shows `decode` each flip of a bit, each cut, lengths of all magnitudes at each place, and bytes at random.
+/// Calls `decode` with each bit flip, each truncation, lengths of all magnitudes at each offset, and random bytes.
 fn damage(sound: &[u8], decode: &dyn Fn(&[u8])) {
     let show = |bytes: &[u8], what: &str| {
         let before = ASKED_BYTES.get();
@@ -80,7 +80,7 @@ fn damage(sound: &[u8], decode: &dyn Fn(&[u8])) {
     }
 }
 
-/// What a relation of so many blocks allows.
+/// Checks the limits of a relation with this many blocks.
 const BLOCKS: u32 = 100;
 
 fn decode_meta(body: &[u8]) {

@@ -21,7 +21,7 @@ pub(super) fn meta() -> Meta {
     }
 }
 
-/// Whoever changes these bytes must raise FORMAT_VERSION and keep reading the old ones.
+/// A change of these bytes requires a new FORMAT_VERSION, and the old bytes must stay readable.
 #[test]
 fn the_bytes_of_version_7_do_not_change() {
     let golden: Vec<u8> = [

@@ -70,8 +70,7 @@ fn smaller_segments_go_along_with_a_full_tier() {
     assert_eq!(plan.base, Some(3), "the largest is added to");
 }
 
-/// What comes of so many seals with the merges that they bring about: rows written by merges, and the most segments
-/// there were at a time.
+/// Simulates `seals` seals with the merges that become due: rows written by merges, and the largest number of segments.
 fn after_seals(seals: u64, rows_per_seal: u64, dims: usize) -> (u64, usize) {
     let mut segments: Vec<SegmentRef> = Vec::new();
     let (mut written_rows, mut most_segments) = (0, 0);
@@ -107,7 +106,7 @@ fn the_number_of_segments_grows_with_the_logarithm_of_the_rows() {
 
 #[test]
 fn long_rows_are_written_again_no_more_often_than_short_ones() {
-    // What 4 MB of delta pages hold: two pages waste nearly half, where a row is a little longer than one.
+    // The rows in 4 MB of delta pages: if a row is a little longer than one page, its two pages waste nearly half.
     for (dims, rows_per_seal) in [(384, 2560), (1025, 512), (1536, 512), (4096, 170), (16_000, 64)] {
         let rows = 4096 * 4;
         let (written_rows, most_segments) = after_seals(rows / rows_per_seal, rows_per_seal, dims);
@@ -163,7 +162,7 @@ fn the_quantiser_is_trained_again_after_tenfold_growth() {
     assert_eq!(tiers(&more(89_999), "IVF64,Flat"), None);
     let plan = tiers(&more(90_000), "IVF64,Flat").unwrap();
     assert_eq!((plan.retrain, plan.sources, plan.base), (true, vec![0, 1], None));
-    // Whoever was trained on more rows counts.
+    // The segment that was trained on more rows counts.
     let [old, new] = more(90_000);
     let newer = SegmentRef { trained_rows: 50_000, ..new };
     assert_eq!(tiers(&[old, newer], "IVF64,Flat"), None);
@@ -176,13 +175,13 @@ fn badly_unbalanced_lists_are_trained_again() {
     let plan = |imbalance| next(&segments, &[imbalance], few_dims(), &lists, Goal::Tiers, Limits::NONE);
     assert_eq!(plan(400), None);
     assert!(plan(401).unwrap().retrain);
-    // A small segment says little: the largest that has the newest quantiser counts.
+    // The largest segment with the newest quantiser counts; a small one is uneven by chance.
     let small = SegmentRef { rows: 5000, ..trained(10_000, 150) };
     assert_eq!(
         next(&[segments[0].clone(), small], &[150, 900], few_dims(), &lists, Goal::Tiers, Limits::NONE),
         None
     );
-    // Data that is so by nature is not trained again for ever.
+    // Data that is unbalanced by nature is not retrained forever.
     assert_eq!(next(&[trained(10_000, 300)], &[500], few_dims(), &lists, Goal::Tiers, Limits::NONE), None);
 }
 

@@ -67,6 +67,7 @@ pub const NAMES: &[&str] = &[
     "merge.stored",
     "merge.published",
     "merge.retired",
+    "worker.idle",
     "publish.manifest_written",
     "publish.before_root",
     "publish.root_written",

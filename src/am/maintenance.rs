@@ -268,7 +268,29 @@ pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
     engine::work_in_background();
     let index = pg_sys::Oid::from(argument as u32);
     await_commit(index);
-    while worker::transaction(|| round(index).or_raise()) {}
+    loop {
+        match worker::transaction(|| round(index).or_raise()) {
+            Round::Done => (),
+            // An insert that found the compaction lock taken requested no worker.
+            Round::Idle if worker::transaction(|| is_due(index).or_raise()) => (),
+            Round::Idle | Round::Refused => break,
+        }
+    }
+}
+
+/// What came of a round of the worker.
+enum Round {
+    /// There is more to do.
+    Done,
+    /// Nothing was due for some time.
+    Idle,
+    /// The index is gone, or another session has it.
+    Refused,
+}
+
+fn is_due(index: pg_sys::Oid) -> Result<bool, SqlError> {
+    let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(false) };
+    Ok(compact::is_due(open.rel(), settings(open.rel()))?)
 }
 
 /// Waits while another session holds an exclusive lock on the index: it may be about to commit the index's creation.
@@ -281,27 +303,31 @@ fn await_commit(index: pg_sys::Oid) {
     }
 }
 
-/// One transaction of the worker. True if there is more to do.
-fn round(index: pg_sys::Oid) -> Result<bool, SqlError> {
+/// One transaction of the worker.
+fn round(index: pg_sys::Oid) -> Result<Round, SqlError> {
     // The index may have been dropped, or may not be visible yet.
-    let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(false) };
+    let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(Round::Refused) };
     let index = open.rel();
-    let Some(lock) = lock_for_compaction(index) else { return Ok(false) };
+    let Some(lock) = lock_for_compaction(index) else { return Ok(Round::Refused) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
     let mut table = ReleasableTable::under(index, Some(&lock));
     compact::throttle(index, settings(index), &mut table)?;
     if !as_owner(index, || compact::run(index, Goal::Tiers, settings(index), &mut table, &lock))? {
-        return Ok(false);
+        return Ok(Round::Refused);
     }
     sweep_cache(index);
     let start = Instant::now();
-    while start.elapsed() < failpoint::pause(IDLE_TIMEOUT) && !table.must_yield() {
+    while start.elapsed() < failpoint::pause(IDLE_TIMEOUT) {
+        if table.must_yield() {
+            return Ok(Round::Refused);
+        }
         if compact::is_due(index, settings(index))? {
-            return Ok(true);
+            return Ok(Round::Done);
         }
         worker::nap(failpoint::pause(POLL_INTERVAL));
     }
-    Ok(false)
+    failpoint::reach("worker.idle");
+    Ok(Round::Idle)
 }
 
 /// None if another worker compacts the index. Retries, because a backend that requests a worker holds the lock for a

@@ -10,7 +10,7 @@ import pytest
 from data import clustered, copy_vectors
 from failpoints import arm
 from oracle import assert_clean, assert_same_answer
-from upkeep import vacuum_dead_rows
+from upkeep import stats, vacuum_dead_rows, wait_for_seal
 
 DIMENSIONS = 16
 VECTORS = clustered(4_000, DIMENSIONS, seed=701)
@@ -162,6 +162,18 @@ def test_rows_that_die_during_a_merge_stay_dead(cluster, items, step):
         wait_for_no_worker(db)
         assert_same_answer(db, "items", QUERY, limit=None)
         assert_clean(db, "built", orphans_allowed=True)
+
+
+def test_worker_that_is_about_to_end_sees_what_came_last(cluster, items):
+    """It has looked for the last time and still holds its lock: an insert takes it for one at work and asks for no other."""
+    with cluster.connect(items) as db:
+        arm(db, "")
+        with held_worker(cluster, items, "worker.idle"):
+            db.execute("INSERT INTO items (embedding) SELECT embedding FROM items LIMIT 1500")
+            assert stats(db, "delta_rows") > 1_000
+        wait_for_seal(db, 64 << 10, DIMENSIONS)
+        wait_for_no_worker(db)
+        assert_clean(db, "built")
 
 
 def test_fast_shutdown_does_not_wait_for_a_worker(new_cluster, failpoint_bindir):

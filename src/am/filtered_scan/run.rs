@@ -30,6 +30,9 @@ const PATIENCE: f64 = 2.0;
 /// How many more rows a first round asks for than should be looked at: the nearest that pass lie deeper among the nearest
 /// than the nearest do.
 const SPARE_LOOKS: f64 = 2.0;
+/// What a search is to find where nobody says how much: more than without a condition, as each row that it misses is one
+/// of the few that pass.
+const FILTERED_RECALL: f64 = 0.99;
 /// A search looks at so many rows before it gives way.
 const MIN_LOOKS: f64 = 200.0;
 /// Rows that are reckoned for a page of which a bitmap has forgotten which it means.
@@ -115,13 +118,15 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
             true => wanted,
             false => (looks * SPARE_LOOKS).min(wanted.max(MAX_FIRST_ROUND_ROWS)),
         };
+        let mut params = search_options::effective(index, asked);
+        params.recall = params.recall.or(Some(FILTERED_RECALL));
         let request = Request {
             candidates: candidates.map(Rc::new),
             radius,
             reads_all,
             // What is collected is sorted.
             order: if reads_all { Order::Strict } else { Order::Relaxed },
-            ..Request::of(searched as usize, search_options::effective(index, asked))
+            ..Request::of(searched as usize, params)
         };
         index.count_scan();
         if let Some(snapshot) = CallersSnapshot::get() {

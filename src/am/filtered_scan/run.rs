@@ -32,7 +32,7 @@ const PATIENCE: f64 = 2.0;
 const SPARE_LOOKS: f64 = 2.0;
 /// What a search is to find where nobody says how much: more than without a condition, as each row that it misses is one
 /// of the few that pass.
-const FILTERED_RECALL: f64 = 0.99;
+const FILTERED_RECALL: f64 = 0.995;
 /// A search looks at so many rows before it gives way.
 const MIN_LOOKS: f64 = 200.0;
 /// Rows that are reckoned for a page of which a bitmap has forgotten which it means.

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from data import REPOSITORY, clustered, copy_vectors
 from oracle import apply, assert_clean, assert_same_answer, nearest_sql, settings, with_index
@@ -49,6 +50,16 @@ def wait_for_arrival(cluster, name, still_under_way, timeout_s=60):
     raise AssertionError(f"nothing came to {name}")
 
 
+# -- a fixture, for the files that import it ------------------------------------------------------------------------------
+
+@pytest.fixture
+def living(cluster, database):
+    """(cluster, database, a connection): tables and indexes are there."""
+    with cluster.connect(database) as conn:
+        prepare(conn)
+        yield cluster, database, conn
+
+
 # -- a life -----------------------------------------------------------------------------------------------------------
 
 # Sealing and merging are this session's own work, early and often.
@@ -80,9 +91,10 @@ def live(conn, cluster):
     conn.execute("DELETE FROM items WHERE id < %s AND id %% 7 = %s", [SEALED_ROWS, turn % 7])
     conn.execute("DELETE FROM items WHERE id BETWEEN %s AND %s", [first, first + 280])
     conn.execute("DELETE FROM long WHERE id % 2 = 0")
+    # To truncate a table VACUUM would wait five seconds for a session that is held in a search.
     for _ in range(3):
         conn.execute("SELECT pg_current_xact_id()")
-        conn.execute("VACUUM (INDEX_CLEANUP ON) items, long")
+        conn.execute("VACUUM (INDEX_CLEANUP ON, TRUNCATE OFF) items, long")
     if turn % 2:
         conn.execute("TRUNCATE young")
         copy_vectors(conn, "young", VECTORS[:300])
@@ -194,9 +206,17 @@ def assert_nothing_is_left_over(conn, cluster):
         # server may give numbers again that it had given to transactions which logged nothing.
         for _ in range(20):
             conn.execute("SELECT pg_current_xact_id()")
-        conn.execute("VACUUM (INDEX_CLEANUP ON) items, long, young")
+        conn.execute("VACUUM (INDEX_CLEANUP ON, TRUNCATE OFF) items, long, young")
     for index in FOREVER:
         assert_clean(conn, index)
     # The number of a process that is no more can be another's by now: then its file stays until that one ends.
     unfinished = (cluster.data / "pgsql_tmp_vekter").glob("*.tmp.*")
     assert not [path.name for path in unfinished if not Path(f"/proc{path.suffix.replace('.', '/')}").exists()]
+
+
+def assert_well(cluster, database, others):
+    with cluster.connect(database) as conn:
+        assert_whole(conn, others)
+        assert_nothing_is_left_over(conn, cluster)
+        live(conn, cluster)
+        assert_whole(conn, others)

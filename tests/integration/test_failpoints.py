@@ -1,4 +1,4 @@
-"""At every step of building, inserting, VACUUM and materialising: a crash, an error, a cancel, the end of the session.
+"""At every step of building, inserting, VACUUM and materialising: an error, a cancel, the end of the session.
 
 Each failpoint of src/failpoint.rs is a case, while other sessions write and search.
 """
@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import failpoints
-from failpoints import Others, arm, assert_nothing_is_left_over, assert_whole, live, live_until_it_ends, prepare
+from failpoints import Others, arm, assert_well, live, live_until_it_ends, living  # noqa: F401
 
 CANCEL_LIMIT_S = 10
 # Steps under a buffer lock, where PostgreSQL takes no interrupts: they end the statement a little later, if at all.
@@ -18,44 +18,11 @@ UNDER_LOCK = {"insert.before_append", "insert.appended", "insert.page_allocated"
               "insert.linked", "insert.overflow_page_written", "vacuum.before_unlink", "vacuum.page_unlinked",
               "blob.page_allocated", "blob.page_written", "publish.before_root", "publish.root_written",
               "reclaim.retired"}
-# Steps that are reached in several ways: first by a build, then by others.
-SEVERAL_WAYS = [name for name in failpoints.names() if name.startswith(("blob.", "publish.", "cache."))]
 
 
 @pytest.fixture(scope="module")
 def cluster(new_module_cluster, failpoint_bindir):
-    cluster = new_module_cluster(bindir=failpoint_bindir)
-    cluster.crash_expected = True
-    return cluster
-
-
-@pytest.fixture
-def living(cluster, database):
-    """(cluster, database, armed connection): tables and indexes are there."""
-    with cluster.connect(database) as conn:
-        prepare(conn)
-        yield cluster, database, conn
-
-
-def assert_well(cluster, database, others):
-    with cluster.connect(database) as conn:
-        assert_whole(conn, others)
-        assert_nothing_is_left_over(conn, cluster)
-        live(conn, cluster)
-        assert_whole(conn, others)
-
-
-@pytest.mark.parametrize("name, arrival", [(name, 1) for name in failpoints.names()] +
-                         [(name, 3) for name in SEVERAL_WAYS])
-def test_crash_loses_nothing_and_leaves_nothing(living, name, arrival):
-    cluster, database, conn = living
-    starts = cluster.starts()
-    with Others(cluster, database, crash_expected=True) as others:
-        arm(conn, f"{name}=crash@{arrival}")
-        end = live_until_it_ends(conn, cluster)
-        assert isinstance(end, psycopg.OperationalError), f"{name} was not reached: {end}"
-    cluster.wait_for_recovery(starts)
-    assert_well(cluster, database, others)
+    return new_module_cluster(bindir=failpoint_bindir)
 
 
 @pytest.mark.parametrize("name", failpoints.names())

@@ -36,7 +36,7 @@ BENCH_VENV := .venv-bench
 # Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
 BENCH ?=
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions stress lint bench bench-factories bench-vector
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions assertions-server stress lint bench bench-factories bench-vector
 .PHONY: clean help
 
 build: ## compile the extension (release mode) into target/release
@@ -69,7 +69,9 @@ ifeq ($(TIER),quick)
 	@$(MAKE) --no-print-directory test-integration
 else
 	@$(MAKE) --no-print-directory test-regress
-	@$(MAKE) --no-print-directory test-integration
+# Integration tests wait a lot: the server with assertions, and vekter for it, are compiled meanwhile.
+	@nice -n 19 $(MAKE) --no-print-directory assertions-server >target/assertions-server.log 2>&1 & compiling=$$!; \
+	status=0; $(MAKE) --no-print-directory test-integration || status=$$?; wait $$compiling; exit $$status
 	@$(MAKE) --no-print-directory test-assertions
 endif
 
@@ -85,11 +87,16 @@ test-integration: $(VENV)/installed ## pytest on a server of its own: crashes, s
 	@scripts/failpoint_server.sh >/dev/null
 	@scripts/integration_tests.sh $(WORKERS) $(TESTS) $(PYTEST_ARGS)
 
-test-assertions: $(VENV)/installed ## SQL tests and a core of the integration tests on a PostgreSQL with assertions (ASSERTIONS_MAJOR=18)
-	@pg_config=$$(scripts/postgres_with_assertions.sh $(ASSERTIONS_MAJOR)) || { status=$$?; \
-	    echo "NOT RUN: the tests on a PostgreSQL $(ASSERTIONS_MAJOR) with assertions (see above)" >&2; exit $$((status != 3)); }; \
+# Says where its pg_config is, and nothing where this machine cannot have such a server.
+assertions-server:
+	@pg_config=$$(scripts/postgres_with_assertions.sh $(ASSERTIONS_MAJOR)) || exit $$(($$? != 3)); \
 	tree=$$(PG_CONFIG=$$pg_config scripts/failpoint_server.sh) && \
-	PG_CONFIG=$$pg_config LIBRARY=$$($$tree --pkglibdir)/vekter.so scripts/install.sh && \
+	PG_CONFIG=$$pg_config LIBRARY=$$($$tree --pkglibdir)/vekter.so scripts/install.sh >&2 && echo $$pg_config
+
+test-assertions: $(VENV)/installed ## SQL tests and a core of the integration tests on a PostgreSQL with assertions (ASSERTIONS_MAJOR=18)
+	@pg_config=$$($(MAKE) --no-print-directory assertions-server) || exit; \
+	[ -n "$$pg_config" ] || { \
+	    echo "NOT RUN: the tests on a PostgreSQL $(ASSERTIONS_MAJOR) with assertions (see above)" >&2; exit; }; \
 	$(MAKE) --no-print-directory test-regress PG_CONFIG=$$pg_config && \
 	$(MAKE) --no-print-directory test-integration PG_CONFIG=$$pg_config TESTS=$(CORE)
 

@@ -31,7 +31,7 @@ if [[ -e $prefix/complete && $(<"$prefix/complete") == "${options[*]}" ]]; then
 fi
 
 command -v apt-get >/dev/null || cannot "there is no apt here"
-scripts/setup.sh install assertions || cannot "it cannot be built here"
+scripts/setup.sh install assertions >&2 || cannot "it cannot be built here"
 
 folder=$(mktemp -d /tmp/vekter-XXXXXX)
 trap 'rm -rf "$folder"' EXIT

@@ -24,9 +24,11 @@ EVERY_LIST = {"vekter.nprobe": 64, "vekter.ef_search": 1000}
 # default where that one reaches more.
 TOLERANCE = 0.04
 ASKED = 0.95
+# Rows of the first build and after growth.
+GROWN_FROM, GROWN_TO = 1_000, 11_000
 # One of each kind: exact, graph, lists, lossy codes, refined, transformed, additive; chosen.
 GROWN = [("Flat", "l2"), ("HNSW32", "cosine"), ("IVF64,Flat", "ip"), ("IVF64,PQ8x4fs", "l2"),
-         ("IVF64,PQ8x4fs,RFlat", "cosine"), ("PCA16,IVF64,Flat", "l2"), ("RQ8x4_Nqint8", "l2"), ("HNSW32", "l1"),
+         ("IVF64,PQ8x4fs,RFlat", "cosine"), ("PCA16,IVF64,Flat", "l2"), ("RQ8x4_Nqint8", "l2"), ("IVF64,Flat", "l1"),
          ("auto", "l2")]
 
 
@@ -89,12 +91,12 @@ def segments_in_pieces(db, pieces, rows, first=0, factory="Flat", dimensions=DIM
 @pytest.mark.parametrize("factory, metric", GROWN)
 def test_index_that_grew_tenfold_is_as_good_as_one_built_at_once(db, cluster, factory, metric):
     log = len(cluster.log_text())
-    make(db, factory, metric, FIRST)
-    fill(db, FIRST, FIRST + LATER)
+    make(db, factory, metric, GROWN_FROM)
+    fill(db, GROWN_FROM, GROWN_TO)
     wait_for_rest(db)
-    assert stats(db, "segments") <= most_segments(FIRST + LATER)
+    assert stats(db, "segments") <= most_segments(GROWN_TO)
     assert stats(db, "delta_rows") <= LIMIT_ROWS
-    assert all_ids(db, metric) == list(range(FIRST + LATER))
+    assert all_ids(db, metric) == list(range(GROWN_TO))
     grown = mean_recall(db, metric)
     db.execute("ALTER INDEX built RENAME TO grown")
     db.execute(f"CREATE INDEX built ON items USING faiss (embedding vector_{metric}_ops) "
@@ -108,7 +110,7 @@ def test_index_that_grew_tenfold_is_as_good_as_one_built_at_once(db, cluster, fa
     db.execute("DELETE FROM items WHERE id % 3 = 0")
     vacuum_dead_rows(db)
     wait_for_rest(db)
-    assert all_ids(db, metric) == [id for id in range(FIRST + LATER) if id % 3]
+    assert all_ids(db, metric) == [id for id in range(GROWN_TO) if id % 3]
     thinned = mean_recall(db, metric)
     assert thinned >= min(built, ASKED) - TOLERANCE, f"recall@10 is {thinned:.3f}, and {built:.3f} when built at once over more"
     assert complaints(cluster, log) == []
@@ -293,24 +295,24 @@ def test_rows_that_die_while_they_are_merged_never_come_out(db, cluster, databas
 @pytest.mark.parametrize("factory", ("HNSW64", "IVF64,SQ8"))
 def test_line_pointers_reused_during_a_merge_lead_to_the_new_rows(db, cluster, database, factory):
     """VACUUM buries rows that a merge is reading, and their places are taken before the merge ends."""
-    for turn in range(3):
+    for turn in range(2):
         db.execute("DROP TABLE IF EXISTS items")
-        segments_in_pieces(db, 4, 5_000, factory=factory)
+        segments_in_pieces(db, 4, 3_000, factory=factory)
         db.execute("VACUUM items")
         wait_until(lambda: workers(db), "the worker to begin")
         db.execute("DELETE FROM items WHERE id % 2 = 0")
         vacuum_dead_rows(db)
         with settings(db, **{"vekter.delta_limit": "1GB"}):
-            copy_vectors(db, "items", ROWS[:10_000] + 50, ids=range(100_000, 110_000))
+            copy_vectors(db, "items", ROWS[:6_000] + 50, ids=range(100_000, 106_000))
         wait_for_rest(db)
-        expected = [*range(1, 20_000, 2), *range(100_000, 110_000)]
+        expected = [*range(1, 12_000, 2), *range(100_000, 106_000)]
         assert all_ids(db) == expected
         with settings(db, **EVERY_LIST):
             for question in QUESTIONS[:5]:
                 near = with_index(db, nearest_sql("items", question, 20), "built")
                 far = with_index(db, nearest_sql("items", question + 50, 20), "built")
                 assert all(id < 100_000 for id, _ in near) and all(id >= 100_000 for id, _ in far)
-        assert stats(db, "rows_indexed") == 20_000
+        assert stats(db, "rows_indexed") == 12_000
 
 
 @pytest.mark.parametrize("statement", ("CREATE INDEX CONCURRENTLY second ON items USING faiss (embedding)",
@@ -520,12 +522,12 @@ def test_compact_beside_inserts_vacuum_and_another_compact(db, cluster, database
 def test_cancelled_compact_leaves_the_index_whole(db, cluster, database, how, factory):
     make(db, factory)
     with settings(db, **{"vekter.background_compaction": "off"}):
-        fill(db, 0, 20_000, piece=5_000)
+        fill(db, 0, 12_000, piece=3_000)
     if how == "statement_timeout":
         for milliseconds in (1, 20, 60, 150, 300, 600):
             with time_limit(db, milliseconds), suppress(psycopg.errors.QueryCanceled):
                 compact(db)
-            assert all_ids(db) == list(range(20_000))
+            assert all_ids(db) == list(range(12_000))
     else:
         with cluster.connect(database) as other:
             with meanwhile(cluster, database, lambda conn: ended(conn)):
@@ -533,10 +535,10 @@ def test_cancelled_compact_leaves_the_index_whole(db, cluster, database, how, fa
                     "SELECT pid FROM pg_stat_activity WHERE query LIKE '%vekter_compact%' AND state = 'active' "
                     "AND pid <> pg_backend_pid()").fetchone(), "the call")
                 other.execute(f"SELECT {how}(%s)", pid)
-        assert all_ids(db) == list(range(20_000))
+        assert all_ids(db) == list(range(12_000))
     compact(db)
-    assert stats(db) == (1, 0, 0, 20_000)
-    assert all_ids(db) == list(range(20_000))
+    assert stats(db) == (1, 0, 0, 12_000)
+    assert all_ids(db) == list(range(12_000))
 
 
 def ended(conn):
@@ -593,9 +595,9 @@ def make_long(db):
     make(db, "HNSW64")
     with settings(db, **{"vekter.background_compaction": "off"}):
         for piece in range(4):
-            first = piece * 20_000
+            first = piece * 12_000
             with settings(db, **{"vekter.delta_limit": "1GB"}):
-                copy_vectors(db, "items", ROWS[:20_000] + 0.001 * piece, ids=range(first, first + 20_000))
+                copy_vectors(db, "items", ROWS[:12_000] + 0.001 * piece, ids=range(first, first + 12_000))
             if piece < 3:
                 db.execute("VACUUM items")
     db.execute("VACUUM items")
@@ -648,12 +650,12 @@ def test_worker_that_is_terminated_harms_nothing(db, make_merge):
         expression = f"(slowly(embedding)::vector({DIMENSIONS}))"
         found = with_index(db, nearest_sql("items", QUESTIONS[0], None, vector=expression), "built")
         assert sorted(id for id, _ in found) == table_ids(db)
+        rows = stats(db, "rows_indexed")
+        vacuum_dead_rows(db)
+        wait_for_rest(db)
+        assert stats(db, "segments, rows_indexed") == (1, rows)
     else:
         assert all_ids(db) == table_ids(db)
-    rows = stats(db, "rows_indexed")
-    vacuum_dead_rows(db)
-    wait_for_rest(db)
-    assert stats(db, "segments, rows_indexed") == (1, rows)
 
 
 def test_long_merge_keeps_vacuum_from_nothing(db):

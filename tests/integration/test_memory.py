@@ -12,6 +12,8 @@ from data import clustered, copy_vectors
 from oracle import ONLY_INDEX, WITHOUT_INDEX, apply, nearest_sql
 
 ROWS, DIMENSIONS = 100_000, 128
+# Their floats alone are twice the limit.
+FEWER_ROWS = 32_000
 LIMIT_KIB = 8 * 1024
 VECTORS = clustered(ROWS + 5, DIMENSIONS, seed=141)
 
@@ -23,7 +25,8 @@ def library(new_module_cluster):
         conn.execute("CREATE EXTENSION vekter")
         conn.execute(f"CREATE UNLOGGED TABLE items (id bigint, embedding vector({DIMENSIONS}))")
         copy_vectors(conn, "items", VECTORS[:ROWS])
-        conn.execute("VACUUM ANALYZE items")
+        conn.execute(f"CREATE UNLOGGED TABLE fewer AS SELECT * FROM items LIMIT {FEWER_ROWS}")
+        conn.execute("VACUUM ANALYZE items, fewer")
     return cluster
 
 
@@ -87,13 +90,13 @@ def memory_after(cluster, rules, queries):
     with cluster.connect() as conn:
         apply(conn, rules)
         for query in queries:
-            assert len(conn.execute(nearest_sql("items", query, 10)).fetchall()) == 10
+            assert len(conn.execute(nearest_sql("fewer", query, 10)).fetchall()) == 10
         return private_dirty_kib(conn.info.backend_pid)
 
 
 @pytest.mark.parametrize("factory", ("HNSW32", "IVF256,Flat", "IVF256,PQ16x4fs,RFlat"))
 def test_second_backend_stays_under_eight_mebibytes(library, factory):
-    library.execute(f"CREATE INDEX built ON items USING faiss (embedding) WITH (factory = '{factory}')")
+    library.execute(f"CREATE INDEX built ON fewer USING faiss (embedding) WITH (factory = '{factory}')")
     try:
         queries = VECTORS[ROWS:]
         memory_after(library, ONLY_INDEX, queries[:1])
@@ -106,7 +109,7 @@ def test_second_backend_stays_under_eight_mebibytes(library, factory):
         library.execute("DROP INDEX built")
 
 
-@pytest.mark.parametrize("factory", ("Flat", "HNSW8,SQ8", "IVF512,Flat", "IVF512,PQ16", "IVF512,PQ16x4fs,RFlat"))
+@pytest.mark.parametrize("factory", ("Flat", "IVF512,Flat", "IVF512,PQ16", "IVF512,PQ16x4fs,RFlat"))
 def test_build_stays_within_maintenance_work_mem_and_the_index(library, factory):
     """512 lists want a sample of 131,072 rows, 67 MB and as much again to train: more than there is."""
     peak, index = peak_of_build(library, {"maintenance_work_mem": "48MB"}, factory)
@@ -190,14 +193,14 @@ def test_many_inserts_and_failed_statements_hold_no_memory(library):
         assert private_dirty_kib(conn.info.backend_pid) - before < LIMIT_KIB + temporary_buffers_kib(conn)
 
 
-def test_a_thousand_segments_that_come_and_go_hold_no_memory(library):
+def test_hundreds_of_segments_that_come_and_go_hold_no_memory(library):
     """One session opens them, another replaces them: maps, handles and files end with each."""
     with library.connect() as writer, library.connect() as reader:
         writer.execute("CREATE TABLE growing (id bigint, embedding vector(128)) WITH (autovacuum_enabled = off)")
         writer.execute("INSERT INTO growing SELECT * FROM items LIMIT 300")
         writer.execute("CREATE INDEX growing_faiss ON growing USING faiss (embedding) WITH (factory = 'Flat')")
         apply(reader, ONLY_INDEX)
-        for turn in range(1_000):
+        for turn in range(400):
             writer.execute("INSERT INTO growing SELECT -%s, embedding FROM items LIMIT 1", [turn])
             writer.execute("SELECT vekter_compact('growing_faiss')")
             assert len(reader.execute(nearest_sql("growing", VECTORS[turn], 10)).fetchall()) == 10

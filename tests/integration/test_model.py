@@ -13,8 +13,8 @@ from workload import Workload
 def test_random_workload_equals_the_sequential_scan_at_every_search(db, seed, metric):
     load = Workload(db, seed, dimensions=8, metric=metric)
     load.create()
-    load.run(2_500)
-    assert load.searches > 400
+    load.run(1_000)
+    assert load.searches > 150
 
 
 @pytest.mark.parametrize("seed", (5,))
@@ -25,11 +25,11 @@ def test_random_workload_after_a_build_over_rows(db, seed):
     load.insert(1_000)
     db.execute("REINDEX INDEX items_faiss")
     assert db.execute("SELECT rows_indexed, delta_rows FROM vekter_index_stats('items_faiss')").fetchone() == (1000, 0)
-    load.run(1_000)
+    load.run(400)
     load.delete(800)
     load.commit()
     vacuum_dead_rows(db)
-    load.run(500)
+    load.run(200)
 
 
 @pytest.mark.parametrize("kind", ("UNLOGGED", "TEMP"))
@@ -39,7 +39,7 @@ def test_random_workload_on_a_table_without_wal(db, kind):
     load.run(600)
 
 
-@pytest.mark.parametrize("dimensions, steps, most_rows", [(3_000, 600, 120), (16_000, 120, 20)])
+@pytest.mark.parametrize("dimensions, steps, most_rows", [(3_000, 250, 60), (16_000, 60, 12)])
 def test_random_workload_with_vectors_larger_than_a_page(db, dimensions, steps, most_rows):
     load = Workload(db, 7, dimensions=dimensions, most_rows=most_rows, batch=5)
     load.create()
@@ -61,8 +61,8 @@ def test_random_workload_sees_exactly_the_visible_rows_with_any_factory(db, fact
         load.searches += 1
 
     load.search = load.search_all = check
-    load.run(500)
-    assert load.searches > 50
+    load.run(250)
+    assert load.searches > 25
 
 
 @pytest.mark.parametrize("seed", (9, 10))
@@ -73,7 +73,7 @@ def test_killed_server_loses_nothing_that_was_committed(new_cluster, seed):
     load = Workload(cluster.connect(), seed, dimensions=8)
     load.create()
     chance = random.Random(seed)
-    for _ in range(8):
+    for _ in range(5):
         load.run(chance.randrange(20, 180))
         if chance.random() < 0.3:
             load.conn.execute("CHECKPOINT")

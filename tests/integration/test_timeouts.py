@@ -10,9 +10,9 @@ import pytest
 from data import clustered, copy_vectors, to_text
 from upkeep import wait_until
 
-ROWS, DIMENSIONS = 120_000, 8
+ROWS, DIMENSIONS = 60_000, 8
 VECTORS = clustered(ROWS + 1, DIMENSIONS, seed=611)
-# A queue that takes every row: one call of FAISS's, of about a tenth of a second.
+# A queue that takes every row: one call of FAISS's, of some tens of milliseconds.
 SEARCH = f"SELECT id FROM knn('items', '{to_text(VECTORS[ROWS])}', 1, search => 'efSearch={ROWS}')"
 ATTEMPTS = 10
 

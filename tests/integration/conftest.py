@@ -21,11 +21,13 @@ from cluster import (EXTENSION_TEMPLATE, ROOT, TEMPLATES_VARIABLE, Cluster, pg_b
                      server_account)
 from data import REPOSITORY  # noqa: E402
 
-SLOWEST = ("test_failpoints.py", "test_compaction.py", "test_memory.py", "test_import.py", "test_recall.py", "test_bench.py",
-           "test_shared_data.py", "test_sealing.py", "test_standby.py", "test_storm.py")
+SLOWEST = ("test_failpoints.py", "test_failpoint_crashes.py", "test_compaction.py", "test_memory.py", "test_import.py",
+           "test_recall.py", "test_bench.py", "test_shared_data.py", "test_sealing.py", "test_standby.py", "test_storm.py")
 # Every cluster of this run that has not been destroyed: what a failure report shows, and what an abort must stop.
 _clusters: list[Cluster] = []
 _database_numbers = itertools.count(1)
+# Database from which those of a file's tests are copied, where the file has a function make_items().
+ITEMS_TEMPLATE = "items_template"
 
 
 def pytest_configure(config):
@@ -118,11 +120,23 @@ def cluster(new_module_cluster):
     return new_module_cluster()
 
 
+@pytest.fixture(scope="module")
+def items_template(request, cluster):
+    """Name of a database in which the file's `make_items(conn)` has made its tables, for the tests to have copies of."""
+    cluster.execute(f"CREATE DATABASE {ITEMS_TEMPLATE} TEMPLATE {EXTENSION_TEMPLATE}")
+    with cluster.connect(ITEMS_TEMPLATE) as connection:
+        request.module.make_items(connection)
+    return ITEMS_TEMPLATE
+
+
 @pytest.fixture
-def database(cluster):
-    """Name of a fresh database on `cluster` with the extension in it; dropped afterwards."""
+def database(request, cluster):
+    """Name of a fresh database on `cluster` with the extension in it, and with the tables of `make_items` where the test asks
+    for `items`; dropped afterwards."""
+    has_items = "items" in request.fixturenames and hasattr(request.module, "make_items")
+    template = request.getfixturevalue("items_template") if has_items else EXTENSION_TEMPLATE
     name = f"test_{next(_database_numbers)}"
-    cluster.execute(f"CREATE DATABASE {name} TEMPLATE {EXTENSION_TEMPLATE}")
+    cluster.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield name
     cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -132,6 +146,12 @@ def db(cluster, database):
     """An autocommit connection to a fresh database with the extension in it."""
     with cluster.connect(database) as connection:
         yield connection
+
+
+@pytest.fixture
+def items(db):
+    """An autocommit connection to a fresh database with the tables that the file's `make_items(conn)` makes."""
+    return db
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,11 @@ VECTORS = clustered(600, 8, seed=31)
 BASE, QUERY = VECTORS[:500], VECTORS[-1]
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     """`items` with 500 rows and the index `built` that vekter_create_index makes."""
     db.execute("CREATE TABLE items (id bigint PRIMARY KEY, embedding vector(8))")
     copy_vectors(db, "items", BASE)
     db.execute("SELECT vekter_create_index('items', 'id', 'embedding', name => 'built')")
-    return db
 
 
 def knn_ids(db, name="items", k=5):

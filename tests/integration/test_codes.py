@@ -18,12 +18,15 @@ CODES = {
 EXACT = ("Flat", "HNSW16", "IVF16,Flat", "IVF16,PQ8,RFlat")
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), note text)")
     copy_vectors(db, "items", VECTORS[:ROWS])
-    db.execute("SET vekter.background_compaction = off")
-    return db
+
+
+@pytest.fixture
+def items(items):
+    items.execute("SET vekter.background_compaction = off")
+    return items
 
 
 def build(db, factory, metric="l2"):

@@ -10,12 +10,10 @@ VECTORS = clustered(510, 8, seed=111)
 QUERY = to_text(VECTORS[-1])
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute("CREATE TABLE items (id bigint PRIMARY KEY, embedding vector(8), title text, loose vector, "
                "maybe bigint, small smallint NOT NULL DEFAULT 1, number numeric)")
     copy_vectors(db, "items", VECTORS[:500])
-    return db
 
 
 def refusal(db, sql):

@@ -16,12 +16,10 @@ QUERY = LATER[-1]
 FACTORIES = ("Flat", "HNSW16", "IVF16,Flat")
 
 
-@pytest.fixture
-def items(db):
-    """A connection to a database with `items` (2,000 rows, no index)."""
+def make_items(db):
+    """2,000 rows, no index."""
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), genre int DEFAULT 0)")
     copy_vectors(db, "items", BASE)
-    return db
 
 
 def add(db, table="items", first=0, count=50):

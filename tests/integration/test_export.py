@@ -21,13 +21,16 @@ LOSSY = (("SQ8", "l2"), ("IVF64,PQ16", "ip"), ("OPQ16,IVF64,PQ16", "l2"), ("HNSW
          ("PCA24,SQfp16", "ip"))
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), who text DEFAULT 'public')")
     copy_vectors(db, "items", VECTORS[:ROWS], ids=np.arange(ROWS) * 3 + 1_000_000_000_000)
-    db.execute("SET vekter.background_compaction = off")
-    db.execute("SET max_parallel_maintenance_workers = 1")
-    return db
+
+
+@pytest.fixture
+def items(items):
+    items.execute("SET vekter.background_compaction = off")
+    items.execute("SET max_parallel_maintenance_workers = 1")
+    return items
 
 
 def build(db, factory, metric="l2", include="INCLUDE (id)"):

@@ -52,12 +52,15 @@ def names(factories):
     return [f"{n}-{f[:24].encode('ascii', 'replace').decode()!r}" for n, f in enumerate(factories)]
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute("CREATE TABLE items (id bigint, embedding vector(8))")
     copy_vectors(db, "items", VECTORS[:1_000])
-    db.execute("SET statement_timeout = '60s'")
-    return db
+
+
+@pytest.fixture
+def items(items):
+    items.execute("SET statement_timeout = '60s'")
+    return items
 
 
 def create(items, factory):

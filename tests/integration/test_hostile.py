@@ -14,12 +14,10 @@ VECTORS = clustered(1_010, 8, seed=131)
 QUERY = to_text(VECTORS[-1])
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute("CREATE TABLE items (id bigint PRIMARY KEY, embedding vector(8))")
     copy_vectors(db, "items", VECTORS[:1_000])
     db.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'HNSW16')")
-    return db
 
 
 def survives(db, sql, *allowed):

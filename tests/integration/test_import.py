@@ -20,13 +20,16 @@ FAMILIES = ("Flat", "HNSW16", "HNSW16,SQ8", "IVF32,Flat", "IVF32,PQ8x4", "RR,IVF
             "PQ16x4fs", "SQ8", "PCA24,SQfp16")
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}))")
     copy_vectors(db, "items", VECTORS[:ROWS], ids=IDS)
-    db.execute("SET vekter.background_compaction = off")
-    db.execute("SET max_parallel_maintenance_workers = 1")
-    return db
+
+
+@pytest.fixture
+def items(items):
+    items.execute("SET vekter.background_compaction = off")
+    items.execute("SET max_parallel_maintenance_workers = 1")
+    return items
 
 
 def trained(factory, metric=faiss.METRIC_L2, vectors=VECTORS):

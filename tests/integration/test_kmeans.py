@@ -11,11 +11,9 @@ VECTORS = clustered(ROWS, DIMENSIONS, seed=301, clusters=CLUSTERS, spread=0.2)
 CALL = f"'items', 'id', 'embedding', {CLUSTERS}"
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), who text)")
     copy_vectors(db, "items", VECTORS)
-    return db
 
 
 def assigned(db, arguments=CALL):

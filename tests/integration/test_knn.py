@@ -12,13 +12,11 @@ QUERIES = VECTORS[ROWS:]
 QUERY = QUERIES[0]
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     """`items` with 3,000 rows and a primary key, without an index."""
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), key integer, title text)")
     copy_vectors(db, "items", VECTORS[:ROWS])
     db.execute("UPDATE items SET key = 100000 - id, title = 'title ' || id")
-    return db
 
 
 def knn(db, name="items", query=QUERY, k=10):

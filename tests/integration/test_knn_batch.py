@@ -16,13 +16,16 @@ VECTORS = clustered(ROWS + 300, DIMENSIONS, seed=211)
 QUERIES = VECTORS[ROWS : ROWS + 60]
 
 
-@pytest.fixture
-def items(db):
-    """`items` with 3,000 rows and a primary key, without an index; nothing seals or merges unasked."""
-    db.execute("SET vekter.background_compaction = off")
+def make_items(db):
+    """`items` with 3,000 rows and a primary key, without an index."""
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), key integer)")
     copy_vectors(db, "items", VECTORS[:ROWS])
-    return db
+
+
+@pytest.fixture
+def items(items):
+    items.execute("SET vekter.background_compaction = off")
+    return items
 
 
 def create_index(db, factory="Flat", metric="l2"):

@@ -12,8 +12,7 @@ QUERY = VECTORS[ROWS]
 TEXT = to_text(QUERY)
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), gone text, key uuid, kind text)")
     copy_vectors(db, "items", VECTORS[:ROWS])
     db.execute("UPDATE items SET key = gen_random_uuid(), kind = 'k' || id % 9")
@@ -21,7 +20,6 @@ def items(db):
     db.execute("CREATE INDEX ON items (kind)")
     db.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat')")
     db.execute("VACUUM ANALYZE items")
-    return db
 
 
 def fetch(db, sql, *arguments):

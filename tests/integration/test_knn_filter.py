@@ -20,8 +20,7 @@ CONDITIONS = ("kind = 'k0'", "kind = 'k4'", "kind = 'k9'", "kind IN ('k2', 'k7')
               "kind = 'k1' -- said in a comment", "kind = 'k1' /* and in another */ ", "(kind = 'k1') OR (kind = 'k3')")
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), kind text, price integer, "
                "title text) WITH (fillfactor = 70)")
     copy_vectors(db, "items", VECTORS[:ROWS])
@@ -32,7 +31,6 @@ def items(db):
     db.execute("CREATE INDEX ON items (price)")
     db.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'Flat')")
     db.execute("VACUUM ANALYZE items")
-    return db
 
 
 def knn(db, condition, k=10, query=QUERY, name="items"):

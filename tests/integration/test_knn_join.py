@@ -16,13 +16,16 @@ ROWS, LEFT, DIMENSIONS = 2_000, 150, 16
 VECTORS = clustered(ROWS + LEFT, DIMENSIONS, seed=221)
 
 
-@pytest.fixture
-def tables(db):
+def make_items(db):
     """`items` of 2,000 rows, and `asked` of 150 rows to join."""
     for name, vectors in (("items", VECTORS[:ROWS]), ("asked", VECTORS[ROWS:])):
         db.execute(f"CREATE TABLE {name} (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), who text DEFAULT 'all')")
         copy_vectors(db, name, vectors)
-    return db
+
+
+@pytest.fixture
+def tables(items):
+    return items
 
 
 def create_index(db, factory="Flat"):

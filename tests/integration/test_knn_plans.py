@@ -15,8 +15,7 @@ QUERY = VECTORS[ROWS]
 TEXT = to_text(QUERY)
 
 
-@pytest.fixture
-def items(db):
+def make_items(db):
     """3,000 rows; `place` is a row's rank by its distance to the query. An index finds all neighbours unless told otherwise."""
     db.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), place integer)")
     copy_vectors(db, "items", VECTORS[:ROWS])
@@ -25,7 +24,6 @@ def items(db):
     db.execute("CREATE INDEX ON items (place)")
     db.execute("CREATE INDEX built ON items USING faiss (embedding) WITH (factory = 'IVF32,Flat', search = 'nprobe=32')")
     db.execute("VACUUM ANALYZE items")
-    return db
 
 
 def counted(db, what, sql, *arguments):

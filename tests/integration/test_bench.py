@@ -10,7 +10,7 @@ import pytest
 
 from data import REPOSITORY
 
-PARTS = ("build", "inserts", "latency", "vacuum", "growth", "delta", "filter", "recall", "batch")
+PARTS = ("build", "inserts", "latency", "vacuum", "growth", "delta", "filter", "planner", "recall", "batch")
 
 
 @pytest.fixture(scope="module")

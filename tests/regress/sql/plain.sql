@@ -24,7 +24,6 @@ SELECT id, 1 - (place <-> '[50, 0]') AS similarity FROM spots
  WHERE 1 - (place <-> '[50, 0]') > -5 ORDER BY similarity DESC LIMIT 3;
 EXPLAIN (COSTS OFF) SELECT id FROM spots ORDER BY (place <-> '[50, 0]') * -1 DESC LIMIT 3;
 EXPLAIN (COSTS OFF) SELECT id FROM spots ORDER BY l2_distance(place, '[50, 0]') LIMIT 3;
-EXPLAIN (COSTS OFF) SELECT id FROM spots ORDER BY place <-> '[50, 0]', id LIMIT 3;
 SELECT id FROM spots ORDER BY place <-> '[50, 3]', id DESC LIMIT 4;
 -- A radius ends the scan.
 SELECT id FROM spots WHERE place <-> '[50, 0]' < 2 ORDER BY place <-> '[50, 0]';

@@ -78,6 +78,17 @@ def test_k_rows_come_from_every_family_whenever_k_rows_pass(items, factory):
         assert right >= 0.8 * found, f"{condition}: {right} of {found}"
 
 
+def test_an_index_on_the_columns_of_the_filter_is_read(items):
+    scans = "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'items_kind_idx'"
+    [before] = items.execute(scans).fetchone()
+    for condition in ("kind = 'k3'", "kind = 'k7'"):
+        knn(items, condition)
+    items.execute("SELECT pg_stat_force_next_flush()")
+    items.execute("SELECT pg_stat_clear_snapshot()")
+    [after] = items.execute(scans).fetchone()
+    assert after == before + 2
+
+
 def test_no_filter_is_the_same_as_none_at_all(items):
     assert knn(items, None) == items.execute(f"SELECT * FROM knn('items', '{to_text(QUERY)}')").fetchall()
 

@@ -196,16 +196,20 @@ unsafe fn bitmap_path(
 ) -> Option<*mut pg_sys::BitmapHeapPath> {
     // SAFETY: the lists are the table's own, and put back before anybody else sees them.
     unsafe {
-        if (*table).baserestrictinfo.is_null() || (*(*table).indexlist).length < 2 {
+        let has_bitmaps = |index: &*mut pg_sys::IndexOptInfo| (**index).amhasgetbitmap;
+        let indexes = list_of(elements((*table).indexlist).filter(has_bitmaps));
+        if (*table).baserestrictinfo.is_null() || indexes.is_null() {
             return None;
         }
-        // PostgreSQL has thrown away what is dearer than reading the table, or than another of its paths: it does not
-        // know that the table need not be read. So its paths are made once more, among themselves.
-        let lists = ((*table).pathlist, (*table).partial_pathlist);
+        // PostgreSQL has discarded paths that cost more than reading the table or than another path, because it does not
+        // know that the table need not be read. So the paths of these indexes are made again, to compete with each other
+        // only.
+        let lists = ((*table).pathlist, (*table).partial_pathlist, (*table).indexlist);
         ((*table).pathlist, (*table).partial_pathlist) = (core::ptr::null_mut(), core::ptr::null_mut());
+        (*table).indexlist = indexes;
         pg_sys::create_index_paths(root, table);
         let paths = (*table).pathlist;
-        ((*table).pathlist, (*table).partial_pathlist) = lists;
+        ((*table).pathlist, (*table).partial_pathlist, (*table).indexlist) = lists;
         cheapest_bitmap(root, table, paths, outer)
     }
 }

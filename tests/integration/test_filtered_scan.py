@@ -127,6 +127,15 @@ def test_few_rows_are_found_through_the_tables_own_index(conn, exact):
     assert node.get("Rows Removed by Filter", 0) == 0
 
 
+def test_explain_counts_the_rows_that_did_not_pass(conn, exact):
+    with settings(conn, **ONLY_INDEX):
+        node = scan_node(conn, f"SELECT id FROM items WHERE id % 2 = 0 ORDER BY {D} LIMIT 10")
+    last = with_index(conn, f"SELECT id, {D} FROM items WHERE id % 2 = 0 ORDER BY 2 LIMIT 10")[-1][1]
+    [nearer] = conn.execute(f"SELECT count(*) FROM items WHERE {D} < {last!r} AND id % 2 <> 0").fetchone()
+    assert node["Actual Rows"] == 10
+    assert node["Rows Removed by Filter"] == nearer
+
+
 # -- shapes of the order --------------------------------------------------------------------------------------------
 
 ORDERS = (

@@ -27,6 +27,7 @@ import growth  # noqa: E402
 import inserts  # noqa: E402
 import latency  # noqa: E402
 import machine  # noqa: E402
+import overhead  # noqa: E402
 import planner  # noqa: E402
 import recall  # noqa: E402
 import vacuum  # noqa: E402
@@ -35,7 +36,7 @@ from scale import FULL, QUICK  # noqa: E402
 from server import Server  # noqa: E402
 
 PARTS = {"build": build, "inserts": inserts, "latency": latency, "vacuum": vacuum, "growth": growth, "delta": delta,
-         "filter": filter, "planner": planner, "recall": recall, "batch": batch}
+         "filter": filter, "planner": planner, "recall": recall, "batch": batch, "overhead": overhead}
 
 
 def main() -> None:

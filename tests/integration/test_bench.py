@@ -10,7 +10,8 @@ import pytest
 
 from data import REPOSITORY
 
-PARTS = ("build", "inserts", "latency", "vacuum", "growth", "delta", "filter", "planner", "recall", "batch")
+PARTS = ("build", "inserts", "latency", "vacuum", "growth", "delta", "filter", "planner", "recall", "batch",
+         "overhead")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,14 @@ export PG_CONFIG
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
+# The processors that the library runs on; empty: those of this machine (.cargo/config.toml). MARCH=x86-64-v3 is for others.
+MARCH ?=
+ifneq ($(MARCH),)
+export RUSTFLAGS = -C target-cpu=$(MARCH)
+export CFLAGS_x86_64_unknown_linux_gnu = -march=$(MARCH)
+export CXXFLAGS_x86_64_unknown_linux_gnu = -march=$(MARCH)
+endif
+
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 # What tests are compiled for: lints, unit tests, engine tests and the server of the integration tests share one build.
 TEST_BUILD = --release --locked $(FEATURES),failpoints --target-dir $(shell scripts/failpoint_server.sh build-folder)

@@ -1,5 +1,5 @@
-//! Compiles the C++ shim over FAISS's own headers, which faiss-sys installs while it builds the library, and binds the
-//! library to the flavour of OpenBLAS that a database backend can bear.
+//! Compiles the C++ shim over FAISS's own headers, which faiss-sys installs while it builds the library, and links the
+//! flavour of OpenBLAS that a database backend can bear.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -64,25 +64,40 @@ fn write_constants() -> PathBuf {
         header += &format!("constexpr {cpp_type} {name} = {value};\n");
     }
     header += "}\n";
-    let Some(folder) = env::var_os("OUT_DIR").map(PathBuf::from) else { panic!("cargo sets OUT_DIR") };
+    let folder = out_folder();
     write(&folder.join("shared_constants.h"), &header);
     folder
+}
+
+fn out_folder() -> PathBuf {
+    env::var_os("OUT_DIR").map_or_else(|| panic!("cargo sets OUT_DIR"), PathBuf::from)
 }
 
 fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|error| panic!("could not write {}: {error}", path.display()));
 }
 
-/// Links OpenBLAS's OpenMP flavour where Debian keeps it, and has the loader look there first.
+/// Links OpenBLAS's OpenMP flavour from where Debian keeps it, statically.
 ///
 /// The pthread flavour, which Debian's alternatives prefer as soon as it is installed, starts threads of its own when it
-/// is loaded, with signals unblocked. RPATH and not RUNPATH (ld.so(8)): it holds for libopenblas.so.0 as well, which
-/// only libblas.so.3 asks for.
+/// is loaded, with signals unblocked. The shared library of either has 16,000 relocations by name, of which a new
+/// session's first search would wait 8 ms.
 fn link_openblas_openmp() {
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
-    let folder = PathBuf::from(format!("/usr/lib/{architecture}-linux-gnu/openblas-openmp"));
-    if folder.is_dir() {
-        println!("cargo:rustc-link-search=native={}", folder.display());
-        println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", folder.display());
+    let libraries = PathBuf::from(format!("/usr/lib/{architecture}-linux-gnu"));
+    // LAPACK's errors are written by Fortran's library, which Debian installs without its link.
+    let [archive, fortran] =
+        ["openblas-openmp/libopenblas.a", "libgfortran.so.5"].map(|name| libraries.join(name));
+    if !archive.is_file() || !fortran.is_file() {
+        return;
     }
+    // faiss-sys has the linker look for `-lblas` and `-llapack`: it finds these scripts first.
+    let folder = out_folder().join("blas");
+    std::fs::create_dir_all(&folder)
+        .unwrap_or_else(|error| panic!("could not make {}: {error}", folder.display()));
+    let script = format!("INPUT({} AS_NEEDED({}))\n", archive.display(), fortran.display());
+    for name in ["libblas.so", "liblapack.so"] {
+        write(&folder.join(name), &script);
+    }
+    println!("cargo:rustc-link-search=native={}", folder.display());
 }

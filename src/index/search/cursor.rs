@@ -244,7 +244,7 @@ impl Cursor {
             return self.rank_pass(at, query, source, exact).map(drop);
         }
         if self.scans[at].among.is_some() {
-            if self.rank_pass(at, query, Source::Index, exact)? {
+            if self.rank_pass(at, query, self.scans[at].candidates_source(), exact)? {
                 return Ok(());
             }
             let index = &self.scans[at].opened.segment.index;

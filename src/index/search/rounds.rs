@@ -15,6 +15,10 @@ use crate::index::segment::OpenedSegment;
 use crate::index::{IndexView, delta};
 use crate::pg::relation::Rel;
 
+/// Ids of inverted lists that are looked through in the time that it takes to fetch a row of the table. Measured on 115,659
+/// rows of 384 dimensions: 0.3 ms and 0.7 us.
+const IDS_PER_FETCH: u64 = 256;
+
 /// A distance that sorts NaN last, as PostgreSQL does.
 #[derive(Debug, Clone, Copy)]
 pub struct Distance(pub f64);
@@ -152,6 +156,13 @@ impl SegmentScan {
     /// Number of rows that can be found.
     pub fn rows(&self) -> u64 {
         self.among.as_ref().map_or(self.opened.live_rows(), |among| among.positions.len() as u64)
+    }
+
+    /// Where the few rows that may be returned are read sooner: lists are looked through whole for any of their rows.
+    pub fn candidates_source(&self) -> Source {
+        let index = &self.opened.segment.index;
+        let are_few = self.rows().saturating_mul(IDS_PER_FETCH) < self.opened.segment.rows();
+        if index.lists() > 0 && are_few { Source::Table } else { Source::Index }
     }
 
     /// Bitmap by position of the rows that must not be found.

@@ -52,12 +52,13 @@ def main() -> None:
         report.say("# vekter beside pgvector\n")
         report.say(machine.describe(server))
         report.say(f"{rows.rows:,} x {rows.dimensions} {rows.what}, {len(rows.queries):,} queries, L2.")
-        for name in arguments.parts or PARTS:
-            report.heading(PARTS[name].TITLE)
-            started = time.monotonic()
-            PARTS[name].run(server, report, scale)
-            server.drop_templates()
-            print(f"\n({name}: {time.monotonic() - started:.0f} s)", file=sys.stderr)
+        with machine.awake():
+            for name in arguments.parts or PARTS:
+                report.heading(PARTS[name].TITLE)
+                started = time.monotonic()
+                PARTS[name].run(server, report, scale)
+                server.drop_templates()
+                print(f"\n({name}: {time.monotonic() - started:.0f} s)", file=sys.stderr)
     finally:
         server.close()
     print(f"\nwritten to {path}", file=sys.stderr)

@@ -50,10 +50,9 @@ def add_answers(server: Server, db: psycopg.Connection) -> None:
 
 def measure(server: Server, name: str, db: psycopg.Connection, variant: Variant, asked: float, scale) -> list[str]:
     variant = variant.having(vekter__recall=asked)
-    db.execute(f"SET vekter.recall = {asked}")
     with server.connect(name, variant) as searching:
         recall = server.recall(searching)
-    faiss_us = faiss_microseconds(server, db)
+    faiss_us = faiss_microseconds(server, db, asked)
     times: dict[str, list[float]] = {}
     speeds_of_four = []
     for _ in range(scale.rounds):
@@ -77,7 +76,7 @@ def pgbench(server: Server, name: str, variant: Variant, statement: str, clients
                           **SEARCH_SETTINGS)
 
 
-def faiss_microseconds(server: Server, db: psycopg.Connection) -> float | None:
+def faiss_microseconds(server: Server, db: psycopg.Connection, asked: float) -> float | None:
     """Mean time of a query; None where faiss-cpu is not installed."""
     if importlib.util.find_spec("faiss") is None:
         return None
@@ -85,6 +84,9 @@ def faiss_microseconds(server: Server, db: psycopg.Connection) -> float | None:
 
     [[exported]] = db.execute("SELECT vekter_export('items_index')", binary=True).fetchall()
     index = faiss.deserialize_index(np.frombuffer(exported, dtype=np.uint8))
+    [[search]] = db.execute("SELECT search FROM vekter_operating_points('items_index') WHERE recall >= %s "
+                            "ORDER BY recall LIMIT 1", [asked]).fetchall()
+    faiss.ParameterSpace().set_index_parameters(index, search)
     faiss.omp_set_num_threads(1)
     rounds = []
     for _ in range(3):

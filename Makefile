@@ -92,7 +92,7 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 	@KEEP= scripts/with_cluster.sh tests/regress/run.sh
 
 test-integration: $(VENV)/installed ## pytest on a server of its own: crashes, standbys, concurrency, recall
-	@scripts/failpoint_server.sh >/dev/null
+	@server=$$(scripts/failpoint_server.sh) && scripts/pgvector_for_tests.sh "$$server" || [ $$? = 3 ]
 	@scripts/integration_tests.sh $(WORKERS) $(TESTS) $(PYTEST_ARGS)
 
 # Says where its pg_config is, and nothing where this machine cannot have such a server.

@@ -64,7 +64,7 @@ if [[ ! -e $tree/complete ]] || ! cmp -s "$bindir/postgres" "$tree$(below "$bind
     copy "$("$pg_config" --sharedir)" --symbolic-link
     # The installed vekter, if there is one, is not part of the copy.
     rm -f "$tree$(below "$("$pg_config" --pkglibdir)")/vekter.so" \
-        "$tree$(below "$("$pg_config" --sharedir)")"/extension/vekter{.control,--*.sql}
+        "$tree$(below "$("$pg_config" --sharedir)")"/extension/vekter{,_pgvector}{.control,--*.sql}
     printf '%s\n' "$pg_config" >"$tree/complete"
 fi
 own_pg_config=$tree$(below "$bindir")/pg_config

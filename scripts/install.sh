@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs what `make build` made into the PostgreSQL of $PG_CONFIG (below $DESTDIR), or removes it: three files, and
-# the upgrade steps between versions. Asks for sudo only where the folders are not writable and something changes.
+# Installs what `make build` made into the PostgreSQL of $PG_CONFIG (below $DESTDIR), or removes it: the library,
+# and of each extension its control file, its script and the upgrade steps between versions. Asks for sudo only where the folders are not writable and something changes.
 #   install.sh [install|uninstall]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 action=${1:-install}
 pg_config=${PG_CONFIG:-pg_config}
-version=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" vekter.control)
+extensions=(vekter vekter_pgvector)
 library_folder=${DESTDIR:-}$("$pg_config" --pkglibdir)
 extension_folder=${DESTDIR:-}$("$pg_config" --sharedir)/extension
 sudo=()
@@ -44,17 +44,23 @@ remove() {
 }
 
 if [[ $action == uninstall ]]; then
-    for file in "$library_folder/vekter.so" "$extension_folder"/vekter.control "$extension_folder"/vekter--*.sql; do
-        remove "$file"
+    remove "$library_folder/vekter.so"
+    for extension in "${extensions[@]}"; do
+        for file in "$extension_folder/$extension.control" "$extension_folder/$extension"--*.sql; do
+            remove "$file"
+        done
     done
     exit
 fi
 
-[[ -n $version ]] || { echo "vekter.control names no default_version" >&2 && exit 1; }
 put "${LIBRARY:-target/release/libvekter.so}" "$library_folder/vekter.so" 755
-put sql/vekter.sql "$extension_folder/vekter--$version.sql" 644
-for step in sql/vekter--*--*.sql; do
-    [[ ! -e $step ]] || put "$step" "$extension_folder/$(basename "$step")" 644
+for extension in "${extensions[@]}"; do
+    version=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" "$extension.control")
+    [[ -n $version ]] || { echo "$extension.control names no default_version" >&2 && exit 1; }
+    put "sql/$extension.sql" "$extension_folder/$extension--$version.sql" 644
+    for step in "sql/$extension"--*--*.sql; do
+        [[ ! -e $step ]] || put "$step" "$extension_folder/$(basename "$step")" 644
+    done
+    # Last: with the control file in place, the version that it names is there.
+    put "$extension.control" "$extension_folder/$extension.control" 644
 done
-# Last: with the control file in place, the version that it names is there.
-put vekter.control "$extension_folder/vekter.control" 644

@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 source=${PGVECTOR_SRC:?names no source tree of pgvector}
 pg_config=$(command -v "${PG_CONFIG:-pg_config}")
-build=target/pgvector
+# Of its own for each server: headers differ.
+build=target/pgvector/$(cksum <<<"${PGRX_PG_CONFIG_PATH:-$pg_config}" | cut -d ' ' -f 1)
 
 [[ -f $source/vector.control ]] || { echo "PGVECTOR_SRC=$source is no source tree of pgvector" >&2 && exit 1; }
 mkdir -p "$build"

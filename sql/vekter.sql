@@ -19,7 +19,11 @@ BEGIN
             ERRCODE = 'duplicate_object',
             MESSAGE = format('type "vector" already exists in schema "%s"', current_schema()),
             DETAIL = coalesce('It belongs to the extension "' || owner || '".', 'It belongs to no extension.'),
-            HINT = 'Give vekter a schema of its own: CREATE SCHEMA vekter; CREATE EXTENSION vekter SCHEMA vekter;';
+            HINT = CASE owner
+                WHEN 'vector' THEN 'Index its columns as they are, with vekter in a schema of its own: CREATE SCHEMA vekter; '
+                    'CREATE EXTENSION vekter_pgvector SCHEMA vekter CASCADE;'
+                ELSE 'Give vekter a schema of its own: CREATE SCHEMA vekter; CREATE EXTENSION vekter SCHEMA vekter;'
+            END;
     END IF;
 END $$;
 
@@ -477,6 +481,15 @@ CREATE FUNCTION vekter_operating_points(
 
 CREATE FUNCTION vekter_recall(index regclass, k integer DEFAULT 10, sample integer DEFAULT 100) RETURNS double precision
     AS 'MODULE_PATHNAME', 'vekter_recall_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+
+-- Nothing but the indexes may answer the queries that are timed. The costs of what is disabled would have PostgreSQL compile
+-- the plans.
+CREATE FUNCTION vekter_compare_indexes(indexes regclass[], k integer DEFAULT 10, sample integer DEFAULT 100)
+    RETURNS TABLE (
+        index regclass, access_method text, recall double precision, milliseconds double precision, bytes bigint
+    )
+    AS 'MODULE_PATHNAME', 'vekter_compare_indexes_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED ROWS 2
+    SET enable_seqscan = off SET enable_sort = off SET jit = off;
 
 CREATE FUNCTION vekter_check(
     index regclass, heap boolean DEFAULT false, OUT severity text, OUT place text, OUT problem text

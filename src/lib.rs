@@ -24,6 +24,7 @@ pub extern "C-unwind" fn _PG_init() {
     processor::check();
     pg::interrupts::initialise();
     pg::row_limit::initialise();
+    pg::visible_index::initialise();
     engine::initialise(pg::interrupts::are_pending);
     #[cfg(feature = "failpoints")]
     failpoint::initialise(pg::take_interrupts, engine::is_interrupted);

@@ -9,6 +9,7 @@ pub mod clustering;
 pub mod codes;
 pub mod cost;
 pub mod definition;
+mod distance_operator;
 mod expected_rows;
 pub mod export;
 pub mod filtered_scan;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
+use super::distance_operator::DistanceOperator;
 use super::table::TableRows;
 use super::{expected_rows, item_pointer, options, plan_hint, search_options};
 use crate::engine::{Metric, SearchParams};
@@ -13,7 +14,7 @@ use crate::index::search::{Cursor, ExactDistances, FirstRounds, Request};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
 use crate::pg::row_limit::RowLimit;
-use crate::vector::{Vector, distance};
+use crate::vector::Vector;
 
 /// State of a scan. It lives as long as its memory context, error or not, so it owns memory, maps and FAISS handles
 /// only (invariant 9).
@@ -21,7 +22,7 @@ struct ScanState {
     /// None before the first row of a (re)scan.
     cursor: Option<Cursor>,
     query: Option<Vec<f32>>,
-    metric: Metric,
+    operator: DistanceOperator,
     /// By which `row_limit` knows the scan: the order-by keys of its plan node.
     key: *const c_void,
     /// Rows that were returned; None: how many will be asked for is known.
@@ -33,7 +34,7 @@ impl ScanState {
         ScanState {
             cursor: None,
             query: None,
-            metric: options::metric(index).unwrap_or(Metric::L2),
+            operator: DistanceOperator::of(index, options::metric(index).unwrap_or(Metric::L2)),
             key: core::ptr::null(),
             returned_rows: None,
         }
@@ -97,7 +98,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
         // SAFETY: a descriptor that PostgreSQL has set up for fetching.
         unsafe { start(scan, index, state) }.or_raise();
     }
-    let ScanState { cursor: Some(cursor), query, metric, returned_rows, .. } = state else {
+    let ScanState { cursor: Some(cursor), query, operator, returned_rows, .. } = state else {
         return false;
     };
     // SAFETY: PostgreSQL keeps heap, index and snapshot of the scan.
@@ -106,7 +107,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             (*scan).heapRelation,
             index.as_ptr(),
             (*scan).xs_snapshot,
-            *metric,
+            operator,
             query.as_deref(),
         )
     };
@@ -188,7 +189,7 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
             };
             // SAFETY: as above.
             let exact = unsafe {
-                ScanDistances::new(scan.heapRelation, index.as_ptr(), snapshot, state.metric, query)
+                ScanDistances::new(scan.heapRelation, index.as_ptr(), snapshot, &state.operator, query)
             };
             Cursor::open(index, query, &request, &exact)?
         }
@@ -213,7 +214,7 @@ pub struct ScanDistances<'a> {
     table: pg_sys::Relation,
     index: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
-    metric: Metric,
+    operator: &'a DistanceOperator,
     /// None: NULL.
     query: Option<&'a [f32]>,
     open: Option<TableRows>,
@@ -226,74 +227,24 @@ impl<'a> ScanDistances<'a> {
         table: pg_sys::Relation,
         index: pg_sys::Relation,
         snapshot: pg_sys::Snapshot,
-        metric: Metric,
+        operator: &'a DistanceOperator,
         query: Option<&'a [f32]>,
     ) -> Self {
-        ScanDistances { table, index, snapshot, metric, query, open: None }
+        ScanDistances { table, index, snapshot, operator, query, open: None }
     }
 }
 
 impl ExactDistances for ScanDistances<'_> {
     fn at(&mut self, tid: Tid) -> Option<f64> {
-        let (query, metric) = (self.query?, self.metric);
+        let (query, operator) = (self.query?, self.operator);
         // SAFETY: the promise of `new`.
         let rows = self.open.get_or_insert_with(|| unsafe {
             TableRows::open(Rel::new(self.table), Rel::new(self.index), self.snapshot)
         });
-        rows.with_row(tid, |vector| exact_distance(metric, query, vector.as_slice()))
+        rows.with_row(tid, |vector| operator.distance(query, vector.as_slice()))
     }
 
     fn of(&self, row: &[f32]) -> f64 {
-        self.query.map_or(f64::NAN, |query| exact_distance(self.metric, query, row))
-    }
-}
-
-/// As the operators compute it.
-fn exact_distance(metric: Metric, query: &[f32], row: &[f32]) -> f64 {
-    if query.len() != row.len() {
-        return f64::NAN;
-    }
-    match metric {
-        Metric::L2 => distance::euclidean(query, row),
-        Metric::InnerProduct => -f64::from(distance::dot(query, row)),
-        Metric::Cosine => distance::cosine(query, row),
-        Metric::L1 => f64::from(distance::taxicab(query, row)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Metric, exact_distance};
-    use crate::index::search::rounding::Rounding;
-    use crate::index::search::rounds::Distance;
-
-    fn values(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed;
-        let next = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-        };
-        (0..count).map(next).collect()
-    }
-
-    #[test]
-    fn the_operators_distance_lies_within_the_bounds_of_faiss_distance() {
-        for dims in [1, 2, 3, 5, 16, 100, 384, 1536, 16_000] {
-            for seed in 1..40 {
-                let (query, row) = (values(dims, seed), values(dims, seed + 1000));
-                for metric in Metric::ALL {
-                    let (mut prepared, mut indexed, mut computed) = (query.clone(), row.clone(), Vec::new());
-                    assert!(metric.prepare(&mut prepared) && metric.prepare(&mut indexed));
-                    metric.distances(&prepared, &indexed, &mut computed);
-                    let exact = Distance(exact_distance(metric, &query, &row));
-                    let bounds = Rounding::of(metric, &prepared);
-                    let (below, above) = (bounds.below(computed[0]), bounds.above(computed[0]));
-                    assert!(
-                        below <= exact && exact <= above,
-                        "{metric:?}, {dims}: {exact:?} of {computed:?}"
-                    );
-                }
-            }
-        }
+        self.query.map_or(f64::NAN, |query| self.operator.distance(query, row))
     }
 }

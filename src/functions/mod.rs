@@ -11,6 +11,7 @@ mod server_file;
 mod target;
 mod vekter_check;
 mod vekter_compact;
+mod vekter_compare_indexes;
 mod vekter_create_index;
 mod vekter_export;
 mod vekter_import;

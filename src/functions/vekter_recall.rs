@@ -112,9 +112,9 @@ fn rows_of(target: &Target) -> String {
 }
 
 /// Oid of the table and TID of the row.
-type RowId = (u32, Tid);
+pub type RowId = (u32, Tid);
 
-fn row_id(row: &spi::Row) -> Option<RowId> {
+pub fn row_id(row: &spi::Row) -> Option<RowId> {
     let table = row.datum(1)?.value() as u32;
     let place = row.datum(2)?.cast_mut_ptr::<pg_sys::ItemPointerData>();
     // SAFETY: the query's second column is a tid, which is passed by reference.
@@ -122,7 +122,7 @@ fn row_id(row: &spi::Row) -> Option<RowId> {
 }
 
 /// The rows that a plan returns except `own`, at most `k`.
-fn ids(plan: &spi::Plan, arguments: &[Option<pg_sys::Datum>], own: RowId, k: usize) -> HashSet<RowId> {
+pub fn ids(plan: &spi::Plan, arguments: &[Option<pg_sys::Datum>], own: RowId, k: usize) -> HashSet<RowId> {
     let mut ids = HashSet::new();
     plan.for_each_row(arguments, |row| {
         if let Some(id) = row_id(row).filter(|&id| id != own)

@@ -30,6 +30,7 @@ pub mod spi;
 pub mod subtransaction;
 pub mod text;
 pub mod transaction;
+pub mod visible_index;
 pub mod wal;
 pub mod worker;
 pub mod xid;

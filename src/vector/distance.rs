@@ -156,6 +156,19 @@ sql_functions! {
     vector_spherical_distance_wrapper, pg_finfo_vector_spherical_distance_wrapper => spherical;
 }
 
+/// Whether a C function is that of one of the operators that an index serves.
+pub fn is_own_operator(
+    function: unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum,
+) -> bool {
+    let own = [
+        l2_distance_wrapper,
+        vector_negative_inner_product_wrapper,
+        cosine_distance_wrapper,
+        l1_distance_wrapper as unsafe extern "C-unwind" fn(_) -> _,
+    ];
+    own.into_iter().any(|operator| std::ptr::fn_addr_eq(operator, function))
+}
+
 #[pg_extern]
 fn vector_dims(vector: Vector<'_>) -> i32 {
     vector.dims() as i32

@@ -77,7 +77,7 @@ def test_create_extension_into_the_same_schema_says_what_to_do(other):
     assert error.value.diag.message_detail == (
         'It belongs to the extension "vector".' if is_extension else "It belongs to no extension.")
     advice = error.value.diag.message_hint.partition(": ")[2]
-    assert "CREATE EXTENSION vekter SCHEMA vekter" in advice
+    assert f"CREATE EXTENSION {'vekter_pgvector' if is_extension else 'vekter'} SCHEMA vekter" in advice
     other.execute(advice)
     assert other.execute("SELECT '[3,4]'::vekter.vector OPERATOR(vekter.<->) '[0,0]'").fetchone() == (5.0,)
 

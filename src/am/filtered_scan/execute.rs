@@ -1,10 +1,13 @@
 //! The callbacks of the node while it runs (nodes/extensible.h).
 
+use std::rc::Rc;
+
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::distance_expression::{Linear, float8};
 use super::plan::NAME;
 use super::run::{Executor, Run, start};
+use crate::am::distance_operator::DistanceOperator;
 use crate::am::{expected_rows, options};
 use crate::engine::Metric;
 use crate::pg::error::OrRaise;
@@ -21,7 +24,7 @@ pub struct Node {
 /// It lives as long as the executor's memory, error or not, so it owns memory, maps and FAISS handles only (invariant 9).
 pub struct State {
     pub index: pg_sys::Relation,
-    pub metric: Metric,
+    pub operator: Rc<DistanceOperator>,
     pub query: *mut pg_sys::ExprState,
     pub radius: Option<(*mut pg_sys::ExprState, Linear)>,
     pub filter: *mut pg_sys::ExprState,
@@ -98,9 +101,10 @@ unsafe extern "C-unwind" fn begin(
         } else {
             core::ptr::null_mut()
         };
+        let metric = options::metric(Rel::new(index)).unwrap_or(Metric::L2);
         let state = State {
             index,
-            metric: options::metric(Rel::new(index)).unwrap_or(Metric::L2),
+            operator: Rc::new(DistanceOperator::of(Rel::new(index), metric)),
             query: compile(1),
             radius,
             filter,

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use pgrx::pg_sys;
 
 use super::execute::{Node, State};
+use crate::am::distance_operator::DistanceOperator;
 use crate::am::scan::ScanDistances;
 use crate::am::{expected_rows, item_pointer, plan_hint, search_options};
-use crate::engine::{Metric, SearchParams};
+use crate::engine::SearchParams;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::search::{Candidates, Cursor, FIRST_ROUND_ROWS, Order, Request};
@@ -132,7 +133,8 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
         if let Some(snapshot) = CallersSnapshot::get() {
             snapshot.note_index_read(index);
         }
-        let exact = Executor::of(node, state).distances(query.as_deref());
+        let executor = Executor::of(node, state);
+        let exact = executor.distances(query.as_deref());
         Ok(Run {
             cursor: Cursor::open(index, query.as_deref(), &request, &exact)?,
             query,
@@ -204,7 +206,7 @@ impl Bitmap {
 pub struct Executor {
     table: pg_sys::Relation,
     index: pg_sys::Relation,
-    metric: Metric,
+    operator: Rc<DistanceOperator>,
     snapshot: pg_sys::Snapshot,
     pub slot: *mut pg_sys::TupleTableSlot,
     context: *mut pg_sys::ExprContext,
@@ -222,7 +224,7 @@ impl Executor {
             Executor {
                 table: scan.ss_currentRelation,
                 index: state.index,
-                metric: state.metric,
+                operator: state.operator.clone(),
                 snapshot: (*scan.ps.state).es_snapshot,
                 slot: scan.ss_ScanTupleSlot,
                 context: scan.ps.ps_ExprContext,
@@ -232,9 +234,9 @@ impl Executor {
         }
     }
 
-    fn distances<'a>(&self, query: Option<&'a [f32]>) -> ScanDistances<'a> {
+    fn distances<'a>(&'a self, query: Option<&'a [f32]>) -> ScanDistances<'a> {
         // SAFETY: the executor keeps the table and the snapshot, the node its index, for longer than one call lasts.
-        unsafe { ScanDistances::new(self.table, self.index, self.snapshot, self.metric, query) }
+        unsafe { ScanDistances::new(self.table, self.index, self.snapshot, &self.operator, query) }
     }
 
     /// Collects the rows that are wanted next, sorts them, and leaves out those that should have come before. False: too

@@ -1,0 +1,154 @@
+//! `vekter_compare_indexes()`: what several indexes of one column find, and how fast. They can be of other access methods,
+//! such as pgvector's.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode as Code, pg_sys};
+
+use super::arguments::row_count;
+use super::target::relation_name;
+use super::vekter_recall::{RowId, ids, row_id};
+use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::{catalogue, spi, visible_index};
+
+/// An index as the planner compares it: indexes with the same table, value, operator and rows answer the same queries.
+#[derive(PartialEq, Eq)]
+struct Answers {
+    /// A FROM clause with the conditions of the rows that are in the index.
+    rows: String,
+    /// Value and operator, up to the query.
+    order: String,
+    value: String,
+    value_type: pg_sys::Oid,
+}
+
+struct Index {
+    oid: pg_sys::Oid,
+    access_method: String,
+    bytes: i64,
+    answers: Answers,
+}
+
+struct Measured {
+    recall: Option<f64>,
+    milliseconds: Option<f64>,
+}
+
+const DESCRIPTION: &str = r#"
+SELECT pg_catalog.format('ONLY %I.%I WHERE (%s) IS NOT NULL AND (%s)', n.nspname, t.relname, v.value,
+                         coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid), 'true')),
+       pg_catalog.format('(%s) OPERATOR(%I.%s)', v.value, m.nspname, o.oprname), v.value, a.atttypid,
+       am.amname::text, pg_catalog.pg_relation_size(i.indexrelid)
+  FROM pg_catalog.pg_index i
+  CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_indexdef(i.indexrelid, 1, false)) v (value)
+  JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid AND c.relkind = 'i'
+  JOIN pg_catalog.pg_am am ON am.oid = c.relam
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indexrelid AND a.attnum = 1
+  JOIN pg_catalog.pg_opclass k ON k.oid = i.indclass[0]
+  JOIN pg_catalog.pg_amop s ON s.amopfamily = k.opcfamily AND s.amopstrategy = 1 AND s.amoppurpose = 'o'
+   AND s.amoplefttype = k.opcintype AND s.amoprighttype = k.opcintype
+  JOIN pg_catalog.pg_operator o ON o.oid = s.amopopr
+  JOIN pg_catalog.pg_namespace m ON m.oid = o.oprnamespace
+ WHERE i.indexrelid = $1 AND i.indisvalid
+"#;
+
+/// Recall, median milliseconds of a query and size of each index. The queries are `sample` rows of the table, which do not
+/// count as their own neighbours. Uses the rows visible to the caller, and the session's settings.
+#[allow(clippy::type_complexity, reason = "a column each")]
+#[pg_extern]
+fn vekter_compare_indexes(
+    indexes: Vec<pg_sys::Oid>,
+    k: i32,
+    sample: i32,
+) -> TableIterator<
+    'static,
+    (
+        name!(index, pg_sys::Oid),
+        name!(access_method, String),
+        name!(recall, Option<f64>),
+        name!(milliseconds, Option<f64>),
+        name!(bytes, i64),
+    ),
+> {
+    let compared = compare(&indexes, k, sample).or_raise().into_iter();
+    let row = |(index, measured): (Index, Measured)| {
+        (index.oid, index.access_method, measured.recall, measured.milliseconds, index.bytes)
+    };
+    TableIterator::new(compared.map(row).collect::<Vec<_>>())
+}
+
+fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(Index, Measured)>, SqlError> {
+    let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
+    let indexes = indexes.iter().map(|&index| describe(index)).collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = indexes.first() else { return Ok(Vec::new()) };
+    if let Some(other) = indexes.iter().find(|index| index.answers != first.answers) {
+        let (first, other) = (relation_name(first.oid)?, relation_name(other.oid)?);
+        let message = format!("indexes \"{first}\" and \"{other}\" do not answer the same queries");
+        return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
+            .detail("Their tables, columns, operators or conditions differ."));
+    }
+    let Answers { rows, order, value, value_type } = &first.answers;
+    let chosen = choose(rows, value, sample);
+    let nearest = |order: &str| format!("SELECT tableoid, ctid FROM {rows} ORDER BY {order} LIMIT $2");
+    let types = [*value_type, pg_sys::INT8OID];
+    // No index supports ordering by the sum, so this query compares all rows.
+    let exact = spi::Plan::prepare(&nearest(&format!("({order} $1) + 0.0")), &types);
+    let limit = Some(pg_sys::Datum::from(k as i64 + 1));
+    let truths: Vec<HashSet<RowId>> =
+        chosen.iter().map(|&(own, query)| ids(&exact, &[Some(query), limit], own, k)).collect();
+    let measure = |index: &Index| {
+        // Planned once, while the other indexes are hidden.
+        let plan = spi::Plan::prepare_generic(&nearest(&format!("{order} $1")), &types);
+        let (mut found, mut milliseconds) = (0, Vec::new());
+        visible_index::with_only(index.oid, || {
+            for (&(own, query), truth) in chosen.iter().zip(&truths) {
+                pgrx::check_for_interrupts!();
+                let start = Instant::now();
+                let answer = ids(&plan, &[Some(query), limit], own, k);
+                milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
+                found += answer.intersection(truth).count();
+            }
+        });
+        milliseconds.sort_unstable_by(f64::total_cmp);
+        let wanted: usize = truths.iter().map(HashSet::len).sum();
+        let recall = (wanted > 0).then(|| found as f64 / wanted as f64);
+        let median = milliseconds.get(milliseconds.len() / 2).copied();
+        Measured { recall, milliseconds: median }
+    };
+    let measured: Vec<_> = indexes.iter().map(measure).collect();
+    Ok(indexes.into_iter().zip(measured).collect())
+}
+
+fn describe(index: pg_sys::Oid) -> Result<Index, SqlError> {
+    let mut found = None;
+    catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {
+        // SAFETY: the query's columns are of these types.
+        found = unsafe {
+            let [rows, order, value, access_method] =
+                [1, 2, 3, 5].map(|column| row.text(column).unwrap_or_default());
+            let answers = Answers { rows, order, value, value_type: row.get(4).unwrap_or_default() };
+            Some(Index { oid: index, access_method, bytes: row.get(6).unwrap_or(0), answers })
+        };
+    });
+    match found {
+        Some(found) => Ok(found),
+        None => {
+            let message = format!("\"{}\" is not a valid index that orders rows", relation_name(index)?);
+            Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message))
+        }
+    }
+}
+
+/// The rows that are asked for their neighbours, with their values in the current memory context.
+fn choose(rows: &str, value: &str, sample: usize) -> Vec<(RowId, pg_sys::Datum)> {
+    let query = format!("SELECT tableoid, ctid, {value} FROM {rows} ORDER BY pg_catalog.random() LIMIT $1");
+    let mut chosen = Vec::new();
+    spi::Plan::prepare(&query, &[pg_sys::INT8OID]).for_each_row(&[Some((sample as i64).into())], |row| {
+        chosen.extend(row_id(row).zip(row.kept_datum(3)));
+    });
+    chosen
+}

@@ -127,7 +127,7 @@ fn add_rows(
             }
         }
         table.unpin();
-        interruptible(resources.threads, || builder.add(&batch))?;
+        interruptible(resources.threads, || builder.add_unlinked(&batch))?;
     }
-    Ok(())
+    Ok(interruptible(resources.threads, || builder.link(u64::MAX))?)
 }

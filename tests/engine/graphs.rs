@@ -42,6 +42,38 @@ fn a_graph_that_is_built_in_batches_reaches_every_cluster() {
     assert!(reached >= 0.98, "recall@10 is {reached}");
 }
 
+#[test]
+fn rows_are_linked_after_they_were_added_in_parts_of_any_size() {
+    const DIMS: usize = 24;
+    const ROWS: u64 = 6_000;
+    let all = clustered(ROWS as usize + 50, DIMS, 93);
+    let (rows, queries) = all.split_at(ROWS as usize * DIMS);
+    let queries: Vec<&[f32]> = queries.chunks(DIMS).collect();
+    vekter::engine::initialise(|| false);
+    for (factory, metric) in [("HNSW16", Metric::L2), ("HNSW16", Metric::L1), ("HNSW16,SQ8", Metric::L2)] {
+        let mut builder = Builder::new(factory, DIMS, metric).unwrap();
+        if builder.needs_training() {
+            builder.train(rows).unwrap();
+        }
+        for batch in rows.chunks(700 * DIMS) {
+            builder.add_unlinked(batch).unwrap();
+        }
+        assert_eq!((builder.rows(), builder.unlinked_rows()), (ROWS, ROWS));
+        assert!(builder.write(&mut Vec::new()).is_err(), "rows without links were written");
+        for part in [1, 2, 997, ROWS] {
+            let before = builder.unlinked_rows();
+            builder.link(part).unwrap();
+            assert_eq!(builder.unlinked_rows(), before.saturating_sub(part));
+        }
+        let opened = open(&serialised(&builder), metric).unwrap();
+        let reached = mean(&queries, |query| {
+            let hits = opened.search(query, 10, &SearchParams::default(), None).unwrap();
+            recall(&hits, &exact(metric, query, rows, None), 10)
+        });
+        assert!(reached >= 0.9, "{factory}: recall@10 is {reached}");
+    }
+}
+
 /// A row that is in a graph is found with less effort than one that is not, so as a query it promises too much. Held out, it
 /// promises what queries get, or a little less.
 #[test]

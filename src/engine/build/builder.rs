@@ -190,9 +190,38 @@ impl Builder {
         EngineError::from_code(code, |reason| EngineError::UntrainableSample { reason })
     }
 
-    /// Adds prepared rows (row-major); positions continue from the rows before. Polls the interrupt flag at least
-    /// between batches.
+    /// Adds prepared rows (row-major), links included; positions continue from the rows before.
     pub fn add(&mut self, rows: &[f32]) -> Result<(), EngineError> {
+        self.add_unlinked(rows)?;
+        self.link(u64::MAX)
+    }
+
+    /// The rows of a graph that [`Builder::add_unlinked`] has added and [`Builder::link`] has not linked yet; 0 for
+    /// other indexes.
+    pub fn unlinked_rows(&self) -> u64 {
+        // SAFETY: the handle is a live index.
+        let rows = unsafe { ffi::vekter_index_unlinked_rows(self.index.as_ptr()) };
+        u64::try_from(rows).unwrap_or(0)
+    }
+
+    /// Rows to link between two reports of the progress: some seconds' work at most.
+    pub const LINK_ROWS: u64 = 10_000;
+
+    /// Links at most `rows` rows of a graph that have no links yet. A graph whose rows are linked together is better and
+    /// sooner built than one that grows in batches.
+    pub fn link(&mut self, rows: u64) -> Result<(), EngineError> {
+        let rows = rows.min(self.unlinked_rows());
+        if rows == 0 {
+            return Ok(());
+        }
+        // SAFETY: the handle is a live index that nothing else uses, by `&mut self`.
+        let code = unsafe { ffi::vekter_index_link(self.index.as_mut(), rows as i64) };
+        EngineError::from_code(code, |reason| EngineError::Failed { reason })
+    }
+
+    /// As [`Builder::add`], but rows of a graph get no links: they must be linked before the index is searched or
+    /// written. Polls the interrupt flag at least between batches.
+    pub fn add_unlinked(&mut self, rows: &[f32]) -> Result<(), EngineError> {
         let count = self.check_rows(rows)?;
         if self.needs_training() {
             return Err(EngineError::bad_parameter("the index must be trained before rows are added"));
@@ -206,8 +235,7 @@ impl Builder {
             if is_interrupted() {
                 return Err(EngineError::Interrupted);
             }
-            let (rows, later) =
-                rest.split_at(rest.len().min(self.recipe.next_batch_rows(self.rows()) * dims));
+            let (rows, later) = rest.split_at(rest.len().min(self.recipe.batch_rows() * dims));
             rest = later;
             let count = (rows.len() / dims) as i64;
             // SAFETY: the handle is a live, trained index that nothing else uses, and `rows` holds `count` rows of

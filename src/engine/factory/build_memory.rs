@@ -11,11 +11,6 @@ const LIBRARY_BYTES: u64 = 8 << 20;
 /// Values in one call of FAISS's `add`, a quarter of a second's work or so even for slow codecs, some of which do not
 /// poll the interrupt flag.
 const BATCH_VALUES: usize = 4 << 20;
-/// Rows in one call of FAISS's `add` for a graph: few, since among equal rows each takes a millisecond and FAISS polls
-/// the interrupt flag every few thousand rows; but at least a share of the rows that the graph has, since each call
-/// sets up state for all of them.
-const GRAPH_BATCH_ROWS: usize = 1_024;
-const GRAPH_BATCH_SHARE: u64 = 512;
 /// Bytes of a row's TID, which the caller holds beside the index.
 const POINTER_BYTES: u64 = 8;
 
@@ -40,20 +35,8 @@ pub struct BuildSize {
 }
 
 impl Recipe {
-    /// Rows for the next call of FAISS's `add` to an index that has `rows`.
-    pub(in crate::engine) fn next_batch_rows(&self, rows: u64) -> usize {
-        let most = self.batch_rows();
-        match self.structure {
-            Structure::Graph { .. } => {
-                let share = usize::try_from(rows / GRAPH_BATCH_SHARE).unwrap_or(BATCH_ROWS);
-                share.clamp(GRAPH_BATCH_ROWS, BATCH_ROWS).min(most)
-            }
-            _ => most,
-        }
-    }
-
     /// The most rows in one call of FAISS's `add`.
-    fn batch_rows(&self) -> usize {
+    pub(in crate::engine) fn batch_rows(&self) -> usize {
         let most = match self.codec {
             Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
             _ => BATCH_ROWS,
@@ -81,8 +64,8 @@ impl Recipe {
             // FAISS cannot reserve these arrays: they double.
             Structure::Scan if is_packed => code,
             Structure::Scan => 0,
-            // A lock, a mark in each thread's table of visited rows, and batches that grow with the rows.
-            Structure::Graph { .. } => 4 + 8 + self.batch_bytes_per_row().div_ceil(GRAPH_BATCH_SHARE),
+            // The order in which rows are linked, and a mark in each thread's table of rows that it has met.
+            Structure::Graph { .. } => 4 + 8,
             Structure::Lists { .. } if is_packed => code + 8,
             // A sixteenth, of which half is used on average: see `grow_lists` in building.cc.
             Structure::Lists { .. } => (code + 8).div_ceil(32),
@@ -93,7 +76,7 @@ impl Recipe {
     /// Bytes while `rows` rows are added, without the rows and the training sample: models, and buffers of FAISS's
     /// `add`.
     pub(in crate::engine) fn fixed_bytes(&self, rows: u64) -> u64 {
-        let batch = (self.next_batch_rows(0) as u64).min(rows);
+        let batch = (self.batch_rows() as u64).min(rows);
         self.model_bytes() + self.encoding_bytes() + batch * self.batch_bytes_per_row()
     }
 

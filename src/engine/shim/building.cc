@@ -147,10 +147,6 @@ float largest_value(const Codes& codes) {
 
 } // namespace
 
-// FAISS's own efConstruction, 40, suits graphs that are built in one call, which inserts the upper levels of all rows
-// first. In batches that order is lost, and with 40 candidates whole clusters of clustered rows end up out of reach.
-constexpr int MIN_EF_CONSTRUCTION = 100;
-
 void tune_for_building(const Parts& parts) {
     parts.whole->verbose = parts.core->verbose = false;
     if (parts.transformed) {
@@ -161,9 +157,6 @@ void tune_for_building(const Parts& parts) {
         if (step.pca) {
             step.pca->epsilon = 1e-12;
         }
-    }
-    if (parts.graph) {
-        parts.graph->hnsw.efConstruction = std::max(parts.graph->hnsw.efConstruction, MIN_EF_CONSTRUCTION);
     }
     tune_codes(parts.codes);
     tune_codes(parts.fine);
@@ -196,7 +189,11 @@ void add_rows(const Parts& parts, idx_t rows, const float* values) {
         owned.reset(images == values ? nullptr : images);
         require_bounded(images, rows * parts.core->d, largest_value(parts.codes));
     }
-    if (parts.codes.lists) {
+    if (parts.graph) {
+        parts.graph->storage->add(rows, images);
+        parts.graph->hnsw.prepare_level_tab(rows);
+        parts.graph->ntotal = parts.graph->storage->ntotal;
+    } else if (parts.codes.lists) {
         add_to_lists(*parts.codes.lists, rows, images);
     } else {
         parts.core->add(rows, images);

@@ -96,6 +96,8 @@ unsafe extern "C" {
     pub fn vekter_index_reserve(index: *mut Index, rows: i64) -> c_int;
     pub fn vekter_index_train(index: *mut Index, rows: i64, values: *const f32, additive_rows: i64) -> c_int;
     pub fn vekter_index_add(index: *mut Index, rows: i64, values: *const f32) -> c_int;
+    pub fn vekter_index_unlinked_rows(index: *const Index) -> i64;
+    pub fn vekter_index_link(index: *mut Index, rows: i64) -> c_int;
     pub fn vekter_index_write(
         index: *const Index,
         sink: extern "C" fn(*mut c_void, *const u8, usize) -> c_int,

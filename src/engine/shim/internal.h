@@ -58,7 +58,14 @@ void tune_for_building(const Parts& parts);
 // Additive quantisers learn from at most `additive_rows` rows.
 void train(const Parts& parts, idx_t rows, const float* values, idx_t additive_rows);
 void reserve_rows(const Parts& parts, size_t rows);
+// Rows of a graph get no links.
 void add_rows(const Parts& parts, idx_t rows, const float* values);
+
+// graph_building.cc
+// Rows of a graph that were added and not linked; 0 for other indexes.
+size_t unlinked_rows(const Handle& handle);
+// Links the next of these, at most `rows`, on the calling thread's OpenMP threads.
+void link_rows(Handle& handle, size_t rows);
 
 // calibrating.cc
 // The list of each row; `lists` has room for all.

@@ -123,6 +123,15 @@ struct Parts {
 // Throws if it is not such an index.
 Parts take_apart(Index& index);
 
+// Rows of a graph that were added and have no links yet.
+struct Unlinked {
+    // The rows of a pass, in the order in which they are linked, and the place of the next.
+    std::vector<int32_t> order;
+    size_t next = 0;
+    // Rows of the graph that are linked, or in `order`.
+    size_t known = 0;
+};
+
 // An index with its parts.
 struct Handle {
     std::unique_ptr<Index> index;
@@ -130,8 +139,11 @@ struct Handle {
     // Guards IndexIVF::nprobe of fast-scan lists of residuals, the one field of an opened index that a search may
     // write.
     mutable std::shared_mutex nprobe_mutex;
+    Unlinked unlinked;
 
-    explicit Handle(std::unique_ptr<Index> taken) : index(std::move(taken)), parts(take_apart(*index)) {}
+    explicit Handle(std::unique_ptr<Index> taken) : index(std::move(taken)), parts(take_apart(*index)) {
+        unlinked.known = index->ntotal;
+    }
 };
 
 } // namespace vekter

@@ -216,6 +216,7 @@ std::unique_ptr<Handle> resume(const Handle& like, const uint8_t* bytes, size_t 
     std::unique_ptr<Handle> read = open_mapped(bytes, length, true);
     check_alike(like.parts, read->parts);
     own_rows(read->parts, keeps_rows);
+    read->unlinked.known = read->index->ntotal;
     tune_for_building(read->parts);
     return read;
 }

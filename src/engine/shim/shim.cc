@@ -281,8 +281,20 @@ int vekter_index_add(vekter_index* index, int64_t rows, const float* values) {
     });
 }
 
+int64_t vekter_index_unlinked_rows(const vekter_index* index) {
+    return static_cast<int64_t>(vekter::unlinked_rows(unwrap(index)));
+}
+
+int vekter_index_link(vekter_index* index, int64_t rows) {
+    return guarded([&] {
+        vekter::check_interrupts();
+        vekter::link_rows(unwrap(index), static_cast<size_t>(rows));
+    });
+}
+
 int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context) {
     return guarded([&] {
+        vekter::require(vekter::unlinked_rows(unwrap(index)) == 0, "rows of the graph have no links");
         SinkWriter writer(sink, context);
         faiss::write_index(unwrap(index).index.get(), &writer);
     });

@@ -118,7 +118,11 @@ void vekter_index_describe(const vekter_index* index, vekter_description* descri
 int vekter_index_reserve(vekter_index* index, int64_t rows);
 // An additive quantiser learns from at most `additive_rows` of them.
 int vekter_index_train(vekter_index* index, int64_t rows, const float* values, int64_t additive_rows);
+// Rows of a graph get no links, and no search finds them before vekter_index_link.
 int vekter_index_add(vekter_index* index, int64_t rows, const float* values);
+int64_t vekter_index_unlinked_rows(const vekter_index* index);
+// Links at most `rows` of them, on the calling thread's OpenMP threads.
+int vekter_index_link(vekter_index* index, int64_t rows);
 // FAISS's serialised form, in pieces; a non-zero return of `sink` stops it.
 int vekter_index_write(const vekter_index* index, int (*sink)(void*, const uint8_t*, size_t), void* context);
 // The parameters of searches that give none themselves; what the index does not know it ignores.

@@ -112,11 +112,16 @@ pub fn add_rows(
             add_batch(&mut builder, &mut held, &batch, resources)?;
             batch.clear();
         }
-        let done = tids.len() as u64;
+        let (added, done) = (tids.len() as u64, builder.rows() - builder.unlinked_rows());
         // The total is an estimate until the scan ends; it must never be less than the rows already added.
-        progress::rows(done, if runs.is_over() { done } else { expected_rows.max(done) });
+        progress::rows(done, if runs.is_over() { added } else { expected_rows.max(added) });
         runs.report();
         runs.adapt(run_bytes, resources.batch_bytes);
+    }
+    while builder.unlinked_rows() > 0 {
+        pgrx::check_for_interrupts!();
+        interruptible(resources.threads, || builder.link(Builder::LINK_ROWS))?;
+        progress::rows(builder.rows() - builder.unlinked_rows(), builder.rows());
     }
     let started = Instant::now();
     added.points =
@@ -138,7 +143,7 @@ fn add_batch(
 ) -> Result<(), IndexError> {
     interruptible(resources.threads, || {
         let first = builder.rows();
-        builder.add(batch)?;
+        builder.add_unlinked(batch)?;
         let positions: Vec<u64> = (first..builder.rows()).collect();
         held.compare(&positions, batch)
     })

@@ -116,7 +116,7 @@ impl<'a, 'h> Merge<'a, 'h> {
         let Merge { host, builder, held, batch, .. } = self;
         let added = stoppable(self.resources.threads, &mut || !host.must_yield(), || {
             let first = builder.rows();
-            builder.add(batch)?;
+            builder.add_unlinked(batch)?;
             let positions: Vec<u64> = (first..builder.rows()).collect();
             held.compare(&positions, batch)
         })?;
@@ -125,6 +125,20 @@ impl<'a, 'h> Merge<'a, 'h> {
         }
         self.batch.clear();
         failpoint::reach("merge.batch_added");
+        Ok(true)
+    }
+
+    /// Links the rows of a graph that were added. False: another process waits.
+    pub fn link(&mut self) -> Result<bool, IndexError> {
+        let Merge { host, builder, resources, .. } = self;
+        while builder.unlinked_rows() > 0 {
+            let linked = stoppable(resources.threads, &mut || !host.must_yield(), || {
+                builder.link(Builder::LINK_ROWS)
+            })?;
+            if linked.is_none() || !host.should_continue()? {
+                return Ok(false);
+            }
+        }
         Ok(true)
     }
 
@@ -154,6 +168,9 @@ impl<'a, 'h> Merge<'a, 'h> {
 
     /// Calibrates the result and adds the holdout rows to it. None: another process waits.
     pub fn calibrate(&mut self, base: Option<&OpenedSegment>) -> Result<Option<Vec<PointRef>>, IndexError> {
+        if !self.link()? {
+            return Ok(None);
+        }
         let (metric, dims, threads) = (self.metric, self.builder.dims(), self.resources.threads);
         let dead = base.and_then(|base| base.dead.as_deref());
         let Merge { host, builder, held, .. } = self;
@@ -170,6 +187,6 @@ impl<'a, 'h> Merge<'a, 'h> {
         {
             points.clone_from(&base.reference.points);
         }
-        Ok(self.flush()?.then_some(points))
+        Ok((self.flush()? && self.link()?).then_some(points))
     }
 }

@@ -20,6 +20,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "integration"))
 
 import batch  # noqa: E402
 import build  # noqa: E402
+import curves  # noqa: E402
 import dataset  # noqa: E402
 import delta  # noqa: E402
 import filter  # noqa: A004, E402
@@ -36,7 +37,8 @@ from scale import FULL, QUICK  # noqa: E402
 from server import Server  # noqa: E402
 
 PARTS = {"build": build, "inserts": inserts, "latency": latency, "vacuum": vacuum, "growth": growth, "delta": delta,
-         "filter": filter, "planner": planner, "recall": recall, "batch": batch, "overhead": overhead}
+         "filter": filter, "planner": planner, "recall": recall, "batch": batch, "overhead": overhead,
+         "curves": curves}
 
 
 def main() -> None:

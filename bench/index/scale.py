@@ -38,6 +38,10 @@ class Scale:
     planner_tables: tuple[tuple[int, int], ...]
     """(rows, dimensions) of the tables that the planner chooses for."""
     planner_queries: int
+    curves: tuple[tuple[int | None, int], ...]
+    """(rows, dimensions) of made tables; None: the whole table."""
+    draws: bool
+    """Whether charts in the documentation are replaced."""
     recall_metrics: tuple[str, ...]
     exact_queries: int
     """Queries that an exact index of the whole table is asked, one by one."""
@@ -51,7 +55,8 @@ FULL = Scale(
     latency_rows=50_000, latency_s=4, steady_rows_per_s=500,
     vacuum_rows=100_000, vacuum_rounds=1,
     delta_rows=(512, 1_280, 2_560, 5_120), delta_searches=1_000,
-    filter_queries=100, planner_tables=((1_000, 384), (10_000, 3), (100_000, 128), (20_000, 1_536)), planner_queries=20,
+    filter_queries=100, planner_tables=((1_000, 384), (10_000, 3), (100_000, 128), (20_000, 1_536), (1_000_000, 16)),
+    planner_queries=20, curves=((None, 0), (1_000_000, 128), (200_000, 1_536)), draws=True,
     recall_metrics=("l2", "ip", "cosine"), exact_queries=200)
 QUICK = Scale(
     rows=4_300, queries=20, dimensions_made=96, rounds=1,
@@ -61,5 +66,5 @@ QUICK = Scale(
     latency_rows=500, latency_s=1, steady_rows_per_s=500,
     vacuum_rows=500, vacuum_rounds=1,
     delta_rows=(50, 100), delta_searches=20,
-    filter_queries=5, planner_tables=((2_000, 16),), planner_queries=3,
+    filter_queries=5, planner_tables=((2_000, 16),), planner_queries=3, curves=((None, 0), (3_000, 32)), draws=False,
     recall_metrics=("cosine",), exact_queries=20)

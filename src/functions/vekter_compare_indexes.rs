@@ -8,20 +8,39 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::arguments::row_count;
+use super::predicate::Predicate;
 use super::target::relation_name;
 use super::vekter_recall::{RowId, ids, row_id};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::{catalogue, spi, visible_index};
 
 /// An index as the planner compares it: indexes with the same table, value, operator and rows answer the same queries.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq)]
 struct Answers {
-    /// A FROM clause with the conditions of the rows that are in the index.
-    rows: String,
-    /// Value and operator, up to the query.
-    order: String,
+    table: String,
     value: String,
+    operator: String,
     value_type: pg_sys::Oid,
+    predicate: Predicate,
+}
+
+impl Answers {
+    /// A FROM clause with the conditions of the rows that are in the index. Where it is partial, the value of other rows may
+    /// be an error.
+    fn rows(&self) -> String {
+        let is_there = format!("({}) IS NOT NULL", self.predicate.covered(&self.value));
+        format!("{} WHERE {}", self.table, self.predicate.and(&is_there))
+    }
+
+    /// A query for the rows that are nearest to $1, at most $2; `exactly`: by an order that no index gives.
+    fn nearest(&self, exactly: bool) -> String {
+        let Answers { value, operator, predicate, .. } = self;
+        let order = match exactly {
+            true => format!("(({}) {operator} $1) + 0.0", predicate.covered(value)),
+            false => format!("({value}) {operator} $1"),
+        };
+        format!("SELECT tableoid, ctid FROM {} ORDER BY {order} LIMIT $2", self.rows())
+    }
 }
 
 struct Index {
@@ -37,9 +56,9 @@ struct Measured {
 }
 
 const DESCRIPTION: &str = r#"
-SELECT pg_catalog.format('ONLY %I.%I WHERE (%s) IS NOT NULL AND (%s)', n.nspname, t.relname, v.value,
-                         coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid), 'true')),
-       pg_catalog.format('(%s) OPERATOR(%I.%s)', v.value, m.nspname, o.oprname), v.value, a.atttypid,
+SELECT pg_catalog.format('ONLY %I.%I', n.nspname, t.relname), v.value,
+       pg_catalog.format('OPERATOR(%I.%s)', m.nspname, o.oprname), a.atttypid,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid),
        am.amname::text, pg_catalog.pg_relation_size(i.indexrelid)
   FROM pg_catalog.pg_index i
   CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_indexdef(i.indexrelid, 1, false)) v (value)
@@ -91,18 +110,15 @@ fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(Index, M
         return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message)
             .detail("Their tables, columns, operators or conditions differ."));
     }
-    let Answers { rows, order, value, value_type } = &first.answers;
-    let chosen = choose(rows, value, sample);
-    let nearest = |order: &str| format!("SELECT tableoid, ctid FROM {rows} ORDER BY {order} LIMIT $2");
-    let types = [*value_type, pg_sys::INT8OID];
-    // No index supports ordering by the sum, so this query compares all rows.
-    let exact = spi::Plan::prepare(&nearest(&format!("({order} $1) + 0.0")), &types);
+    let chosen = choose(&first.answers, sample);
+    let types = [first.answers.value_type, pg_sys::INT8OID];
+    let exact = spi::Plan::prepare(&first.answers.nearest(true), &types);
     let limit = Some(pg_sys::Datum::from(k as i64 + 1));
     let truths: Vec<HashSet<RowId>> =
         chosen.iter().map(|&(own, query)| ids(&exact, &[Some(query), limit], own, k)).collect();
     let measure = |index: &Index| {
         // Planned once, while the other indexes are hidden.
-        let plan = spi::Plan::prepare_generic(&nearest(&format!("{order} $1")), &types);
+        let plan = spi::Plan::prepare_generic(&first.answers.nearest(false), &types);
         let (mut found, mut milliseconds) = (0, Vec::new());
         visible_index::with_only(index.oid, || {
             for (&(own, query), truth) in chosen.iter().zip(&truths) {
@@ -128,10 +144,11 @@ fn describe(index: pg_sys::Oid) -> Result<Index, SqlError> {
     catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {
         // SAFETY: the query's columns are of these types.
         found = unsafe {
-            let [rows, order, value, access_method] =
-                [1, 2, 3, 5].map(|column| row.text(column).unwrap_or_default());
-            let answers = Answers { rows, order, value, value_type: row.get(4).unwrap_or_default() };
-            Some(Index { oid: index, access_method, bytes: row.get(6).unwrap_or(0), answers })
+            let [table, value, operator, access_method] =
+                [1, 2, 3, 6].map(|column| row.text(column).unwrap_or_default());
+            let (value_type, predicate) = (row.get(4).unwrap_or_default(), Predicate::new(row.text(5)));
+            let answers = Answers { table, value, operator, value_type, predicate };
+            Some(Index { oid: index, access_method, bytes: row.get(7).unwrap_or(0), answers })
         };
     });
     match found {
@@ -144,7 +161,8 @@ fn describe(index: pg_sys::Oid) -> Result<Index, SqlError> {
 }
 
 /// The rows that are asked for their neighbours, with their values in the current memory context.
-fn choose(rows: &str, value: &str, sample: usize) -> Vec<(RowId, pg_sys::Datum)> {
+fn choose(answers: &Answers, sample: usize) -> Vec<(RowId, pg_sys::Datum)> {
+    let (rows, value) = (answers.rows(), answers.predicate.covered(&answers.value));
     let query = format!("SELECT tableoid, ctid, {value} FROM {rows} ORDER BY pg_catalog.random() LIMIT $1");
     let mut chosen = Vec::new();
     spi::Plan::prepare(&query, &[pg_sys::INT8OID]).for_each_row(&[Some((sample as i64).into())], |row| {

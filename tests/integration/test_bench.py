@@ -11,7 +11,7 @@ import pytest
 from data import REPOSITORY
 
 PARTS = ("build", "inserts", "latency", "vacuum", "growth", "delta", "filter", "planner", "recall", "batch",
-         "overhead")
+         "overhead", "curves")
 
 
 @pytest.fixture(scope="module")

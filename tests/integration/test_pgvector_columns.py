@@ -279,6 +279,18 @@ def test_indexes_of_different_answers_are_not_compared(library):
     assert library.execute("SELECT FROM vekter.vekter_compare_indexes('{}')").rowcount == 0
 
 
+def test_indexes_of_one_models_rows_among_others_are_replaced(library):
+    """pgvector's way to keep vectors of several dimensions in one column."""
+    library.execute("CREATE TABLE mixed (id int, model text, v vector)")
+    library.execute("INSERT INTO mixed SELECT i, 'a', ARRAY[i, i % 7, 1]::vector FROM generate_series(1, 200) i")
+    library.execute("INSERT INTO mixed SELECT i, 'b', ARRAY[i, 1]::vector FROM generate_series(1, 200) i")
+    library.execute("CREATE INDEX of_a ON mixed USING hnsw ((v::vector(3)) vector_l2_ops) WHERE model = 'a'")
+    library.execute("ANALYZE mixed")
+    _, [[old, new]] = replace(library, "mixed", drop_old=True)
+    assert (old[1], new[1], new[2]) == ("hnsw", "faiss", 1.0)
+    assert indexes_of(library, "mixed") == {("of_a_faiss", "faiss")}
+
+
 def test_what_faiss_cannot_index_is_named(library):
     notices = []
     library.add_notice_handler(lambda notice: notices.append(notice.message_primary))

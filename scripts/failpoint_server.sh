@@ -31,7 +31,8 @@ if [[ ! -d $build ]]; then
         mkdir "$build.new"
         cp -al "$compiled" "$build.new/release"
         find "$build.new" -depth -path '*vekter*' ! -path '*vekter*/*' -exec rm -rf {} +
-        rm -rf "$build.new"/release/build/pgrx-pg-sys-*
+        # Cargo's lock would be one for both folders, and they are compiled at the same time.
+        rm -rf "$build.new"/release/build/pgrx-pg-sys-* "$build.new"/release/.cargo-lock
         cp -a "$compiled"/build/pgrx-pg-sys-* "$build.new/release/build"
         mv "$build.new" "$build"
         break

@@ -1,7 +1,7 @@
 //! Graphs of rows in many narrow clusters, as embeddings of real things come.
 
 use super::data::*;
-use vekter::engine::{Builder, Metric, SearchParams};
+use vekter::engine::{Builder, Metric, SearchParams, on_worker};
 
 /// Inserting in batches loses FAISS's order of insertion (upper levels of the whole graph first). With its default
 /// efConstruction of 40, whole clusters were then out of reach of any search: recall@10 was 0.85 instead of 1.
@@ -71,6 +71,28 @@ fn rows_are_linked_after_they_were_added_in_parts_of_any_size() {
             recall(&hits, &exact(metric, query, rows, None), 10)
         });
         assert!(reached >= 0.9, "{factory}: recall@10 is {reached}");
+    }
+}
+
+/// Short lists of links are written again and again while other threads follow them.
+#[test]
+fn threads_that_link_rows_at_once_make_a_sound_graph() {
+    const DIMS: usize = 32;
+    const ROWS: usize = 3_000;
+    let _together = CANCELLING.read();
+    vekter::engine::initialise(|| false);
+    for seed in 0..40 {
+        let rows = clustered(ROWS, DIMS, seed);
+        let mut builder = Builder::new("HNSW4", DIMS, Metric::L2).unwrap();
+        builder.add_unlinked(&rows).unwrap();
+        on_worker(8, &mut || {}, || builder.link(u64::MAX)).unwrap();
+        let opened = open(&serialised(&builder), Metric::L2).unwrap();
+        let params = SearchParams { ef_search: Some(200), ..SearchParams::default() };
+        let reached = mean(&rows.chunks(DIMS).step_by(60).collect::<Vec<_>>(), |row| {
+            let hits = opened.search(row, 10, &params, None).unwrap();
+            recall(&hits, &exact(Metric::L2, row, &rows, None), 10)
+        });
+        assert!(reached >= 0.9, "recall@10 is {reached}");
     }
 }
 

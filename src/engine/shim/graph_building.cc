@@ -118,7 +118,7 @@ class Linker {
             }
         }
         if (free < end) {
-            links[free] = to.row;
+            set_link(links + free, to.row);
             return;
         }
         contested.assign(1, to);
@@ -128,7 +128,7 @@ class Linker {
         std::sort(contested.begin(), contested.end(), [](const Candidate& a, const Candidate& b) { return a.key < b.key; });
         choose(contested, end - begin);
         for (size_t at = begin; at < end; at++) {
-            links[at] = at - begin < chosen.size() ? chosen[at - begin].row : -1;
+            set_link(links + at, at - begin < chosen.size() ? chosen[at - begin].row : -1);
         }
     }
 

@@ -118,6 +118,14 @@ inline Marks& marks_for(size_t rows, Marks& own) {
     return rows <= KEPT_MARKS ? kept : own;
 }
 
+// While a graph is built, links are read without a lock. Each is read once: it may be another the next time.
+inline Row link_at(const Row* place) {
+    return __atomic_load_n(place, __ATOMIC_RELAXED);
+}
+inline void set_link(Row* place, Row row) {
+    __atomic_store_n(place, row, __ATOMIC_RELAXED);
+}
+
 class Walk {
     // The beginning of a row that is fetched ahead. The processor fetches what follows by itself.
     static constexpr size_t PREFETCH_BYTES = 512;
@@ -155,15 +163,19 @@ public:
         size_t begin, end;
         graph.neighbor_range(row, level, &begin, &end);
         const Row* const links = graph.neighbors.data();
-        for (size_t at = begin; at < end && links[at] >= 0; at++) {
-            marks.prefetch(links[at]);
-        }
         met.clear();
-        for (size_t at = begin; at < end && links[at] >= 0; at++) {
-            if (marks.add(links[at])) {
-                met.push_back(links[at]);
-                prefetch(links[at]);
+        for (size_t at = begin; at < end; at++) {
+            const Row linked = link_at(links + at);
+            if (linked < 0) {
+                break;
             }
+            marks.prefetch(linked);
+            met.push_back(linked);
+        }
+        const auto has_mark = [&](Row linked) { return !marks.add(linked); };
+        met.erase(std::remove_if(met.begin(), met.end(), has_mark), met.end());
+        for (Row linked : met) {
+            prefetch(linked);
         }
         size_t at = 0;
         for (; at + 4 <= met.size(); at += 4) {

@@ -5,6 +5,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include <faiss/IndexHNSW.h>
@@ -139,6 +140,13 @@ void reserve_codes(const Codes& codes, size_t rows) {
     }
 }
 
+// FAISS's local search quantiser adds up its times in one map of the process, without a lock
+// (faiss/impl/LocalSearchQuantizer.cpp). So additive quantisers learn and encode one at a time.
+std::unique_lock<std::mutex> lock_additive(const Parts& parts) {
+    static std::mutex mutex;
+    return parts.codes.additive || parts.fine.additive ? std::unique_lock(mutex) : std::unique_lock<std::mutex>();
+}
+
 // See Recipe::max_norm in recipe.rs.
 float largest_value(const Codes& codes) {
     const bool are_halves = codes.scalar && codes.scalar->qtype == faiss::ScalarQuantizer::QT_fp16;
@@ -163,6 +171,7 @@ void tune_for_building(const Parts& parts) {
 }
 
 void train(const Parts& parts, idx_t rows, const float* values, idx_t additive_rows) {
+    const auto lock = lock_additive(parts);
     QuietOpq quiet(parts);
     train_parts(parts, rows, values, additive_rows);
 }
@@ -182,6 +191,7 @@ void reserve_rows(const Parts& parts, size_t rows) {
 }
 
 void add_rows(const Parts& parts, idx_t rows, const float* values) {
+    const auto lock = lock_additive(parts);
     const float* images = values;
     std::unique_ptr<const float[]> owned;
     if (parts.transformed) {

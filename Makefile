@@ -1,7 +1,7 @@
 # GNU make. `make help` lists the targets; README.md says what they are for.
 #
 # The build is plain cargo. cargo-pgrx is not needed: the SQL is written by hand (sql/vekter.sql), so nothing is
-# generated, and three files are all there is to install.
+# generated: a library, and two files for each extension, are all there is to install.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := build

@@ -86,7 +86,8 @@ def faiss_microseconds(server: Server, db: psycopg.Connection, asked: float) -> 
     index = faiss.deserialize_index(np.frombuffer(exported, dtype=np.uint8))
     [[search]] = db.execute("SELECT search FROM vekter_operating_points('items_index') WHERE recall >= %s "
                             "ORDER BY recall LIMIT 1", [asked]).fetchall()
-    faiss.ParameterSpace().set_index_parameters(index, search)
+    # FAISS's own name for it.
+    faiss.ParameterSpace().set_index_parameters(index, search.replace("k_factor=", "k_factor_rf="))
     faiss.omp_set_num_threads(1)
     rounds = []
     for _ in range(3):

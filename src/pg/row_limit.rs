@@ -68,6 +68,10 @@ enum ExecutorRun {
     /// All rows, or some with the possibility of more, as for a cursor.
     ToTheEnd,
     /// This many, in a single run.
+    #[cfg_attr(
+        feature = "pg18",
+        expect(dead_code, reason = "since 18 a run does not say that it is the only one")
+    )]
     Once { rows: u64 },
 }
 

@@ -15,7 +15,8 @@ export PG_CONFIG
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
-# The processors that the library runs on; empty: those of this machine (.cargo/config.toml). MARCH=x86-64-v3 is for others.
+# The processors that the library runs on; empty: those of this machine (.cargo/config.toml). MARCH=x86-64-v3 is for
+# others.
 MARCH ?=
 ifneq ($(MARCH),)
 export RUSTFLAGS = -C target-cpu=$(MARCH)
@@ -118,8 +119,9 @@ $(VENV)/installed: tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	@touch $@
 
-lint: ## the layers of src/README.md; rustfmt and clippy, where rustup has installed them
+lint: ## the layers of src/README.md, the width of comments; rustfmt and clippy, where rustup has installed them
 	@scripts/check_layers.sh
+	@scripts/check_comments.sh
 	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --check; cargo fmt --check; \
 	else echo "skipped: rustfmt is not installed (rustup component add rustfmt)"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then \

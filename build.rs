@@ -79,8 +79,8 @@ fn write(path: &Path, text: &str) {
 
 /// Links OpenBLAS's OpenMP flavour from where Debian keeps it, statically.
 ///
-/// The pthread flavour, which Debian's alternatives prefer as soon as it is installed, starts threads of its own when it
-/// is loaded, with signals unblocked. The shared library of either has 16,000 relocations by name, of which a new
+/// The pthread flavour, which Debian's alternatives prefer as soon as it is installed, starts threads of its own when
+/// it is loaded, with signals unblocked. The shared library of either has 16,000 relocations by name, of which a new
 /// session's first search would wait 8 ms.
 fn link_openblas_openmp() {
     let architecture = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();

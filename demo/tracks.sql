@@ -1,6 +1,6 @@
--- The demo's data: made up, from fixed seeds, shaped like real embeddings. Twelve genres, twenty scenes in each; a track
--- lies near its scene's centre, a scene near its genre's. Titles take their words from scene and genre, so that one
--- sees with bare eyes whether neighbours belong together. The workings live in the schema `demo`.
+-- The demo's data: made up, from fixed seeds, shaped like real embeddings. Twelve genres, twenty scenes in each; a
+-- track lies near its scene's centre, a scene near its genre's. Titles take their words from scene and genre, so that
+-- one sees with bare eyes whether neighbours belong together. The workings live in the schema `demo`.
 
 CREATE EXTENSION vekter;
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Downloads the upstream source of a package of Debian's, and says where the archive is.
 #   debian_source.sh PACKAGE FOLDER [SUITE...]
-# SUITE: Debian's names for its releases, to be tried in this order; by default the longest tested packages first.
-# It comes from the mirror that apt uses here: through lists of its own, so that the machine's stay as they are, and with
+# SUITE: Debian's names for its releases, to be tried in this order; by default the longest tested packages first. It
+# comes from the mirror that apt uses here: through lists of its own, so that the machine's stay as they are, and with
 # apt's signatures. Exit status 3: this machine cannot get it.
 set -euo pipefail
 

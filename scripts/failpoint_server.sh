@@ -21,8 +21,8 @@ folder=target/failpoints/$major-$(cksum <<<"$bindir" | cut -d ' ' -f 1)
 build=$folder/build
 tree=$PWD/$folder/pg
 
-# What another build compiled but for vekter itself is shared, by links: FAISS takes five minutes. What is generated from the
-# server's headers is written in place when the server is another.
+# What another build compiled but for vekter itself is shared, by links: FAISS takes five minutes. What is generated
+# from the server's headers is written in place when the server is another.
 if [[ ! -d $build ]]; then
     for compiled in target/release target/failpoints/*/build/release; do
         [[ -d $compiled ]] || continue

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make build` made into the PostgreSQL of $PG_CONFIG (below $DESTDIR), or removes it: the library,
-# and of each extension its control file, its script and the upgrade steps between versions. Asks for sudo only where the folders are not writable and something changes.
+# Installs what `make build` made into the PostgreSQL of $PG_CONFIG (below $DESTDIR), or removes it: the library, and of
+# each extension its control file, its script and the upgrade steps between versions. Asks for sudo only where the
+# folders are not writable and something changes.
 #   install.sh [install|uninstall]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles pgvector for this machine's processor from the source tree PGVECTOR_SRC (which stays as it is) and installs
-# it into the PostgreSQL of $PG_CONFIG. Distributions ship portable builds, which are slower: to compare with those would
-# flatter vekter. Quick where nothing has changed.
+# it into the PostgreSQL of $PG_CONFIG. Distributions ship portable builds, which are slower: to compare with those
+# would flatter vekter. Quick where nothing has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Builds pgvector, from Debian's newest source that has HNSW, into the test server of scripts/failpoint_server.sh, for the
-# tests that need both extensions. Quick where it is there already.
+# Builds pgvector, from Debian's newest source that has HNSW, into the test server of scripts/failpoint_server.sh, for
+# the tests that need both extensions. Quick where it is there already.
 #   pgvector_for_tests.sh PG_CONFIG-OF-THE-TEST-SERVER
-# Exit status 3: this machine cannot get the source, or it does not compile for this server; tests that need it are skipped.
+# Exit status 3: this machine cannot get the source, or it does not compile for this server; tests that need it are
+# skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

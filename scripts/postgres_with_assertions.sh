@@ -2,7 +2,8 @@
 # Builds a PostgreSQL with assertions, which no distribution's packages have, and says where its pg_config is.
 #   postgres_with_assertions.sh MAJOR
 # The source is Debian's (scripts/debian_source.sh). The build, about four minutes of processor time, is kept in a cache
-# folder; with that there, nothing is downloaded. Exit status 3: this machine cannot get the source, or lacks what builds it.
+# folder; with that there, nothing is downloaded. Exit status 3: this machine cannot get the source, or lacks what
+# builds it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

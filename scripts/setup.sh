@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Names what this machine lacks to build (or test, or measure) vekter, and installs it where it can (apt: Debian, Ubuntu).
+# Names what this machine lacks to build (or test, or measure) vekter, and installs it where it can (apt: Debian,
+# Ubuntu).
 #   setup.sh check|install build|test|bench|assertions
 # Silent, offline and quick where nothing is missing. Never touches a PostgreSQL cluster, never makes one.
 set -euo pipefail
@@ -155,8 +156,8 @@ choose_major() {
     exit 1
 }
 
-# The tests beside pgvector, and the benchmarks, take the real one where apt has it for the server that is being installed; elsewhere they
-# say that they do without, so that no machine lacks it.
+# The tests beside pgvector, and the benchmarks, take the real one where apt has it for the server that is being
+# installed; elsewhere they say that they do without, so that no machine lacks it.
 add_pgvector() {
     local package
     package=$(printf '%s\n' "${packages[@]}" | sed -n 's/^postgresql-[0-9]*$/&-pgvector/p')

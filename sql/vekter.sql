@@ -299,8 +299,8 @@ CREATE FUNCTION vector_accum(double precision[], vector) RETURNS double precisio
 CREATE FUNCTION vector_combine(double precision[], double precision[]) RETURNS double precision[]
     AS 'MODULE_PATHNAME', 'vector_combine_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
--- As vector_combine, which refuses two states of no rows as pgvector 0.8.6's does. With that one, avg() fails on a table
--- that several processes scan and in which none finds a row (pgvector has it so up to 0.8.6).
+-- As vector_combine, which refuses two states of no rows as pgvector 0.8.6's does. With that one, avg() fails on a
+-- table that several processes scan and in which none finds a row (pgvector has it so up to 0.8.6).
 CREATE FUNCTION vector_avg_combine(double precision[], double precision[]) RETURNS double precision[]
     AS 'MODULE_PATHNAME', 'vector_avg_combine_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
@@ -442,8 +442,8 @@ CREATE FUNCTION knn_join(
     RETURNS TABLE (left_id anyelement, id bigint, distance double precision)
     AS 'MODULE_PATHNAME', 'knn_join_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED ROWS 1000;
 
--- knn_join() borrows the view of COPY, whose command is never NULL. A function, for no relation of the extension's is to be
--- in the way of tools that compare a schema's relations with those that they know.
+-- knn_join() borrows the view of COPY, whose command is never NULL. A function, for no relation of the extension's is
+-- to be in the way of tools that compare a schema's relations with those that they know.
 CREATE FUNCTION vekter_join_progress(
     OUT pid integer, OUT datname name, OUT left_table regclass, OUT rows_done bigint, OUT rows_without_vector bigint,
     OUT rows_estimated bigint
@@ -482,8 +482,8 @@ CREATE FUNCTION vekter_operating_points(
 CREATE FUNCTION vekter_recall(index regclass, k integer DEFAULT 10, sample integer DEFAULT 100) RETURNS double precision
     AS 'MODULE_PATHNAME', 'vekter_recall_wrapper' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
 
--- Nothing but the indexes may answer the queries that are timed. The costs of what is disabled would have PostgreSQL compile
--- the plans.
+-- Nothing but the indexes may answer the queries that are timed. The costs of what is disabled would have PostgreSQL
+-- compile the plans.
 CREATE FUNCTION vekter_compare_indexes(indexes regclass[], k integer DEFAULT 10, sample integer DEFAULT 100)
     RETURNS TABLE (
         index regclass, access_method text, recall double precision, milliseconds double precision, bytes bigint

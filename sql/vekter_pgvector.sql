@@ -1,8 +1,8 @@
 \echo Use "CREATE EXTENSION vekter_pgvector" to load this file. \quit
 
--- pgvector's type has the layout of vekter's, so a faiss index reads its columns as they are. Operator classes have pgvector's
--- names and live in pgvector's schema, where the application's search_path finds them. Both extensions can be in any schema,
--- so names are put together here.
+-- pgvector's type has the layout of vekter's, so a faiss index reads its columns as they are. Operator classes have
+-- pgvector's names and live in pgvector's schema, where the application's search_path finds them. Both extensions can
+-- be in any schema, so names are put together here.
 DO $$
 DECLARE
     theirs text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector');
@@ -30,8 +30,8 @@ CREATE FUNCTION vekter_replacement_name(replaced name) RETURNS name LANGUAGE sql
 RETURN (SELECT pg_catalog.left(replaced, length) || '_faiss' FROM pg_catalog.generate_series(57, 1, -1) length
          WHERE pg_catalog.octet_length(pg_catalog.left(replaced, length)) <= 57 LIMIT 1);
 
--- Each row is a statement: PostgreSQL lets no function run CREATE INDEX CONCURRENTLY itself. What an interrupted run left
--- is known by the names of its indexes, and is not made again.
+-- Each row is a statement: PostgreSQL lets no function run CREATE INDEX CONCURRENTLY itself. What an interrupted run
+-- left is known by the names of its indexes, and is not made again.
 CREATE FUNCTION vekter_replace_pgvector_indexes(
     "table" regclass, factory text DEFAULT 'auto', drop_old boolean DEFAULT false
 )
@@ -116,8 +116,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Drops an index if the one in its place finds at least as many of the nearest rows; in a partitioned table if that holds
--- for each partition.
+-- Drops an index if the one in its place finds at least as many of the nearest rows; in a partitioned table if that
+-- holds for each partition.
 CREATE PROCEDURE vekter_drop_replaced_index(old regclass, new regclass) LANGUAGE plpgsql
 AS $$
 DECLARE

@@ -1,5 +1,5 @@
-//! Checks that the processor supports what the library is compiled for: x86-64-v3, and what the processor it was compiled
-//! on supports beyond that (`MARCH` in the Makefile).
+//! Checks that the processor supports what the library is compiled for: x86-64-v3, and what the processor it was
+//! compiled on supports beyond that (`MARCH` in the Makefile).
 
 /// Raises an error; otherwise the backend would crash with an illegal instruction.
 pub fn check() {
@@ -30,8 +30,9 @@ fn missing_feature() -> Option<&'static str> {
             cfg!(target_feature = $feature)
         };
     }
-    // x86-64 psABI, table 3.1; OSXSAVE means that the operating system saves the wide registers. Behind these the features
-    // of later processors for which compilers make vector instructions of plain loops (Intel SDM, volume 2, CPUID).
+    // x86-64 psABI, table 3.1; OSXSAVE means that the operating system saves the wide registers. Behind these the
+    // features of later processors for which compilers make vector instructions of plain loops (Intel SDM, volume 2,
+    // CPUID).
     let features = [
         ("FMA", true, basic, 12),
         ("MOVBE", true, basic, 22),

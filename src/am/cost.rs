@@ -2,8 +2,8 @@
 //!
 //! A path without `ORDER BY column <op> value` is never taken. With it, the start is the search for as many rows as the
 //! LIMIT and the conditions make it look at: distances to the rows that it visits, in the same unit that the operator
-//! itself is charged. Reading to the end ranks every row. PostgreSQL adds the table's pages and the filter, and scales by
-//! LIMIT; so a selective condition with an index of its own wins by itself.
+//! itself is charged. Reading to the end ranks every row. PostgreSQL adds the table's pages and the filter, and scales
+//! by LIMIT; so a selective condition with an index of its own wins by itself.
 
 use pgrx::pg_sys;
 

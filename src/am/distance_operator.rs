@@ -9,9 +9,9 @@ use crate::vector::{self, distance};
 /// Number of the operator in an operator class.
 const STRATEGY: i16 = 1;
 
-/// Rows leave a scan in the order of its operator's values, to the last bit. The values of vekter's operators are computed
-/// in place. An operator of another extension, for a type of the same layout, can add up in another order, so its
-/// function is called.
+/// Rows leave a scan in the order of its operator's values, to the last bit. The values of vekter's operators are
+/// computed in place. An operator of another extension, for a type of the same layout, can add up in another order, so
+/// its function is called.
 pub enum DistanceOperator {
     Own(Metric),
     Foreign(Box<pg_sys::FmgrInfo>),

@@ -4,8 +4,8 @@
 //! that query runs, the hint makes the named index (or, for a partitioned one, those of its partitions) cost nothing.
 //!
 //! Functions in a filter, a policy or an expression run queries of their own meanwhile, over the same index and for the
-//! same vector perhaps, and keep their plans. The hint is not for them: its query is told by the name of a column in its
-//! result, its scan by a mark in the vector that it is given. Both stay what they are in a plan of any kind.
+//! same vector perhaps, and keep their plans. The hint is not for them: its query is told by the name of a column in
+//! its result, its scan by a mark in the vector that it is given. Both stay what they are in a plan of any kind.
 
 use std::cell::RefCell;
 use std::ffi::CStr;
@@ -42,8 +42,8 @@ thread_local! {
     static HINTS: RefCell<Vec<Hint>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `query` under a hint: one with a column `COLUMN`, for the neighbours of a marked vector. Queries inside it may set
-/// hints of their own.
+/// Runs `query` under a hint: one with a column `COLUMN`, for the neighbours of a marked vector. Queries inside it may
+/// set hints of their own.
 pub fn with<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
     /// Takes the hint back, also when an error unwinds.
     struct Restore;
@@ -57,8 +57,8 @@ pub fn with<R>(hint: Hint, query: impl FnOnce() -> R) -> R {
     query()
 }
 
-/// Share of the rows for which the planner is to charge a scan of `index` that costs nothing by itself; None where no hint
-/// means this scan.
+/// Share of the rows for which the planner is to charge a scan of `index` that costs nothing by itself; None where no
+/// hint means this scan.
 ///
 /// # Safety
 /// `root` is a valid planner's state.
@@ -71,7 +71,8 @@ pub unsafe fn selectivity(root: *const pg_sys::PlannerInfo, index: Oid) -> Optio
     meant(index, |hint| if hint.is_forced { 0.0 } else { 1.0 })
 }
 
-/// What a hint says of a scan of `index` that looks at conditions: whether it is meant. None where no hint means the index.
+/// What a hint says of a scan of `index` that looks at conditions: whether it is meant. None where no hint means the
+/// index.
 ///
 /// # Safety
 /// `root` is a valid planner's state.

@@ -208,8 +208,8 @@ fn first_round(
     Some((rounds, at))
 }
 
-/// Exact distances under a scan. The table is closed when the call ends that needed it: the scan's own state must hold no
-/// pins.
+/// Exact distances under a scan. The table is closed when the call ends that needed it: the scan's own state must hold
+/// no pins.
 pub struct ScanDistances<'a> {
     table: pg_sys::Relation,
     index: pg_sys::Relation,

@@ -1,5 +1,5 @@
-//! `vekter_compare_indexes()`: what several indexes of one column find, and how fast. They can be of other access methods,
-//! such as pgvector's.
+//! `vekter_compare_indexes()`: what several indexes of one column find, and how fast. They can be of other access
+//! methods, such as pgvector's.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -25,8 +25,8 @@ struct Answers {
 }
 
 impl Answers {
-    /// A FROM clause with the conditions of the rows that are in the index. Where it is partial, the value of other rows may
-    /// be an error.
+    /// A FROM clause with the conditions of the rows that are in the index. Where it is partial, the value of other
+    /// rows may be an error.
     fn rows(&self) -> String {
         let is_there = format!("({}) IS NOT NULL", self.predicate.covered(&self.value));
         format!("{} WHERE {}", self.table, self.predicate.and(&is_there))
@@ -75,8 +75,8 @@ SELECT pg_catalog.format('ONLY %I.%I', n.nspname, t.relname), v.value,
  WHERE i.indexrelid = $1 AND i.indisvalid
 "#;
 
-/// Recall, median milliseconds of a query and size of each index. The queries are `sample` rows of the table, which do not
-/// count as their own neighbours. Uses the rows visible to the caller, and the session's settings.
+/// Recall, median milliseconds of a query and size of each index. The queries are `sample` rows of the table, which do
+/// not count as their own neighbours. Uses the rows visible to the caller, and the session's settings.
 #[allow(clippy::type_complexity, reason = "a column each")]
 #[pg_extern]
 fn vekter_compare_indexes(

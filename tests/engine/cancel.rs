@@ -157,8 +157,8 @@ fn the_callback_of_the_process_interrupts_as_well() {
     initialise(|| false);
 }
 
-/// Factory, dimensions and rows of an index, what a search of it asks for, and how often at least it looks within whether it
-/// is wanted.
+/// Factory, dimensions and rows of an index, what a search of it asks for, and how often at least it looks within
+/// whether it is wanted.
 fn long_searches() -> [(&'static str, usize, usize, SearchParams, usize, usize); 12] {
     let none = SearchParams::default();
     let all_lists = SearchParams { nprobe: Some(64), ..none };

@@ -96,8 +96,8 @@ fn threads_that_link_rows_at_once_make_a_sound_graph() {
     }
 }
 
-/// A row that is in a graph is found with less effort than one that is not, so as a query it promises too much. Held out, it
-/// promises what queries get, or a little less.
+/// A row that is in a graph is found with less effort than one that is not, so as a query it promises too much. Held
+/// out, it promises what queries get, or a little less.
 #[test]
 fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there() {
     const DIMS: usize = 48;
@@ -177,7 +177,8 @@ fn a_long_queue_finds_no_less_than_a_short_one() {
                 hits
             };
             for query in queries.chunks(DIMS) {
-                // Of 384 candidates FAISS takes care, of one more the engine; with nine in ten dead, of ten times as many.
+                // Of 384 candidates FAISS takes care, of one more the engine; with nine in ten dead, of ten times as
+                // many.
                 let queue = if dead.is_some() { 38 } else { 384 };
                 let (short, long) = (found(query, queue), found(query, queue + 1));
                 let farther = short.iter().zip(&long).filter(|(short, long)| long.distance > short.distance);

@@ -120,7 +120,8 @@ fn status_kib(key: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Factory, dimensions and rows of a build, and the most that its estimate may exceed what it takes by, but for 16 MiB: a factor.
+/// Factory, dimensions and rows of a build, and the most that its estimate may exceed what it takes by, but for 16 MiB:
+/// a factor.
 const BUILDS: [(&str, usize, usize, f64); 20] = [
     ("Flat", 128, 20_000, 3.0),
     ("HNSW16", 128, 10_000, 3.0),

@@ -1,5 +1,5 @@
-//! The families that `factory = 'auto'` chooses from, at the same recall, for docs/factories.md, where this rewrites rows
-//! between marks:
+//! The families that `factory = 'auto'` chooses from, at the same recall, for docs/factories.md, where this rewrites
+//! rows between marks:
 //! `VEKTER_DATA=... cargo test --release --locked --test engine recall_table -- --ignored --nocapture --test-threads 1`
 //!
 //! `VEKTER_ONLY="HNSW32 IVF512,Flat"` measures those alone, in that order. Times are of the processor: of the whole

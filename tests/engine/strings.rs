@@ -1,5 +1,5 @@
-//! Every form of factory string that FAISS 1.12 knows for float vectors (faiss/index_factory.cpp): it works, or is refused
-//! with a reason of its own.
+//! Every form of factory string that FAISS 1.12 knows for float vectors (faiss/index_factory.cpp): it works, or is
+//! refused with a reason of its own.
 
 use super::data::*;
 use vekter::engine::{Builder, EngineError, Metric};

@@ -15,7 +15,8 @@ use vekter::engine::{MappedBytes, Metric, OpenIndex, on_worker};
 
 const DIMS: usize = 384;
 const K: usize = 10;
-/// Candidates that are ranked again by their rows where codes are lossy, for each result: as a search of the index does.
+/// Candidates that are ranked again by their rows where codes are lossy, for each result: as a search of the index
+/// does.
 const K_FACTOR: usize = 10;
 const TEST: &str = "table::measure_every_family";
 const MARKS: [&str; 2] = ["<!-- measured -->", "<!-- /measured -->"];

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-# OpenMP's threads otherwise wait in a loop, and take the processor from the tests that run in parallel. Servers inherit it.
+# OpenMP's threads otherwise wait in a loop, and take the processor from the tests that run in parallel. Servers inherit
+# it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 pytest.register_assert_rewrite("failpoints", "oracle", "workload")

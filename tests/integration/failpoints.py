@@ -50,7 +50,7 @@ def wait_for_arrival(cluster, name, still_under_way, timeout_s=60):
     raise AssertionError(f"nothing came to {name}")
 
 
-# -- a fixture, for the files that import it ------------------------------------------------------------------------------
+# -- a fixture, for the files that import it --------------------------------------------------------------------------
 
 @pytest.fixture
 def living(cluster, database):

@@ -135,8 +135,8 @@ def test_one_worker_serves_an_index_and_each_index_has_its_own(db, cluster, data
     seen = set()
 
     def watch(conn):
-        # A worker says what it works on when it has the right to: until then a second one may be on its way out. One that
-        # has lost the right ends, which may take a moment.
+        # A worker says what it works on when it has the right to: until then a second one may be on its way out. One
+        # that has lost the right ends, which may take a moment.
         busy = [worker for worker in workers(conn) if worker[1]]
         seen.update(query for _, query in busy)
         if len(busy) > len({query for _, query in busy}):

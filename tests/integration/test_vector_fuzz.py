@@ -29,7 +29,8 @@ _strtof = ctypes.CDLL(None).strtof
 _strtof.restype, _strtof.argtypes = ctypes.c_float, [ctypes.c_char_p, ctypes.c_void_p]
 
 SPACE = rb"[ \t\n\r\v\f]*"
-# What C's strtof reads and what is finite. Each text has one way to match, so that long ones take no longer than they must.
+# What C's strtof reads and what is finite. Each text has one way to match, so that long ones take no longer than they
+# must.
 NUMBER = rb"[+-]?(?:0[xX](?:[0-9a-fA-F]+(?:\.[0-9a-fA-F]*)?|\.[0-9a-fA-F]+)(?:[pP][+-]?[0-9]+)?" \
          rb"|(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
 LITERAL = re.compile(SPACE + rb"\[" + SPACE + NUMBER + rb"(?:" + SPACE + rb"," + SPACE + NUMBER + rb")*" + SPACE + rb"\]"
@@ -57,7 +58,7 @@ def value_of_message(message: bytes) -> bytes | None:
     return message if unused == 0 and dims == len(elements) and wire(elements) else None
 
 
-# -- generators ---------------------------------------------------------------------------------------------------------
+# -- generators -------------------------------------------------------------------------------------------------------
 
 def some_dims(rng) -> int:
     return rng.choice((1, 1, 2, 3, rng.randint(1, 20), rng.randint(1, 200)))
@@ -148,7 +149,7 @@ def messages(form: int):
                    else damaged(rng, valid_message(rng), bytes(range(256))))
 
 
-# -- the test -----------------------------------------------------------------------------------------------------------
+# -- the test ---------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def raw(cluster):

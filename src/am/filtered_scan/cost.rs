@@ -8,7 +8,8 @@ use crate::am::cost::About;
 /// Rows that are reckoned to lie within a radius: PostgreSQL takes a third of the table, whatever the radius.
 const ROWS_WITHIN_A_RADIUS: f64 = 1000.0;
 
-/// Pages for which PostgreSQL charges as much as it takes to plan the node and to open the index for it. Measured: about
+/// Pages for which PostgreSQL charges as much as it takes to plan the node and to open the index for it. Measured:
+/// about
 /// 0.1 ms, which matters where a few rows are sorted in three times that.
 const SETUP_PAGES: f64 = 10.0;
 

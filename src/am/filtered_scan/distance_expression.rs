@@ -1,8 +1,8 @@
 //! Expressions that order rows as a faiss index does: the distance to a vector, and what rises or falls with it.
 //!
-//! People write `1 - (embedding <=> $1) DESC`, `(embedding <#> $1) * -1 DESC`, `cosine_distance(embedding, $1)`. Rounded
-//! arithmetic never reverses the order of its argument, so such an expression is ordered wherever the distance is. A sum is
-//! left alone: `(embedding <-> $1) + 0` is how people keep PostgreSQL from using an index.
+//! People write `1 - (embedding <=> $1) DESC`, `(embedding <#> $1) * -1 DESC`, `cosine_distance(embedding, $1)`.
+//! Rounded arithmetic never reverses the order of its argument, so such an expression is ordered wherever the distance
+//! is. A sum is left alone: `(embedding <-> $1) + 0` is how people keep PostgreSQL from using an index.
 
 use pgrx::pg_sys::{self, NodeTag};
 

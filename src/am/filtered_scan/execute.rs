@@ -21,7 +21,8 @@ pub struct Node {
     state: *mut State,
 }
 
-/// It lives as long as the executor's memory, error or not, so it owns memory, maps and FAISS handles only (invariant 9).
+/// It lives as long as the executor's memory, error or not, so it owns memory, maps and FAISS handles only (invariant
+/// 9).
 pub struct State {
     pub index: pg_sys::Relation,
     pub operator: Rc<DistanceOperator>,
@@ -94,8 +95,8 @@ unsafe extern "C-unwind" fn begin(
             let constant = |at: usize| float8(expressions[at].cast()).unwrap_or(f64::NAN);
             (compile(2), Linear { scale: constant(3), offset: constant(4) })
         });
-        // While rows are locked, PostgreSQL checks the conditions on their new versions; else they are checked before rows
-        // are sorted.
+        // While rows are locked, PostgreSQL checks the conditions on their new versions; else they are checked before
+        // rows are sorted.
         let filter = if (*estate).es_epq_active.is_null() {
             std::mem::replace(&mut (*node).ss.ps.qual, core::ptr::null_mut())
         } else {

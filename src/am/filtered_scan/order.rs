@@ -47,7 +47,8 @@ pub unsafe fn ordering(
             members(class, table).find(|member| pg_sys::bms_equal((**member).em_relids, (*table).relids))?;
         let expression: *mut pg_sys::Node = (*member).em_expr.cast();
         let monotonic = order.monotonic(expression)?;
-        // Rows without a vector are not in the index. Where they would come last, they are left out as from any such scan.
+        // Rows without a vector are not in the index. Where they would come last, they are left out as from any such
+        // scan.
         if monotonic.falls != falls || ((*key).pk_nulls_first && !rejects_nulls(table, expression)) {
             return None;
         }
@@ -91,7 +92,8 @@ unsafe fn members(
 /// # Safety
 /// Both belong to the query that is being planned.
 unsafe fn rejects_nulls(table: *mut pg_sys::RelOptInfo, expression: *mut pg_sys::Node) -> bool {
-    // SAFETY: the planner's own nodes. Conditions that cannot hold for a NULL name the variables that are not NULL then.
+    // SAFETY: the planner's own nodes. Conditions that cannot hold for a NULL name the variables that are not NULL
+    // then.
     unsafe {
         let conditions = pg_sys::extract_actual_clauses((*table).baserestrictinfo, false);
         let not_null = pg_sys::find_nonnullable_vars(conditions.cast());
@@ -107,8 +109,8 @@ unsafe fn rejects_nulls(table: *mut pg_sys::RelOptInfo, expression: *mut pg_sys:
 /// # Safety
 /// `variables` is what `find_nonnullable_vars` returned.
 unsafe fn is_among(variables: *mut pg_sys::List, table: *mut pg_sys::RelOptInfo, number: i16) -> bool {
-    // SAFETY: a multi-bitmapset: for each table of the query a set of columns (nodes/multibitmapset.h); in PostgreSQL 15
-    // a list of variables.
+    // SAFETY: a multi-bitmapset: for each table of the query a set of columns (nodes/multibitmapset.h); in PostgreSQL
+    // 15 a list of variables.
     unsafe {
         let relation = (*table).relid as i32;
         #[cfg(feature = "pg15")]

@@ -201,9 +201,9 @@ unsafe fn bitmap_path(
         if (*table).baserestrictinfo.is_null() || indexes.is_null() {
             return None;
         }
-        // PostgreSQL has discarded paths that cost more than reading the table or than another path, because it does not
-        // know that the table need not be read. So the paths of these indexes are made again, to compete with each other
-        // only.
+        // PostgreSQL has discarded paths that cost more than reading the table or than another path, because it does
+        // not know that the table need not be read. So the paths of these indexes are made again, to compete with each
+        // other only.
         let lists = ((*table).pathlist, (*table).partial_pathlist, (*table).indexlist);
         ((*table).pathlist, (*table).partial_pathlist) = (core::ptr::null_mut(), core::ptr::null_mut());
         (*table).indexlist = indexes;
@@ -246,8 +246,8 @@ unsafe fn cheapest_bitmap(
     }
 }
 
-/// What the plan needs: `[index, falls, order, query, [bound, scale, offset]]`, of which the first two are integers and the
-/// rest expressions, the last three those of the radius.
+/// What the plan needs: `[index, falls, order, query, [bound, scale, offset]]`, of which the first two are integers and
+/// the rest expressions, the last three those of the radius.
 ///
 /// # Safety
 /// Nodes of the query that is being planned.

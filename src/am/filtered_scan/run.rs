@@ -22,17 +22,17 @@ use crate::vector::Vector;
 
 /// Rows that are collected first where nobody says how many are wanted.
 pub const TYPICAL_ROWS: usize = FIRST_ROUND_ROWS;
-/// Candidates that are found in a bitmap and ranked in the time that a search in order of distance takes for each row that it
-/// should have to look at. Measured on 115,659 embeddings of 384 dimensions with `HNSW32`: about 1 us and 20 us. As the
-/// nearest rows seldom pass as often as any others do, that search is reckoned to look at ten times as many.
+/// Candidates that are found in a bitmap and ranked in the time that a search in order of distance takes for each row
+/// that it should have to look at. Measured on 115,659 embeddings of 384 dimensions with `HNSW32`: about 1 us and 20
+/// us. As the nearest rows seldom pass as often as any others do, that search is reckoned to look at ten times as many.
 const RANKED_PER_LOOK: f64 = 200.0;
 /// A search that has looked at so many times the rows that it should have needed gives way to a bitmap.
 const PATIENCE: f64 = 2.0;
-/// How many more rows a first round asks for than should be looked at: the nearest that pass lie deeper among the nearest
-/// than the nearest do.
+/// How many more rows a first round asks for than should be looked at: the nearest that pass lie deeper among the
+/// nearest than the nearest do.
 const SPARE_LOOKS: f64 = 2.0;
-/// What a search is to find where nobody says how much: more than without a condition, as each row that it misses is one
-/// of the few that pass.
+/// What a search is to find where nobody says how much: more than without a condition, as each row that it misses is
+/// one of the few that pass.
 const FILTERED_RECALL: f64 = 0.995;
 /// A search looks at so many rows before it gives way.
 const MIN_LOOKS: f64 = 200.0;
@@ -165,8 +165,8 @@ struct Bitmap {
 }
 
 impl Bitmap {
-    /// The rows that the table's own indexes name, if it is worth the while to rank them; and how many rows pass, where that
-    /// has come out.
+    /// The rows that the table's own indexes name, if it is worth the while to rank them; and how many rows pass, where
+    /// that has come out.
     ///
     /// # Safety
     /// The node is initialised.
@@ -239,8 +239,8 @@ impl Executor {
         unsafe { ScanDistances::new(self.table, self.index, self.snapshot, &self.operator, query) }
     }
 
-    /// Collects the rows that are wanted next, sorts them, and leaves out those that should have come before. False: too
-    /// many rows did not pass.
+    /// Collects the rows that are wanted next, sorts them, and leaves out those that should have come before. False:
+    /// too many rows did not pass.
     ///
     /// # Safety
     /// The node is initialised, and nobody uses its slot.

@@ -207,8 +207,8 @@ impl Builder {
     /// Rows to link between two reports of the progress: some seconds' work at most.
     pub const LINK_ROWS: u64 = 10_000;
 
-    /// Links at most `rows` rows of a graph that have no links yet. A graph whose rows are linked together is better and
-    /// sooner built than one that grows in batches.
+    /// Links at most `rows` rows of a graph that have no links yet. A graph whose rows are linked together is better
+    /// and sooner built than one that grows in batches.
     pub fn link(&mut self, rows: u64) -> Result<(), EngineError> {
         let rows = rows.min(self.unlinked_rows());
         if rows == 0 {

@@ -259,7 +259,8 @@ impl Additive {
             // The matrix, LAPACK's copy of it, and sums for the codebooks, in double precision.
             return 2 * 8 * self.centroids * (self.centroids + width) + 4 * self.codebooks * sample;
         }
-        // Beams, the next codebook's beams or the input of k-means, their codes, and distances to the nearest centroids.
+        // Beams, the next codebook's beams or the input of k-means, their codes, and distances to the nearest
+        // centroids.
         let beams = BEAM * sample;
         let found = 12 * BEAM * BEAM * self.beam_rows(width * self.parts, sample);
         4 * width * 2 * beams + 8 * beams * (self.codebooks + 2) + found

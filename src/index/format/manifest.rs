@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BODY_BYTES, DeltaLayout, FormatError, SEGMENT_HEAD_BYTES, TID_BYTES, decode, encode};
+use super::{BODY_BYTES, DeltaLayout, FormatError, PointRef, SEGMENT_HEAD_BYTES, TID_BYTES, decode, encode};
 
 /// A range of consecutive blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,17 +119,6 @@ pub struct SegmentRef {
     /// Why `auto` chose this factory string, for the user; empty if it was requested or is that of sealed inserts.
     #[serde(deserialize_with = "super::string")]
     pub reason: String,
-}
-
-/// An operating point (`engine::OperatingPoint`) in integers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PointRef {
-    /// 0 in this field and the next two: not set.
-    pub nprobe: u32,
-    pub ef_search: u32,
-    pub k_factor_hundredths: u32,
-    pub recall_millionths: u32,
-    pub cost_ns: u32,
 }
 
 impl SegmentRef {

@@ -21,6 +21,7 @@
 mod delta_page;
 mod manifest;
 mod meta_page;
+mod point;
 mod segment_head;
 mod tid;
 mod tombstones;
@@ -36,8 +37,9 @@ pub use delta_page::{
     DELTA_ENTRY_HEAD_BYTES, DELTA_HEAD_BYTES, DeltaHead, DeltaLayout, OVERFLOW_ELEMENTS, overflow_head,
     split_overflow,
 };
-pub use manifest::{BlobRef, DeltaRun, Extent, Manifest, PointRef, SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
+pub use manifest::{BlobRef, DeltaRun, Extent, Manifest, SMALL_SEGMENT_ROWS, SegmentRef, Tiers};
 pub use meta_page::Meta;
+pub use point::PointRef;
 pub use segment_head::{SEGMENT_HEAD_BYTES, SegmentHead};
 pub use tid::{TID_BYTES, Tid};
 pub use tombstones::Tombstones;

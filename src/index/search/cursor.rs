@@ -1,20 +1,20 @@
 //! The search cursor: rows in the order of their exact distances, one after the other, for as long as somebody asks.
 //!
 //! The cursor works in rounds. Each asks FAISS for more rows than the last, and skips by position the rows that were
-//! found before. A row is returned when no other can be nearer: of the rows that were found, the nearest is ranked by its
-//! exact distance, which is read from the table where the index has it only up to rounding; of those that were not, each
-//! segment tells a lower bound, its *frontier*. When a segment's rounds have grown to a good part of it, the rest of it
-//! is ranked by exact distance; so a filtered query returns its full LIMIT whatever FAISS can or cannot reach.
+//! found before. A row is returned when no other can be nearer: of the rows that were found, the nearest is ranked by
+//! its exact distance, which is read from the table where the index has it only up to rounding; of those that were not,
+//! each segment tells a lower bound. When a segment's rounds have grown to a good part of it, the rest of it is ranked
+//! by exact distance; so a filtered query returns its full LIMIT whatever FAISS can or cannot reach.
 //!
 //! What a cursor holds grows with the rows that it returns up to a limit. Beyond that it ranks the rest of a segment in
 //! passes, each of which finds as many of the rows behind the last one as there is room for (`passes`); and of the rows
-//! that it has returned before it remembers a bit each. Rust ends the process where memory cannot be had, so growing asks
-//! first.
+//! that it has returned before it remembers a bit each. Rust ends the process where memory cannot be had, so growing
+//! asks first.
 //!
-//! The frontier of an approximate index is not certain: a later round can find a row that an earlier one missed. Such a
-//! row is too late where a farther one has been returned already. It is left out unless the request relaxes the order, and
-//! from there on the cursor ranks by exact distance, so that no other row is too late. A request for all rows ranks them
-//! so from the start, and misses none.
+//! The lower bound of an approximate index is not certain: a later round can find a row that an earlier one missed.
+//! Such a row is too late where a farther one has been returned already. It is left out unless the request relaxes the
+//! order, and from there on the cursor ranks by exact distance, so that no other row is too late. A request for all
+//! rows ranks them so from the start, and misses none.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -126,7 +126,7 @@ impl Cursor {
     /// The next row, or None when there are no more.
     pub fn next(&mut self, exact: &mut dyn ExactDistances) -> Result<Option<Found>, IndexError> {
         loop {
-            let bound = self.frontiers().min();
+            let bound = self.lower_bounds().min();
             let nearest = self.pending.peek().map(|Reverse(row)| row.distance);
             match (nearest, bound) {
                 (None, None) => return Ok(None),
@@ -144,7 +144,8 @@ impl Cursor {
         }
     }
 
-    /// The nearest row that was found, if its distance is exact and it is not too late; else what stood before it has moved.
+    /// The nearest row that was found, if its distance is exact and it is not too late; else what stood before it has
+    /// moved.
     fn take_nearest(&mut self, exact: &mut dyn ExactDistances) -> Option<Found> {
         let Reverse(row) = self.pending.pop()?;
         if row.is_exact {
@@ -181,10 +182,10 @@ impl Cursor {
         distance.is_none_or(|distance| distance > self.end && self.end.0.is_finite())
     }
 
-    /// The distances up to which what is not exhausted was searched.
-    fn frontiers(&self) -> impl Iterator<Item = Distance> {
-        let segments = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.frontier);
-        segments.chain(self.delta.frontier())
+    /// Lower bounds on the distances of rows not returned yet, of each part that has some.
+    fn lower_bounds(&self) -> impl Iterator<Item = Distance> {
+        let segments = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.lower_bound);
+        segments.chain(self.delta.lower_bound())
     }
 
     fn push(&mut self, row: Found) -> Result<(), IndexError> {
@@ -195,13 +196,13 @@ impl Cursor {
 
     /// One more round for every segment that holds candidates back.
     fn advance(&mut self, bound: Distance, exact: &mut dyn ExactDistances) -> Result<(), IndexError> {
-        if self.delta.frontier().is_some_and(|frontier| frontier <= bound) {
+        if self.delta.lower_bound().is_some_and(|lower| lower <= bound) {
             for at in self.delta.next_round() {
                 self.push(self.delta.rows[at])?;
             }
         }
         for at in 0..self.scans.len() {
-            if self.scans[at].exhausted || self.scans[at].frontier > bound {
+            if self.scans[at].exhausted || self.scans[at].lower_bound > bound {
                 continue;
             }
             pgrx::check_for_interrupts!();
@@ -227,7 +228,7 @@ impl Cursor {
         let positions = scan.next_position..end;
         scan.next_position = end;
         scan.exhausted = end == opened.segment.rows();
-        scan.frontier = Distance(0.0);
+        scan.lower_bound = Distance(0.0);
         for position in positions.filter(|&position| !opened.is_dead(position)) {
             self.push(Found::in_no_order(opened.segment.tid(position)))?;
         }
@@ -314,7 +315,7 @@ impl Cursor {
             found.sort_unstable();
             // Of candidates by estimate only the nearest are safe to return; those behind wait for the next round.
             let safe = found.get(wanted - 1).or(found.last()).map(|row| row.distance);
-            scan.frontier = safe.unwrap_or(scan.frontier);
+            scan.lower_bound = safe.unwrap_or(scan.lower_bound);
             return found.into_iter().try_for_each(|row| self.push(row));
         }
         // An index that compares all rows is certain of what it left out, up to rounding. Of another the round's last
@@ -323,7 +324,7 @@ impl Cursor {
             true => query.rounding.below(hit.distance),
             false => query.rounding.above(hit.distance),
         });
-        scan.frontier = last.unwrap_or(Distance(f64::NEG_INFINITY));
+        scan.lower_bound = last.unwrap_or(Distance(f64::NEG_INFINITY));
         if index.stores_rows() && index.lists() == 0 && self.metric != Metric::Cosine {
             return self.add_by_rows(&opened, &new, exact);
         }
@@ -400,7 +401,7 @@ impl Cursor {
         scan.passes = Some(source);
         scan.exhausted = is_all;
         scan.last_ranked = last;
-        scan.frontier = last.map_or(scan.frontier, |(distance, _)| distance);
+        scan.lower_bound = last.map_or(scan.lower_bound, |(distance, _)| distance);
         if is_all {
             (scan.among, scan.seen) = (None, Positions::default());
         }

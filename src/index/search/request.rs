@@ -3,10 +3,9 @@
 use std::rc::Rc;
 
 use super::candidates::Candidates;
-use crate::engine::{DEFAULT_RECALL, SearchParams};
+use crate::engine::{self, DEFAULT_RECALL, OperatingPoint, SearchParams};
 use crate::index::format::PointRef;
 use crate::index::segment::OpenedSegment;
-use crate::index::train::calibration;
 
 /// Rows of the first round if the number of rows is unknown: a typical LIMIT with over-fetch.
 pub const FIRST_ROUND_ROWS: usize = 64;
@@ -70,8 +69,9 @@ impl Request {
 
 /// The search parameters for `k` rows of a segment: the requested ones, completed by those that reach the recall.
 pub fn segment_params(points: &[PointRef], asked: &SearchParams, k: Option<usize>) -> SearchParams {
-    let recall = asked.recall.unwrap_or(DEFAULT_RECALL);
-    asked.or(calibration::params_for(points, recall, k.unwrap_or(TYPICAL_ROWS)))
+    let points: Vec<OperatingPoint> = points.iter().map(OperatingPoint::from).collect();
+    let point = engine::choose(&points, asked.recall.unwrap_or(DEFAULT_RECALL));
+    asked.or(point.map_or_else(SearchParams::default, |point| point.params_for(k.unwrap_or(TYPICAL_ROWS))))
 }
 
 /// The number of candidates for a round of `wanted` rows, in a segment in which `live_rows` can be found; None if it is

@@ -15,8 +15,8 @@ use crate::index::segment::OpenedSegment;
 use crate::index::{IndexView, delta};
 use crate::pg::relation::Rel;
 
-/// Ids of inverted lists that are looked through in the time that it takes to fetch a row of the table. Measured on 115,659
-/// rows of 384 dimensions: 0.3 ms and 0.7 us.
+/// Ids of inverted lists that are looked through in the time that it takes to fetch a row of the table. Measured on
+/// 115,659 rows of 384 dimensions: 0.3 ms and 0.7 us.
 const IDS_PER_FETCH: u64 = 256;
 
 /// A distance that sorts NaN last, as PostgreSQL does.
@@ -74,7 +74,7 @@ pub struct SegmentScan {
     /// Rows of the next round.
     pub round_rows: usize,
     /// Lower bound on the distance of rows this segment has not returned yet (exact for exhaustive indexes).
-    pub frontier: Distance,
+    pub lower_bound: Distance,
     pub exhausted: bool,
     /// Where a search without query continues.
     pub next_position: u64,
@@ -106,7 +106,7 @@ impl DeltaScan {
     }
 
     /// Lower bound on the distance of the remaining rows, as for a segment; None if there are none.
-    pub fn frontier(&self) -> Option<Distance> {
+    pub fn lower_bound(&self) -> Option<Distance> {
         let last =
             self.taken.checked_sub(1).map_or(Distance(f64::NEG_INFINITY), |last| self.rows[last].distance);
         (self.taken < self.rows.len()).then_some(last)
@@ -141,7 +141,7 @@ impl SegmentScan {
             among,
             params,
             round_rows: request.wanted_rows.max(1),
-            frontier: Distance(f64::NEG_INFINITY),
+            lower_bound: Distance(f64::NEG_INFINITY),
             exhausted,
             next_position: 0,
             first_hits: None,

@@ -1,10 +1,10 @@
 //! Decisions about every new segment, whether built, imported or merged: memory limits (`budget`), factory
-//! (`factory_choice`), and search parameters with measured recall (`calibration`).
+//! (`factory_choice`), and search parameters with measured recall (`holdout_rows`).
 
 mod budget;
-pub mod calibration;
 mod factory_choice;
+mod holdout_rows;
 
 pub use budget::{Resources, TrainingSample, check_memory, shortage};
-pub use calibration::{HoldoutRows, wanted_queries};
 pub use factory_choice::{ChosenFactory, RequestedFactory, UNTRAINED_FACTORY, check_factory, rows_to_train};
+pub use holdout_rows::{HoldoutRows, wanted_queries};

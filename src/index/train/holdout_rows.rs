@@ -148,38 +148,3 @@ impl HoldoutRows {
         self.rows
     }
 }
-
-impl From<&OperatingPoint> for PointRef {
-    fn from(point: &OperatingPoint) -> Self {
-        let whole = |value: Option<usize>| u32::try_from(value.unwrap_or(0)).unwrap_or(u32::MAX);
-        PointRef {
-            nprobe: whole(point.params.nprobe),
-            ef_search: whole(point.params.ef_search),
-            k_factor_hundredths: (point.params.k_factor.unwrap_or(0.0) * 100.0).round() as u32,
-            recall_millionths: (point.recall.clamp(0.0, 1.0) * 1e6) as u32,
-            cost_ns: (point.cost_us * 1e3) as u32,
-        }
-    }
-}
-
-impl From<&PointRef> for OperatingPoint {
-    fn from(point: &PointRef) -> Self {
-        let given = |value: u32| (value > 0).then_some(value as usize);
-        OperatingPoint {
-            params: SearchParams {
-                nprobe: given(point.nprobe),
-                ef_search: given(point.ef_search),
-                k_factor: given(point.k_factor_hundredths).map(|hundredths| hundredths as f32 / 100.0),
-                ..SearchParams::default()
-            },
-            recall: f64::from(point.recall_millionths) / 1e6,
-            cost_us: f64::from(point.cost_ns) / 1e3,
-        }
-    }
-}
-
-/// The search parameters with which a search for `k` rows of a segment with these points reaches `recall` (0 to 1).
-pub fn params_for(points: &[PointRef], recall: f64, k: usize) -> SearchParams {
-    let points: Vec<OperatingPoint> = points.iter().map(OperatingPoint::from).collect();
-    engine::choose(&points, recall).map_or_else(SearchParams::default, |point| point.params_for(k))
-}

@@ -87,7 +87,7 @@ endif
 # Threads that wait for others leave the processor to the test that runs beside them.
 test-rust: export OMP_WAIT_POLICY = passive
 test-rust: ## unit and engine tests: no server
-	cargo test $(TEST_BUILD)
+	cargo test --workspace $(TEST_BUILD)
 
 test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-away server
 	@KEEP= scripts/with_cluster.sh tests/regress/run.sh
@@ -122,10 +122,10 @@ $(VENV)/installed: tests/requirements.txt
 lint: ## the layers of src/README.md, the width of comments; rustfmt and clippy, where rustup has installed them
 	@scripts/check_layers.sh
 	@scripts/check_comments.sh
-	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --check; cargo fmt --check; \
+	@if cargo fmt --version >/dev/null 2>&1; then echo cargo fmt --check; cargo fmt --all --check; \
 	else echo "skipped: rustfmt is not installed (rustup component add rustfmt)"; fi
 	@if cargo clippy --version >/dev/null 2>&1; then \
-	    cargo clippy --all-targets $(TEST_BUILD) -- -D warnings; \
+	    cargo clippy --workspace --all-targets $(TEST_BUILD) -- -D warnings; \
 	else echo "skipped: clippy is not installed (rustup component add clippy)"; fi
 
 bench: ## measure beside pgvector (BENCH="inserts vacuum": parts; PGVECTOR_SRC=... compiles pgvector for this machine)
@@ -142,8 +142,8 @@ $(BENCH_VENV)/installed: bench/requirements.txt
 # Threads that wait for others are not to burn processor time, which is what is measured.
 bench-factories: export OMP_WAIT_POLICY = passive
 bench-factories: ## measure the index types and rewrite the tables of docs/factories.md (VEKTER_DATA=shared embeddings)
-	cargo test --release --locked --test engine -- table::measure_every_family --ignored --exact --nocapture
-	cargo test --release --locked --test engine -- recall_table:: --ignored --nocapture --test-threads 1
+	cargo test --release --locked --package vekter-engine --test engine -- table::measure_every_family --ignored --exact --nocapture
+	cargo test --release --locked --package vekter-engine --test engine -- recall_table:: --ignored --nocapture --test-threads 1
 
 bench-vector: $(VENV)/installed ## distances, side by side with an installed pgvector
 	$(VENV)/bin/python bench/vector/distances.py $(BENCH_ARGS)

@@ -64,7 +64,7 @@ check_rust() {
 
 # The OpenMP flavour of OpenBLAS shares FAISS's thread pool. The pthread flavour starts threads of its own as soon as it
 # is loaded, with signals unblocked: inside a PostgreSQL backend they would run its signal handlers. Both can be
-# installed: build.rs binds vekter to this folder, whatever Debian's alternatives say.
+# installed: src/engine/shim/build.rs binds vekter to this folder, whatever Debian's alternatives say.
 check_blas() {
     local folder=$multiarch/openblas-openmp
     [[ -e $folder/libblas.so && -e $folder/liblapack.so ]] || packages+=(libopenblas-openmp-dev)

@@ -5,7 +5,6 @@ compile_error!("PostgreSQL's errors cross Rust frames by unwinding: build with p
 
 pub mod am;
 pub mod cache;
-pub mod engine;
 pub mod failpoint;
 pub mod functions;
 pub mod guc;
@@ -14,6 +13,8 @@ pub mod page;
 pub mod pg;
 mod processor;
 pub mod vector;
+
+pub use vekter_engine as engine;
 
 pgrx::pg_module_magic!();
 

@@ -2,7 +2,7 @@
 
 use super::data::*;
 use std::time::{Duration, Instant};
-use vekter::engine::{EngineError, Hit, Metric, OpenIndex, SearchParams, initialise, on_worker};
+use vekter_engine::{EngineError, Hit, Metric, OpenIndex, SearchParams, initialise, on_worker};
 
 const THREADS: usize = 3;
 
@@ -147,5 +147,5 @@ fn a_batch_ends_soon_after_a_cancel() {
 }
 
 fn on_worker_until<T: Send>(end: Instant, work: impl FnOnce() -> T + Send) -> T {
-    vekter::engine::on_worker_while(THREADS, &mut || Instant::now() < end, work).0
+    vekter_engine::on_worker_while(THREADS, &mut || Instant::now() < end, work).0
 }

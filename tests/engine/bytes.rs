@@ -3,7 +3,7 @@
 
 use super::data::*;
 use super::process;
-use vekter::engine::{Builder, EngineError, Metric};
+use vekter_engine::{Builder, EngineError, Metric};
 
 const DIMS: usize = 16;
 const ROWS: usize = 600;
@@ -55,7 +55,7 @@ fn truncated_bytes_are_corrupt() {
 #[test]
 fn bytes_of_something_else_are_corrupt() {
     let _shared = CANCELLING.read();
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     let mut random = Random(9);
     let noise: Vec<u8> = (0..4_096).map(|_| random.next() as u8).collect();
     for bytes in [&noise[..], &[0; 4_096], &[0xff; 4_096], b"", b"IxF2", b"null", b"IxMp", b"%PDF-1.4"] {
@@ -71,7 +71,7 @@ fn bytes_of_something_else_are_corrupt() {
 #[test]
 fn a_range_beyond_the_bytes_is_corrupt() {
     use std::sync::Arc;
-    use vekter::engine::{MappedBytes, OpenIndex};
+    use vekter_engine::{MappedBytes, OpenIndex};
     let bytes: Arc<dyn MappedBytes> = Arc::new(vec![0u8; 100]);
     for range in [0..101, 100..101, 50..usize::MAX] {
         let error = OpenIndex::open(Arc::clone(&bytes), range, Metric::L2).unwrap_err();
@@ -115,7 +115,7 @@ fn the_head_of_a_flat_index_and_its_rows_are_what_faiss_writes() {
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1] {
         for rows in [1, 7, 1_000] {
             let values = clustered(rows, DIMS, 5);
-            let mut bytes = vekter::engine::flat_head(DIMS, metric, rows as u64).unwrap();
+            let mut bytes = vekter_engine::flat_head(DIMS, metric, rows as u64).unwrap();
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             assert_eq!(
                 bytes,

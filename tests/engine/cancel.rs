@@ -4,7 +4,7 @@ use super::data::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use vekter::engine::{Builder, EngineError, Metric, SearchParams, initialise, on_worker, on_worker_while};
+use vekter_engine::{Builder, EngineError, Metric, SearchParams, initialise, on_worker, on_worker_while};
 
 /// Longer than any cancel may take, with room for a busy machine.
 const SOON: Duration = Duration::from_secs(15);

@@ -1,7 +1,7 @@
 //! Clusters, codes and labelled files: what the engine offers beside indexes.
 
 use super::data::*;
-use vekter::engine::{
+use vekter_engine::{
     Builder, Clustering, ClusteringPlan, EngineError, Metric, SearchParams, check_decodable,
 };
 

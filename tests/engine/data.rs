@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::sync::{Arc, RwLock};
-use vekter::engine::{Builder, EngineError, Hit, MappedBytes, Metric, OpenIndex, SearchParams};
+use vekter_engine::{Builder, EngineError, Hit, MappedBytes, Metric, OpenIndex, SearchParams};
 
 /// Cancelling ends all of the engine's work in a process, so tests that cancel hold this alone.
 pub static CANCELLING: RwLock<()> = RwLock::new(());
@@ -79,7 +79,7 @@ pub fn is_dead(dead: &[u8], position: usize) -> bool {
 }
 
 pub fn build(factory: &str, metric: Metric, rows: &[f32], dims: usize) -> Result<Builder, EngineError> {
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     let mut builder = Builder::new(factory, dims, metric)?;
     builder.reserve((rows.len() / dims) as u64)?;
     if builder.needs_training() {

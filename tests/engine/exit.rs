@@ -3,7 +3,7 @@
 use super::data::*;
 use super::process;
 use std::time::{Duration, Instant};
-use vekter::engine::{Builder, Metric, initialise, on_worker, stop_worker};
+use vekter_engine::{Builder, Metric, initialise, on_worker, stop_worker};
 
 unsafe extern "C" {
     fn atexit(function: extern "C" fn()) -> i32;

@@ -2,7 +2,7 @@
 
 use super::data::*;
 use super::process;
-use vekter::engine::{Builder, ExternalIndex, ExternalIndexError, Metric, SearchParams};
+use vekter_engine::{Builder, ExternalIndex, ExternalIndexError, Metric, SearchParams};
 
 const DIMS: usize = 16;
 const ROWS: usize = 500;
@@ -107,7 +107,7 @@ fn a_file_is_read_as_the_index_that_it_is() {
         let rows = rows(metric);
         for query in rows.chunks(DIMS).take(if is_normalised { 0 } else { 10 }) {
             let answer =
-                |opened: &vekter::engine::OpenIndex| opened.search(query, 10, &narrow(), None).unwrap();
+                |opened: &vekter_engine::OpenIndex| opened.search(query, 10, &narrow(), None).unwrap();
             assert_eq!(answer(&after), answer(&before), "{what}");
         }
         let stores = !factory.contains("SQ") && !factory.contains("PQ") || factory.ends_with("RFlat");

@@ -2,7 +2,7 @@
 
 use super::data::*;
 use std::sync::LazyLock;
-use vekter::engine::{Builder, EngineError, Metric, OpenIndex};
+use vekter_engine::{Builder, EngineError, Metric, OpenIndex};
 
 pub const DIMS: usize = 64;
 pub const ROWS: usize = 1_600;
@@ -458,7 +458,7 @@ fn what_does_not_fit_is_an_error_and_not_a_crash() {
     assert!(matches!(opened.search(&rows[..3], 5, &narrow(), None), Err(EngineError::BadParameter { .. })));
     let unfit = [f32::INFINITY; DIMS];
     assert!(matches!(opened.search(&unfit, 5, &narrow(), None), Err(EngineError::BadParameter { .. })));
-    let none = vekter::engine::SearchParams { nprobe: Some(0), ..narrow() };
+    let none = vekter_engine::SearchParams { nprobe: Some(0), ..narrow() };
     assert!(matches!(opened.search(&rows[..DIMS], 5, &none, None), Err(EngineError::BadParameter { .. })));
 
     let mut builder = Builder::new("IVF64,Flat", DIMS, Metric::L2).unwrap();

@@ -1,7 +1,7 @@
 //! Graphs of rows in many narrow clusters, as embeddings of real things come.
 
 use super::data::*;
-use vekter::engine::{Builder, Metric, SearchParams, on_worker};
+use vekter_engine::{Builder, Metric, SearchParams, on_worker};
 
 /// Inserting in batches loses FAISS's order of insertion (upper levels of the whole graph first). With its default
 /// efConstruction of 40, whole clusters were then out of reach of any search: recall@10 was 0.85 instead of 1.
@@ -28,7 +28,7 @@ fn a_graph_that_is_built_in_batches_reaches_every_cluster() {
     };
     let (rows, queries) = (draw(ROWS), draw(100));
 
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     let mut builder = Builder::new("HNSW32", DIMS, Metric::L2).unwrap();
     for batch in rows.chunks(2_000 * DIMS) {
         builder.add(batch).unwrap();
@@ -49,7 +49,7 @@ fn rows_are_linked_after_they_were_added_in_parts_of_any_size() {
     let all = clustered(ROWS as usize + 50, DIMS, 93);
     let (rows, queries) = all.split_at(ROWS as usize * DIMS);
     let queries: Vec<&[f32]> = queries.chunks(DIMS).collect();
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     for (factory, metric) in [("HNSW16", Metric::L2), ("HNSW16", Metric::L1), ("HNSW16,SQ8", Metric::L2)] {
         let mut builder = Builder::new(factory, DIMS, metric).unwrap();
         if builder.needs_training() {
@@ -80,7 +80,7 @@ fn threads_that_link_rows_at_once_make_a_sound_graph() {
     const DIMS: usize = 32;
     const ROWS: usize = 3_000;
     let _together = CANCELLING.read();
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     for seed in 0..40 {
         let rows = clustered(ROWS, DIMS, seed);
         let mut builder = Builder::new("HNSW4", DIMS, Metric::L2).unwrap();
@@ -111,7 +111,7 @@ fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there()
     let others: Vec<&[f32]> = others.chunks(DIMS).collect();
     let narrow = SearchParams { ef_search: Some(10), ..SearchParams::default() };
 
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     for factory in ["HNSW8", "HNSW32", "PCA32,HNSW16,RFlat"] {
         let mut builder = Builder::new(factory, DIMS, Metric::L2).unwrap();
         if builder.needs_training() {
@@ -139,7 +139,7 @@ fn hidden_rows_are_as_hard_to_find_neighbours_of_as_rows_that_were_never_there()
 fn hidden_rows_of_lists_and_scans_are_not_found() {
     const DIMS: usize = 16;
     let rows = clustered(3_000, DIMS, 92);
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     for factory in ["IVF32,Flat", "SQ8", "IVF32,PQ8x4fs,RFlat"] {
         let mut builder = Builder::new(factory, DIMS, Metric::L2).unwrap();
         builder.train(&rows).unwrap();

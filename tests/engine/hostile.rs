@@ -2,7 +2,7 @@
 
 use super::data::*;
 use super::process;
-use vekter::engine::{Builder, EngineError, Metric};
+use vekter_engine::{Builder, EngineError, Metric};
 
 const DIMS: [usize; 6] = [1, 2, 3, 64, 384, 16_000];
 

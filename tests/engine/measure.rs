@@ -1,10 +1,10 @@
 //! Recall, speed and size on real embeddings, where the defaults of `SearchParams` come from:
-//! `VEKTER_DATA=... cargo test --release --test engine measure -- --ignored --nocapture`
+//! `VEKTER_DATA=... cargo test --release -p vekter-engine --test engine measure -- --ignored --nocapture`
 
 use super::data::*;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use vekter::engine::{Hit, Metric, SearchParams, on_worker};
+use vekter_engine::{Hit, Metric, SearchParams, on_worker};
 
 const DIMS: usize = 384;
 

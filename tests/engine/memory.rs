@@ -5,7 +5,7 @@ use super::process;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::fs::File;
 use std::sync::Arc;
-use vekter::engine::{Builder, MappedBytes, Metric, OpenIndex, on_worker};
+use vekter_engine::{Builder, MappedBytes, Metric, OpenIndex, on_worker};
 
 const DIMS: usize = 128;
 /// Enough that floats and links are many times what is allowed.
@@ -64,7 +64,7 @@ fn opens_small(test: &str, factory: &str) {
         builder.write(&mut File::create(&path).unwrap()).unwrap();
     }
     let outcome = process::alone(test, 4_000, || {
-        vekter::engine::initialise(|| false);
+        vekter_engine::initialise(|| false);
         let map: Arc<dyn MappedBytes> = Arc::new(Map::new(&File::open(&path).unwrap()));
         let length = map.bytes().len();
         let query = clustered(1, DIMS, 2);
@@ -162,7 +162,7 @@ fn a_build_takes_about_the_memory_that_was_estimated_and_no_more() {
 }
 
 fn measure_build((factory, dims, rows, factor): (&str, usize, usize, f64)) {
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     let values = clustered(rows, dims, 1);
     // Resets the peak of resident memory to what is resident.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();

@@ -1,7 +1,7 @@
 //! Search parameters do what FAISS says they do.
 
 use super::data::*;
-use vekter::engine::{KnownParams, Metric, SearchParams};
+use vekter_engine::{KnownParams, Metric, SearchParams};
 
 const DIMS: usize = 32;
 const ROWS: usize = 4_000;

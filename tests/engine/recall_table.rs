@@ -1,6 +1,7 @@
 //! The families that `factory = 'auto'` chooses from, at the same recall, for docs/factories.md, where this rewrites
 //! rows between marks:
-//! `VEKTER_DATA=... cargo test --release --locked --test engine recall_table -- --ignored --nocapture --test-threads 1`
+//! `VEKTER_DATA=... cargo test --release -p vekter-engine --test engine recall_table -- --ignored --nocapture
+//! --test-threads 1`
 //!
 //! `VEKTER_ONLY="HNSW32 IVF512,Flat"` measures those alone, in that order. Times are of the processor: of the whole
 //! process for a build, so nothing else may run in it.
@@ -9,7 +10,7 @@ use super::data::*;
 use super::measure::{data_folder, rank_by_rows, shared_queries, shared_rows};
 use super::processor_time;
 use super::table::{replace_row, wanted};
-use vekter::engine::{Metric, OpenIndex, SearchParams, on_worker};
+use vekter_engine::{Metric, OpenIndex, SearchParams, on_worker};
 
 const DIMS: usize = 384;
 const K: usize = 10;

@@ -3,7 +3,7 @@
 use super::data::*;
 use super::families::{DIMS, FAMILIES, ROWS, each_metric};
 use std::collections::HashSet;
-use vekter::engine::{Builder, EngineError, Metric};
+use vekter_engine::{Builder, EngineError, Metric};
 
 const QUERIES: usize = 20;
 const K: usize = 10;
@@ -75,7 +75,7 @@ fn adding_to_a_resumed_index_answers_like_adding_to_one_that_was_never_written()
             let resumed = serialised(&resumed);
             let opened = open(&resumed, metric).unwrap();
             let queries: Vec<&[f32]> = queries.chunks(DIMS).take(QUERIES).collect();
-            let reached = |opened: &vekter::engine::OpenIndex| {
+            let reached = |opened: &vekter_engine::OpenIndex| {
                 mean(&queries, |query| {
                     let hits = opened.search(query, 100, &opened.max_useful(), None).unwrap();
                     check_form(&hits, 100, ROWS + MORE, None);

@@ -2,7 +2,7 @@
 
 use super::data::*;
 use super::families::{DIMS, FAMILIES, ROWS, each_metric};
-use vekter::engine::{EngineError, Metric, OpenIndex};
+use vekter_engine::{EngineError, Metric, OpenIndex};
 
 /// Rows by position, each of which must come once.
 pub fn read_back(opened: &OpenIndex, batch_rows: usize) -> Vec<f32> {

@@ -2,7 +2,7 @@
 //! refused with a reason of its own.
 
 use super::data::*;
-use vekter::engine::{Builder, EngineError, Metric};
+use vekter_engine::{Builder, EngineError, Metric};
 
 const DIMS: usize = 16;
 const ROWS: usize = 1_200;

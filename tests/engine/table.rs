@@ -1,5 +1,6 @@
 //! The families side by side on real embeddings, for docs/factories.md, where this rewrites rows between marks, each as
-//! soon as it is measured: `VEKTER_DATA=... cargo test --release --locked --test engine table -- --ignored --nocapture`
+//! soon as it is measured:
+//! `VEKTER_DATA=... cargo test --release -p vekter-engine --test engine table -- --ignored --nocapture`
 //!
 //! `VEKTER_ONLY="IVF512,SQ8 LSH"` measures those alone, in that order. Times are of the processor.
 
@@ -11,7 +12,7 @@ use super::processor_time;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use vekter::engine::{MappedBytes, Metric, OpenIndex, on_worker};
+use vekter_engine::{MappedBytes, Metric, OpenIndex, on_worker};
 
 const DIMS: usize = 384;
 const K: usize = 10;
@@ -92,7 +93,7 @@ fn measure_every_family() {
 
 /// In a process of its own: what opening takes, and how well and fast one thread finds.
 fn search(folder: &Path, file: &Path) {
-    vekter::engine::initialise(|| false);
+    vekter_engine::initialise(|| false);
     let (queries, truth) = shared_queries(folder);
     let before = private_kib();
     let map: Arc<dyn MappedBytes> = Arc::new(Map::new(&File::open(file).unwrap()));

@@ -1,9 +1,9 @@
 //! The code of a single row, and the row that it decodes to.
 
 use super::Builder;
-use crate::engine::EngineError;
-use crate::engine::factory::{self, Codec, Recipe};
-use crate::engine::shim::ffi;
+use crate::EngineError;
+use crate::factory::{self, Codec, Recipe};
+use crate::shim::ffi;
 
 /// One row, encoded by an index.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ fn keeps_values(recipe: &Recipe) -> Result<(), EngineError> {
 
 impl Builder {
     /// Encodes a prepared row, which the index accepts, with this trained index without rows. `Refused` where codes
-    /// cannot be decoded (see [`crate::engine::OpenIndex::can_decode`]).
+    /// cannot be decoded (see [`crate::OpenIndex::can_decode`]).
     pub fn encode(mut self, row: &[f32]) -> Result<EncodedRow, EngineError> {
         keeps_values(&self.recipe)?;
         if row.len() != self.dims() || self.rows() != 0 {

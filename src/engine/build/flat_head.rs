@@ -1,7 +1,7 @@
 //! The bytes before the rows of a Flat index, for callers that have the rows in another place.
 
 use super::Builder;
-use crate::engine::{EngineError, Metric};
+use crate::{EngineError, Metric};
 
 /// Offset of `ntotal` behind the type and the dimension (`write_index_header`, faiss/impl/index_write.cpp).
 const ROWS_AT: usize = 8;

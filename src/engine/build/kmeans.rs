@@ -1,10 +1,10 @@
 //! k-means: centroids learnt from a sample of rows, and the nearest of them for any row.
 
 use super::builder::norm;
-use crate::engine::calibrate::nearest_rows;
-use crate::engine::shim::constants::ROWS_PER_CENTROID;
-use crate::engine::shim::ffi;
-use crate::engine::{EngineError, MAX_DIMS, Metric};
+use crate::calibrate::nearest_rows;
+use crate::shim::constants::ROWS_PER_CENTROID;
+use crate::shim::ffi;
+use crate::{EngineError, MAX_DIMS, Metric};
 
 /// Longer rows may overflow sums of squared differences, and FAISS would write out of bounds (see `Recipe::max_norm`).
 const MAX_NORM: f64 = 1e12;

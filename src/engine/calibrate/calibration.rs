@@ -12,11 +12,11 @@
 use super::exact_neighbours::{HoldoutQueries, NEIGHBOURS};
 use super::operating_points::{OperatingPoint, pareto_front};
 use super::parameter_grid::{GridRow, ParameterGrid, geometric_values};
-use crate::engine::EngineError;
-use crate::engine::build::Builder;
-use crate::engine::search::{SearchParams, search_raw};
-use crate::engine::shim::ffi::{self, Description, Handle};
-use crate::engine::threads::{SignalsBlocked, is_interrupted};
+use crate::EngineError;
+use crate::build::Builder;
+use crate::search::{SearchParams, search_raw};
+use crate::shim::ffi::{self, Description, Handle};
+use crate::threads::{SignalsBlocked, is_interrupted};
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ const FETCH_US: (f64, f64) = (1.5, 0.003);
 
 /// The cheapest parameters for each level of recall that the index reaches; none for an exact index. Stops soon after
 /// `budget` with the results so far. Uses `threads` threads. `sample` knows the nearest of the index's living rows;
-/// `dead` is as in [`crate::engine::OpenIndex::search`].
+/// `dead` is as in [`crate::OpenIndex::search`].
 pub fn calibrate(
     builder: &Builder,
     sample: &HoldoutQueries,

@@ -3,8 +3,8 @@
 //! The queries are held out of the index. A graph finds rows of its own more easily than others (measured, `HNSW32` and
 //! efSearch 10: recall@10 of 0.97 for rows in the graph, 0.91 for others), so recall over them would be too high.
 
-use crate::engine::shim::ffi;
-use crate::engine::{EngineError, Metric};
+use crate::shim::ffi;
+use crate::{EngineError, Metric};
 
 /// Neighbours for each query: calibration measures recall@10.
 pub(super) const NEIGHBOURS: usize = 10;
@@ -86,12 +86,12 @@ impl HoldoutQueries {
         }
     }
 
-    pub(in crate::engine) fn query(&self, query: usize) -> &[f32] {
+    pub(in crate) fn query(&self, query: usize) -> &[f32] {
         &self.queries[query * self.dims..(query + 1) * self.dims]
     }
 
     /// The positions of the exact nearest rows, nearest first, at most [`NEIGHBOURS`].
-    pub(in crate::engine) fn neighbours(&self, query: usize) -> impl Iterator<Item = u64> + '_ {
+    pub(in crate) fn neighbours(&self, query: usize) -> impl Iterator<Item = u64> + '_ {
         self.near[query].iter().map(|near| near.1)
     }
 }
@@ -99,7 +99,7 @@ impl HoldoutQueries {
 /// For each of `queries` the `k` nearest of `rows`: FAISS's distance values and the row numbers, nearest first, padded
 /// with -1. Queries and rows are prepared, row-major and finite; the metric is not L1. Runs on the calling thread's
 /// OpenMP threads.
-pub(in crate::engine) fn nearest_rows(
+pub(in crate) fn nearest_rows(
     metric: Metric,
     dims: usize,
     queries: &[f32],

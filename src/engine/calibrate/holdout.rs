@@ -7,10 +7,10 @@
 //! little, never raise it, and less so the smaller the share of held-out rows. Scans and lists have no paths: there
 //! held-out rows are treated as dead.
 
-use crate::engine::EngineError;
-use crate::engine::build::Builder;
-use crate::engine::search::zeros;
-use crate::engine::shim::ffi::{self, RemovedLinks};
+use crate::EngineError;
+use crate::build::Builder;
+use crate::search::zeros;
+use crate::shim::ffi::{self, RemovedLinks};
 use std::ops::Deref;
 
 /// An index of which some rows are held out, until this is dropped.
@@ -45,7 +45,7 @@ impl Builder {
 }
 
 impl Holdout<'_> {
-    /// The `dead` argument for searches, as in [`crate::engine::OpenIndex::search`].
+    /// The `dead` argument for searches, as in [`crate::OpenIndex::search`].
     pub fn dead(&self) -> Option<&[u8]> {
         self.dead.as_deref()
     }

@@ -1,6 +1,6 @@
 //! Operating points: search parameters with their measured recall and cost, and the choice of one for a target recall.
 
-use crate::engine::search::SearchParams;
+use crate::search::SearchParams;
 
 /// The default target recall of an index.
 pub const DEFAULT_RECALL: f64 = 0.95;

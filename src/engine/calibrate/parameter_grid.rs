@@ -3,7 +3,7 @@
 
 use super::exact_neighbours::NEIGHBOURS;
 use super::operating_points::{OperatingPoint, margin};
-use crate::engine::search::SearchParams;
+use crate::search::SearchParams;
 
 /// The grid's values of k_factor: about a factor of the square root of two apart.
 pub const FACTORS: [f32; 15] =

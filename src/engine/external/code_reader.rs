@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::index_reader::{IndexHeader, header};
 use super::serial_bytes::{ByteReader, ReadResult, damaged, require, unsupported};
-use crate::engine::shim::constants::MAX_PRODUCT_BITS;
+use crate::shim::constants::MAX_PRODUCT_BITS;
 
 /// FAISS's scalar quantiser types (faiss/impl/ScalarQuantizer.h) with their names in factory strings.
 const SCALAR_TYPES: [(i32, &str); 7] = [

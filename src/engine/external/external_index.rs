@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 use super::index_reader::{IndexReader, ParsedIndex};
-use crate::engine::build::Builder;
-use crate::engine::factory::{self, Recipe};
-use crate::engine::shim::ffi;
-use crate::engine::{EngineError, Metric};
+use crate::build::Builder;
+use crate::factory::{self, Recipe};
+use crate::shim::ffi;
+use crate::{EngineError, Metric};
 
 /// Why bytes are not imported; clauses, as in [`EngineError`].
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use super::code_reader::{ExternalCodec, ParsedCodes, codes};
 use super::external_index::{ExternalIndexError, StoredList, StoredRows};
 use super::serial_bytes::{ByteReader, ReadResult, damaged, require, unsupported};
 use super::transform_reader::{ExternalTransform, ExternalTransformKind};
-use crate::engine::{MAX_DIMS, Metric, factory};
+use crate::{MAX_DIMS, Metric, factory};
 
 /// As `MAX_ROWS` in builder.rs.
 pub const MAX_ROWS: u64 = i32::MAX as u64;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::external_index::ExternalIndexError;
-use crate::engine::is_interrupted;
-use crate::engine::shim::constants::MAX_VALUE;
+use crate::is_interrupted;
+use crate::shim::constants::MAX_VALUE;
 
 /// Bytes that are checked between two polls of the interrupt flag.
 const CHUNK_BYTES: usize = 16 << 20;

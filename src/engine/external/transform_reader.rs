@@ -4,7 +4,7 @@ use super::code_reader::ExternalCodec;
 use super::external_index::ExternalIndexError;
 use super::index_reader::{IndexHeader, IndexReader, printable};
 use super::serial_bytes::{ReadResult, require, unsupported};
-use crate::engine::MAX_DIMS;
+use crate::MAX_DIMS;
 
 const MAX_TRANSFORMS: i32 = 8;
 

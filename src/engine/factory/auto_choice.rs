@@ -4,7 +4,7 @@
 use super::build_memory::BuildSize;
 use super::grammar::parse;
 use super::recipe::{Codec, Recipe, Structure};
-use crate::engine::Metric;
+use crate::Metric;
 
 /// The factory string that lets the engine choose.
 pub const AUTO: &str = "auto";

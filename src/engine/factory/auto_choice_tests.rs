@@ -132,7 +132,7 @@ fn what_is_chosen_can_be_made() {
     for dims in [1, 2, 3, 7, 101, 384, 385, 1_536, 4_096, 4_098, 16_000] {
         for metric in Metric::ALL {
             for candidate in (Situation { metric, ..of(20_000_000, dims, STOCK) }).candidates() {
-                let made = crate::engine::Builder::new(&candidate.factory, dims, metric);
+                let made = crate::Builder::new(&candidate.factory, dims, metric);
                 assert!(made.is_ok(), "{}: {made:?}", candidate.factory);
             }
         }

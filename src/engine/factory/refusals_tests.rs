@@ -1,8 +1,8 @@
 //! The words in which factory strings are refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
-use crate::engine::EngineError;
-use crate::engine::factory::parse;
+use crate::EngineError;
+use crate::factory::parse;
 
 /// Reason and guess, for 384 dimensions.
 fn said(factory: &str) -> (String, Option<String>) {

@@ -1,9 +1,9 @@
 //! An immutable index over bytes in memory, usually a mapped file.
 
 use super::SearchParams;
-use crate::engine::build::norm;
-use crate::engine::shim::ffi::{self, Description, Handle};
-use crate::engine::{EngineError, Metric};
+use crate::build::norm;
+use crate::shim::ffi::{self, Description, Handle};
+use crate::{EngineError, Metric};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -50,7 +50,7 @@ impl std::fmt::Debug for OpenIndex {
 }
 
 impl OpenIndex {
-    /// Opens what [`crate::engine::Builder::write`] wrote, at `range` of `bytes`, without copying its large arrays. The
+    /// Opens what [`crate::Builder::write`] wrote, at `range` of `bytes`, without copying its large arrays. The
     /// caller has verified the bytes' checksum; `Corrupt` means that they are not an index of this metric, or that its
     /// parts do not fit together.
     pub fn open(
@@ -81,11 +81,11 @@ impl OpenIndex {
         Ok(Self { index, metric, about, _bytes: bytes })
     }
 
-    pub(in crate::engine) fn handle(&self) -> &Handle {
+    pub(in crate) fn handle(&self) -> &Handle {
         &self.index
     }
 
-    pub(in crate::engine) fn about(&self) -> &Description {
+    pub(in crate) fn about(&self) -> &Description {
         &self.about
     }
 
@@ -148,7 +148,7 @@ impl OpenIndex {
     }
 }
 
-pub(in crate::engine) fn search(
+pub(in crate) fn search(
     index: &Handle,
     metric: Metric,
     query: &[f32],
@@ -162,7 +162,7 @@ pub(in crate::engine) fn search(
 }
 
 /// The nearest rows by their codes, without refinement; distances are FAISS's.
-pub(in crate::engine) fn search_raw(
+pub(in crate) fn search_raw(
     index: &Handle,
     query: &[f32],
     k: usize,
@@ -250,7 +250,7 @@ pub(super) fn checked_hits(
     Ok(hits)
 }
 
-pub(in crate::engine) fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
+pub(in crate) fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
     let mut values = with_room(count)?;
     values.resize(count, T::default());
     Ok(values)

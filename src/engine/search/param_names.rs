@@ -1,8 +1,8 @@
 //! Search parameters as text, in FAISS's syntax (`nprobe=32,efSearch=64`), and the parameters that an index has.
 
 use super::SearchParams;
-use crate::engine::Metric;
-use crate::engine::factory::{self, AUTO, Codec, Recipe, Structure};
+use crate::Metric;
+use crate::factory::{self, AUTO, Codec, Recipe, Structure};
 use std::fmt;
 
 /// A search parameter, under FAISS's name (faiss/AutoTune.cpp).

@@ -2,12 +2,12 @@
 
 use super::SearchParams;
 use super::open_index::{self, Hit, OpenIndex, zeros};
-use crate::engine::shim::ffi;
-use crate::engine::{EngineError, Metric};
+use crate::shim::ffi;
+use crate::{EngineError, Metric};
 
 impl OpenIndex {
     /// [`OpenIndex::search`] for each of the prepared `queries` (row-major, n x d values), with the same answers, on
-    /// the calling thread's OpenMP threads (see [`crate::engine::on_worker`]). None for a query that is a
+    /// the calling thread's OpenMP threads (see [`crate::on_worker`]). None for a query that is a
     /// `BadParameter`; the others are answered.
     pub fn search_each(
         &self,

@@ -24,7 +24,7 @@ pub struct SearchParams {
     /// `RaBitQ`: bits of each query value that are compared with the signs; 0: floats.
     pub query_bits: Option<u8>,
     /// Target recall, above 0 and up to 1. FAISS does not see it: the caller fills the fields above from the index's
-    /// operating points ([`crate::engine::choose`]).
+    /// operating points ([`crate::choose`]).
     pub recall: Option<f64>,
 }
 

@@ -1,8 +1,8 @@
 //! Reading the rows of an opened index back, to build another index of them.
 
 use super::open_index::{OpenIndex, with_room, zeros};
-use crate::engine::shim::ffi;
-use crate::engine::{EngineError, is_interrupted};
+use crate::shim::ffi;
+use crate::{EngineError, is_interrupted};
 
 /// The most values in a batch: larger ones only take memory.
 const MAX_BATCH_VALUES: usize = 4 << 20;

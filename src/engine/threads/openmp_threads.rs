@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::engine::shim::ffi;
+use crate::shim::ffi;
 
 /// Threads that are tried for each wanted one: other processes start threads too, and one that has ended counts until
 /// the system has reaped it.
@@ -18,7 +18,7 @@ const STACK_BYTES: usize = 8 << 20;
 
 /// Starts the OpenMP threads of the calling thread: `threads` with itself, or as many as the system allows. They live
 /// as long as the caller and inherit its signal mask.
-pub(in crate::engine) fn start(threads: usize) {
+pub(in crate) fn start(threads: usize) {
     let threads = 1 + obtainable(threads.saturating_sub(1));
     // SAFETY: sets properties of the calling thread, and no exception leaves it.
     unsafe { ffi::vekter_start_openmp_threads(i32::try_from(threads).unwrap_or(i32::MAX)) };

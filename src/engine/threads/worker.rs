@@ -5,7 +5,7 @@
 //! mask. Meanwhile the caller waits in short steps and handles interrupts.
 
 use super::openmp_threads;
-use crate::engine::shim::ffi;
+use crate::shim::ffi;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -62,13 +62,13 @@ extern "C" fn is_interrupted_callback() -> bool {
 }
 
 /// Blocks all signals on this thread until it is dropped, on this thread.
-pub(in crate::engine) struct SignalsBlocked {
+pub(in crate) struct SignalsBlocked {
     previous: ffi::SignalMask,
     blocked: bool,
 }
 
 impl SignalsBlocked {
-    pub(in crate::engine) fn new() -> Self {
+    pub(in crate) fn new() -> Self {
         let mut previous: ffi::SignalMask = [0; 16];
         let bytes = size_of_val(&previous);
         // SAFETY: the mask has `bytes` bytes, is aligned for a sigset_t, and the shim refuses too few.

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::engine::{self, Builder, HoldoutQueries, Metric, OperatingPoint, SearchParams};
+use crate::engine::{self, Builder, HoldoutQueries, Metric};
 use crate::index::error::IndexError;
 use crate::index::format::{PointRef, Tid};
 

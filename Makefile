@@ -26,7 +26,7 @@ endif
 
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
 # What tests are compiled for: lints, unit tests, engine tests and the server of the integration tests share one build.
-TEST_BUILD = --release --locked $(FEATURES),failpoints --target-dir $(shell scripts/failpoint_server.sh build-folder)
+TEST_BUILD = --release --locked --config tests/profile.toml $(FEATURES),failpoints --target-dir $(shell scripts/failpoint_server.sh build-folder)
 VENV := .venv
 # `make test TIER=quick` leaves out what takes long.
 TIER ?= full

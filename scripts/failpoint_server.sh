@@ -42,7 +42,8 @@ if [[ ${1:-} == build-folder ]]; then
     printf '%s\n' "$build"
     exit
 fi
-cargo build --release --locked --no-default-features --features "pg$major,failpoints" --target-dir "$build" >&2
+cargo build --release --locked --config tests/profile.toml --no-default-features --features "pg$major,failpoints" \
+    --target-dir "$build" >&2
 
 # A PostgreSQL finds its library and share folders from where its programs are, if they lie to each other as they did
 # where they were built (src/port/path.c); so the paths below their common beginning are kept. The programs must be

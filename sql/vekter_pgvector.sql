@@ -11,6 +11,8 @@ DECLARE
 BEGIN
     -- knn() and the other functions take vectors of both types.
     EXECUTE format('CREATE CAST (%1$s.vector AS %2$s.vector) WITHOUT FUNCTION AS IMPLICIT', theirs, ours);
+    EXECUTE format('COMMENT ON CAST (%1$s.vector AS %2$s.vector) IS %3$L', theirs, ours,
+        'Gives pgvector''s vector to the functions of vekter, unchanged.');
     FOR class IN
         SELECT metric, operator, CASE metric WHEN 'l2' THEN 'DEFAULT' ELSE '' END AS is_default
           FROM (VALUES ('l2', '<->'), ('ip', '<#>'), ('cosine', '<=>'), ('l1', '<+>')) AS v (metric, operator)
@@ -22,6 +24,8 @@ BEGIN
             'OPERATOR 1 %1$s.%4$s (%1$s.vector, %1$s.vector) FOR ORDER BY pg_catalog.float_ops, '
             'FUNCTION 1 %2$s.vekter_metric_%3$s()',
             theirs, ours, class.metric, class.operator, class.is_default);
+        EXECUTE format('COMMENT ON OPERATOR CLASS %s.vector_%s_ops USING faiss IS %L', theirs, class.metric,
+            format('Serves ORDER BY with %s of pgvector''s vector.', class.operator));
     END LOOP;
 END $$;
 
@@ -149,3 +153,13 @@ BEGIN
     END LOOP;
     EXECUTE pg_catalog.format('DROP INDEX %s', old);
 END $$;
+
+COMMENT ON FUNCTION vekter_replacement_name(name) IS
+    'Supports vekter_replace_pgvector_indexes(): returns the name of the faiss index in place of the one of this name.';
+
+COMMENT ON FUNCTION vekter_replace_pgvector_indexes(regclass, text, boolean) IS
+    'Returns the statements that replace the hnsw and ivfflat indexes of the table by faiss indexes, for psql''s '
+    '\gexec. drop_old adds those that drop the old indexes.';
+
+COMMENT ON PROCEDURE vekter_drop_replaced_index(regclass, regclass) IS
+    'Drops the index old if the index new finds at least as many of the nearest rows; else warns and keeps it.';

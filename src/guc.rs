@@ -51,7 +51,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"vekter.nprobe",
         c"Sets the number of inverted lists that a search of an IVF index scans.",
-        c"More lists find more of the nearest rows and take longer. 0 chooses from the number of lists.",
+        c"More lists find more of the nearest rows and take longer. 0 means that vekter chooses.",
         &NPROBE,
         0,
         i32::MAX,
@@ -61,7 +61,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"vekter.ef_search",
         c"Sets the number of candidates that a search of an HNSW index keeps.",
-        c"More candidates find more of the nearest rows and take longer. 0 chooses by itself.",
+        c"More candidates find more of the nearest rows and take longer. 0 means that vekter chooses.",
         &EF_SEARCH,
         0,
         i32::MAX,
@@ -70,8 +70,8 @@ pub fn register() {
     );
     GucRegistry::define_float_guc(
         c"vekter.k_factor",
-        c"Sets how many candidates per wanted row are ranked by exact distance where codes are lossy.",
-        c"Values below 1 count as 1; 0 chooses by itself.",
+        c"Sets the number of candidates for each row of the result that are ranked by exact distance if codes are lossy.",
+        c"Values below 1 count as 1. 0 means that vekter chooses.",
         &K_FACTOR,
         0.0,
         f64::from(f32::MAX),
@@ -80,8 +80,8 @@ pub fn register() {
     );
     GucRegistry::define_float_guc(
         c"vekter.recall",
-        c"Sets the share of the true neighbours that a search is to find.",
-        c"Search parameters are chosen by it, unless they are set as well. 0 leaves it to the index.",
+        c"Sets the share of the true neighbours that a search should find.",
+        c"It chooses the search parameters that are not set themselves. 0 means the option of the index.",
         &RECALL,
         0.0,
         1.0,
@@ -93,7 +93,7 @@ pub fn register() {
         GucRegistry::define_string_guc_with_hooks(
             c"vekter.search",
             c"Sets search parameters in FAISS's syntax, such as nprobe=32,efSearch=64.",
-            c"An index takes those that fit it. vekter.nprobe, vekter.ef_search and vekter.k_factor win over it.",
+            c"An index ignores those that do not fit it. vekter.nprobe, vekter.ef_search and vekter.k_factor override it.",
             &SEARCH,
             GucContext::Userset,
             flags,
@@ -104,16 +104,16 @@ pub fn register() {
     }
     GucRegistry::define_enum_guc(
         c"vekter.iterative_scan",
-        c"Sets the order of rows that a scan finds after it has returned a farther one.",
-        c"strict_order leaves them out, as PostgreSQL relies on the order; relaxed_order returns them late.",
+        c"Sets whether a scan returns a row that it finds after it has returned a farther one.",
+        c"strict_order leaves such rows out, as PostgreSQL relies on the order; relaxed_order returns them late.",
         &ITERATIVE_SCAN,
         GucContext::Userset,
         flags,
     );
     GucRegistry::define_int_guc(
         c"vekter.delta_limit",
-        c"Sets how much newly inserted data a faiss index searches row by row before it is sealed into a segment.",
-        c"A larger delta makes searches slower and inserts cheaper.",
+        c"Sets the size of the newly inserted rows beyond which a faiss index seals them into a segment.",
+        c"A search compares these rows one by one, so a higher limit makes searches slower and inserts faster.",
         &DELTA_LIMIT,
         MIN_DELTA_LIMIT_KB,
         i32::MAX,
@@ -130,8 +130,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"vekter.batch_threads",
-        c"Sets how many threads answer the queries of knn_batch() and knn_join().",
-        c"0 means max_parallel_maintenance_workers and one more.",
+        c"Sets the number of threads that answer the queries of knn_batch() and knn_join().",
+        c"0 means one more than max_parallel_maintenance_workers.",
         &BATCH_THREADS,
         0,
         MAX_BATCH_THREADS,
@@ -140,7 +140,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"vekter.cache_limit",
-        c"Sets how much disk space the server's copies of segments may take.",
+        c"Sets the disk space that the server's copies of segments may take.",
         c"Files that were used longest ago are removed first. -1 means no limit.",
         &CACHE_LIMIT,
         -1,

@@ -45,7 +45,7 @@ BENCH_VENV := .venv-bench
 # Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
 BENCH ?=
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions assertions-server stress lint bench bench-factories bench-vector
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions assertions-server stress lint docs bench bench-factories bench-vector
 .PHONY: clean help
 
 build: ## compile the extension (release mode) into target/release
@@ -127,6 +127,12 @@ lint: ## the layers of src/README.md, the width of comments; rustfmt and clippy,
 	@if cargo clippy --version >/dev/null 2>&1; then \
 	    cargo clippy --workspace --all-targets $(TEST_BUILD) -- -D warnings; \
 	else echo "skipped: clippy is not installed (rustup component add clippy)"; fi
+
+# The server of the integration tests has both extensions.
+docs: ## write docs/reference.md anew, from the descriptions in sql/*.sql and src/guc.rs
+	@server=$$(scripts/failpoint_server.sh) && scripts/pgvector_for_tests.sh "$$server" && \
+	PG_CONFIG=$$server scripts/with_cluster.sh psql -X -q -A -t -f scripts/sql_reference.sql >docs/reference.md.new && \
+	mv docs/reference.md.new docs/reference.md
 
 bench: ## measure beside pgvector (BENCH="inserts vacuum": parts; PGVECTOR_SRC=... compiles pgvector for this machine)
 	@scripts/setup.sh install bench

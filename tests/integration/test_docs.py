@@ -49,11 +49,14 @@ class Page:
         self.output = None
 
     def run(self, block):
-        if block.language != "text":
-            self.output = None
-        if block.setup.strip():
-            getattr(self, block.language)(self.placed(block.setup))
-        getattr(self, block.language or "unnamed")(self.placed(block.code), *[block.marker] * (block.language == "text"))
+        assert block.marker in ("", "setup", "varies"), f"no marker {block.marker}"
+        if block.language == "text":
+            return self.text(block.code, block.marker == "varies")
+        self.output = None
+        run = {"sql": self.sql, "python": self.python, "sh": self.sh, "ebnf": self.ebnf}[block.language]
+        if block.marker == "setup":
+            run(self.placed(block.setup))
+        run(self.placed(block.code))
 
     def placed(self, code):
         return code.replace("/srv/faiss", str(self.folder))
@@ -71,11 +74,11 @@ class Page:
             signature = re.sub(r"\s+", " ", signature)
             assert signature in known, f"docs/reference.md has no function {signature}"
 
-    def text(self, code, marker):
-        """The output of the SQL before it; where it `varies`, but for numbers and what is aligned by them."""
+    def text(self, code, varies):
+        """The output of the SQL before it; if it `varies`, apart from its numbers and their alignment."""
         assert self.output is not None, "output that belongs to no SQL"
         shown, given = ([line.rstrip() for line in text.strip("\n").split("\n")] for text in (code, self.output))
-        if marker == "varies":
+        if varies:
             shown, given = ([re.sub(r"\d[\d.,]*", "N", re.sub(r"[ -]+", " ", line)).strip() for line in lines]
                             for lines in (shown, given))
         assert given == shown

@@ -36,10 +36,11 @@ SELECT p.oid, p.proname::text COLLATE "C" AS name, p.prokind AS kind, m.extensio
            WITH ORDINALITY a (type, name, mode, no)) arguments
  WHERE m.description !~ '^(Supports|Implements) ';
 
--- The functions of one heading, each as a Markdown section.
+-- The functions of one heading, each as a Markdown section. Those that are not about the type have one in docs/sql.md too.
 CREATE FUNCTION pg_temp.sections(of_extension text, name_pattern text, of_kind text) RETURNS SETOF text LANGUAGE sql AS $$
     SELECT format(E'\n### %s\n\n%s', name, string_agg(
                format(E'`%s%s`\n\n%s', call, ' RETURNS ' || result, description), E'\n\n' ORDER BY call COLLATE "C"))
+           || CASE WHEN of_extension = 'vekter' AND name ~ '^(knn|vekter_)' THEN format(E'\n\n[More](sql.md#%s)', name) ELSE '' END
       FROM routines
      WHERE extension = of_extension AND name ~ name_pattern AND kind::text ~ of_kind
      GROUP BY name ORDER BY name
@@ -67,9 +68,9 @@ $$;
 \qecho '[Functions of vectors](#functions-of-vectors) · [Aggregates](#aggregates) · [Operators](#operators) · [Casts](#casts) ·'
 \qecho '[The type and the access method](#the-type-and-the-access-method) · [Operator classes](#operator-classes) ·'
 \qecho '[Settings](#settings) · [With pgvector](#with-pgvector)\n'
-\qecho 'Every object of the extensions `vekter` and `vekter_pgvector` that a statement can name. `make docs` makes this page from'
-\qecho 'the catalogue; psql shows the same descriptions: `\\df+ knn`, `\\do <-> vector`, `\\dC+ vector`. [SQL](sql.md) explains searches, indexes and'
-\qecho '[their options](sql.md#index-options) by task, [The type](type.md) the type `vector`.'
+\qecho 'What the extensions `vekter` and `vekter_pgvector` offer to statements. `make docs` makes this page from the catalogue;'
+\qecho 'psql shows the same descriptions: `\\df+ knn`, `\\do <-> vector`, `\\dC+ vector`. [SQL](sql.md) explains searches, indexes'
+\qecho 'and [their options](sql.md#index-options) by task, [The type](type.md) the type `vector`.'
 \qecho '\n## Functions that search'
 SELECT pg_temp.sections('vekter', '^(knn|vekter_join)', 'f');
 \qecho '\n## Functions for indexes and clusters'

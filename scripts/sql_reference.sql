@@ -1,4 +1,4 @@
--- Writes docs/reference.md from the catalogue of the database that psql is connected to: `make docs`. Run by psql -X -q -A -t.
+-- Writes docs/reference.md from the catalogue of the database that psql is connected to. `make docs` runs it.
 -- Functions whose description begins with Supports or Implements are not for users to call, and are left out.
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
@@ -27,8 +27,8 @@ SELECT p.oid, p.proname::text COLLATE "C" AS name, p.prokind AS kind, m.extensio
   FROM members m
   JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid
  CROSS JOIN LATERAL (
-    SELECT string_agg(concat_ws(' ', quote_ident(nullif(a.name, '')), format_type(a.type, NULL),
-                                'DEFAULT ' || regexp_replace(pg_get_function_arg_default(p.oid, a.no::int), '::\w[\w ]*$', '')),
+    SELECT string_agg(concat_ws(' ', quote_ident(nullif(a.name, '')), format_type(a.type, NULL), 'DEFAULT '
+                          || regexp_replace(pg_get_function_arg_default(p.oid, a.no::int), '::\w[\w ]*$', '')),
                       ', ' ORDER BY a.no) FILTER (WHERE coalesce(a.mode, 'i') = 'i') AS inputs,
            string_agg(concat_ws(' ', quote_ident(a.name), format_type(a.type, NULL)), ', ' ORDER BY a.no)
                FILTER (WHERE a.mode IN ('o', 't')) AS outputs
@@ -36,11 +36,14 @@ SELECT p.oid, p.proname::text COLLATE "C" AS name, p.prokind AS kind, m.extensio
            WITH ORDINALITY a (type, name, mode, no)) arguments
  WHERE m.description !~ '^(Supports|Implements) ';
 
--- The functions of one heading, each as a Markdown section. Those that are not about the type have one in docs/sql.md too.
-CREATE FUNCTION pg_temp.sections(of_extension text, name_pattern text, of_kind text) RETURNS SETOF text LANGUAGE sql AS $$
+-- The functions of one heading, each as a Markdown section. Those that are not about the type have one in docs/sql.md
+-- too.
+CREATE FUNCTION pg_temp.sections(of_extension text, name_pattern text, of_kind text) RETURNS SETOF text LANGUAGE sql
+AS $$
     SELECT format(E'\n### %s\n\n%s', name, string_agg(
                format(E'`%s%s`\n\n%s', call, ' RETURNS ' || result, description), E'\n\n' ORDER BY call COLLATE "C"))
-           || CASE WHEN of_extension = 'vekter' AND name ~ '^(knn|vekter_)' THEN format(E'\n\n[More](sql.md#%s)', name) ELSE '' END
+           || CASE WHEN of_extension = 'vekter' AND name ~ '^(knn|vekter_)'
+                   THEN format(E'\n\n[More](sql.md#%s)', name) ELSE '' END
       FROM routines
      WHERE extension = of_extension AND name ~ name_pattern AND kind::text ~ of_kind
      GROUP BY name ORDER BY name
@@ -87,15 +90,18 @@ SELECT format('| `%s` | `%s` | `%s` | `%s` | %s |', format_type(o.oprleft, NULL)
 SELECT pg_temp.casts('vekter');
 \qecho '\n## The type and the access method\n'
 SELECT format('* `%s`: %s', name, description)
-  FROM (SELECT description, regexp_replace((pg_identify_object(classid, objid, 0)).identity, '^.*\.', '') AS name FROM members
+  FROM (SELECT description, regexp_replace((pg_identify_object(classid, objid, 0)).identity, '^.*\.', '') AS name
+          FROM members
          WHERE classid = 'pg_am'::regclass
             OR classid = 'pg_type'::regclass AND objid IN (SELECT oid FROM pg_type WHERE typcategory <> 'A')) objects
  ORDER BY name;
 \qecho '\n## Operator classes\n'
 SELECT pg_temp.operator_classes('vekter');
 \qecho '\n## Settings\n\n| setting | default | values | set by | |\n|---|---|---|---|---|'
-SELECT format('| `%s` | %s | %s | %s | %s |', name, concat_ws(' ', nullif(boot_val, ''), CASE WHEN boot_val <> '-1' THEN unit END),
-              coalesce(array_to_string(enumvals, ', '), min_val || ' to ' || max_val, CASE vartype WHEN 'bool' THEN 'on, off' END),
+SELECT format('| `%s` | %s | %s | %s | %s |', name,
+              concat_ws(' ', nullif(boot_val, ''), CASE WHEN boot_val <> '-1' THEN unit END),
+              coalesce(array_to_string(enumvals, ', '), min_val || ' to ' || max_val,
+                       CASE vartype WHEN 'bool' THEN 'on, off' END),
               CASE context WHEN 'user' THEN 'everyone' ELSE 'superusers' END, concat_ws(' ', short_desc, extra_desc))
   FROM pg_settings
  WHERE name ~ '^vekter\.' AND name NOT IN ('vekter.failpoint', 'vekter.longest_pause') ORDER BY name COLLATE "C";

@@ -15,8 +15,8 @@ REFERENCE = ROOT / "docs/reference.md"
 WITH_PGVECTOR = "<!-- test: pgvector -->"
 PGVECTOR = ("SELECT name FROM pg_available_extensions WHERE name = 'vector' "
             "AND string_to_array(default_version, '.')::int[] >= '{0,7}'")
-BLOCK = re.compile(r"^(?:<!-- test: (?P<marker>\w+)(?P<setup>(?:(?!-->).)*)-->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
-                   re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(?:<!-- test: (?P<marker>\w+)(?P<setup>(?:(?!-->).)*)-->\n)?"
+                   r"```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 # What pages write for any vector of 384 dimensions.
 QUERY = "'[" + ",".join(str(i % 7 / 7) for i in range(384)) + "]'"
 
@@ -32,7 +32,7 @@ class Block(NamedTuple):
 def blocks(text):
     found = [Block(m["language"], m["code"], m["marker"] or "", m["setup"] or "", text.count("\n", 0, m.start("code")))
              for m in BLOCK.finditer(text)]
-    assert len(found) == len(re.findall("^```", text, re.MULTILINE)) / 2, "a block that is not closed, or not understood"
+    assert len(found) == len(re.findall("^```", text, re.MULTILINE)) / 2, "a block that is not closed"
     return found
 
 
@@ -146,11 +146,12 @@ def test_every_object_and_setting_has_a_description(cluster, database):
     cluster.psql((ROOT / "scripts/sql_reference.sql").read_text(), database)
     assert cluster.execute(
         "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid "
-        "WHERE d.refclassid = 'pg_extension'::regclass AND e.extname ~ '^vekter' AND d.classid <> 'pg_opfamily'::regclass "
-        "AND obj_description(d.objid, d.classid::regclass::name) IS NULL", dbname=database) == []
+        "WHERE d.refclassid = 'pg_extension'::regclass AND e.extname ~ '^vekter' "
+        "AND d.classid <> 'pg_opfamily'::regclass AND obj_description(d.objid, d.classid::regclass::name) IS NULL", dbname=database) == []
     with cluster.connect(database) as db:
         db.execute("LOAD '$libdir/vekter'")
-        assert db.execute("SELECT name FROM pg_settings WHERE name ~ '^vekter' AND length(short_desc) < 20").fetchall() == []
+        undescribed = "SELECT name FROM pg_settings WHERE name ~ '^vekter' AND length(short_desc) < 20"
+        assert db.execute(undescribed).fetchall() == []
 
 
 @pytest.mark.parametrize("path", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "src/README.md"],

@@ -21,19 +21,17 @@ folder=target/failpoints/$major-$(cksum <<<"$bindir" | cut -d ' ' -f 1)
 build=$folder/build
 tree=$PWD/$folder/pg
 
-# What another build compiled but for the extension itself is shared, by links: FAISS takes minutes. What is generated
-# from the server's headers is written in place when the server is another.
+# What another build compiled but for the extension itself is copied: FAISS takes minutes. No links: Cargo writes its
+# records of what is compiled in place, so a build would take what another compiled for changed, or for its own.
 if [[ ! -d $build ]]; then
     for compiled in target/release target/failpoints/*/build/release; do
         [[ -d $compiled ]] || continue
         mkdir -p "$folder"
         rm -rf "$build.new"
         mkdir "$build.new"
-        cp -al "$compiled" "$build.new/release"
-        find "$build.new" -depth -regextype posix-extended -regex '.*/(lib)?vekter(-[0-9a-f]+)?(\.[^/]*)?' -exec rm -rf {} +
-        # Cargo's lock would be one for both folders, and they are compiled at the same time.
-        rm -rf "$build.new"/release/build/pgrx-pg-sys-* "$build.new"/release/.cargo-lock
-        cp -a "$compiled"/build/pgrx-pg-sys-* "$build.new/release/build"
+        cp -a "$compiled" "$build.new/release"
+        find "$build.new" -depth -regextype posix-extended -regex '.*/(lib)?vekter(-[0-9a-f]+)?(\.[^/]*)?' \
+            -exec rm -rf {} +
         mv "$build.new" "$build"
         break
     done

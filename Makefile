@@ -46,7 +46,7 @@ BENCH_VENV := .venv-bench
 BENCH ?=
 
 .PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions assertions-server stress lint docs bench bench-factories bench-vector
-.PHONY: clean help
+.PHONY: deb clean help
 
 build: ## compile the extension (release mode) into target/release
 	@scripts/setup.sh check build
@@ -153,6 +153,9 @@ bench-factories: ## measure the index types and rewrite the tables of docs/facto
 
 bench-vector: $(VENV)/installed ## distances, side by side with an installed pgvector
 	$(VENV)/bin/python bench/vector/distances.py $(BENCH_ARGS)
+
+deb: ## build the package postgresql-NN-vekter for the PostgreSQL of PG_CONFIG=...; runs on all processors with AVX2
+	@scripts/deb.sh
 
 clean: ## remove everything that was built
 	rm -rf target $(VENV) $(BENCH_VENV) tests/regress/results tests/regress/regression.* .pytest_cache

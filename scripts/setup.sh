@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Names what this machine lacks to build (or test, or measure) vekter, and installs it where it can (apt: Debian,
 # Ubuntu).
-#   setup.sh check|install build|test|bench|assertions
+#   setup.sh check|install build|test|bench|assertions|package
 # Silent, offline and quick where nothing is missing. Never touches a PostgreSQL cluster, never makes one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -87,9 +87,14 @@ check_tools_for_postgres() {
     done
 }
 
+# dpkg-shlibdeps names the packages that a library needs.
+check_packaging() {
+    [[ $purpose != package ]] || command -v dpkg-shlibdeps >/dev/null || packages+=(dpkg-dev)
+}
+
 # Only the tests and the benchmarks are in Python.
 check_python() {
-    [[ $purpose != build ]] || return 0
+    [[ $purpose != build && $purpose != package ]] || return 0
     python3 -c 'import venv, ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
     ! command -v python3 >/dev/null || python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         problems+=("Python 3.10 or newer ($(command -v python3) is $(python3 --version))")
@@ -129,6 +134,7 @@ check_everything() {
     check_blas
     check_tools
     check_tools_for_postgres
+    check_packaging
     check_python
     check_pgbench
     check_pgvector
@@ -176,7 +182,7 @@ install_packages() {
     say "reading apt's lists (${sudo[*]:-as root})"
     "${sudo[@]}" apt-get update -qq
     choose_major
-    [[ $purpose == build ]] || add_pgvector
+    [[ $purpose == build || $purpose == package ]] || add_pgvector
     say "installing: ${packages[*]}"
     # Debian's server package makes and starts a cluster 'main' when it comes first; nobody asked for one. The setting
     # against it lasts as long as this installation.

@@ -9,7 +9,8 @@ use crate::engine::{KnownParams, SearchParams};
 use crate::pg::error::capitalised;
 use crate::pg::text::{from_c, from_server, to_server};
 
-/// Inverted lists to scan in an IVF index; 0 = chosen from the number of lists.
+/// Inverted lists to scan in an IVF index; 0 = chosen for the recall, or from the number of lists if it was not
+/// measured.
 static NPROBE: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Length of the candidate queue in an HNSW index; 0 = chosen for the recall.
 static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -70,7 +71,7 @@ pub fn register() {
     );
     GucRegistry::define_float_guc(
         c"vekter.k_factor",
-        c"Sets the number of candidates for each row of the result that are ranked by exact distance if codes are lossy.",
+        c"Sets the number of candidates per row of the result that are ranked by exact distance if the index has lossy codes.",
         c"Values below 1 count as 1. 0 means that vekter chooses.",
         &K_FACTOR,
         0.0,
@@ -81,7 +82,7 @@ pub fn register() {
     GucRegistry::define_float_guc(
         c"vekter.recall",
         c"Sets the share of the true neighbours that a search should find.",
-        c"It chooses the search parameters that are not set themselves. 0 means the option of the index.",
+        c"Search parameters that are not set themselves are chosen to reach it. 0 means the option of the index.",
         &RECALL,
         0.0,
         1.0,
@@ -112,7 +113,7 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"vekter.delta_limit",
-        c"Sets the size of the newly inserted rows beyond which a faiss index seals them into a segment.",
+        c"Sets the maximum size of inserted rows in a faiss index; beyond it, they are sealed into a segment.",
         c"A search compares these rows one by one, so a higher limit makes searches slower and inserts faster.",
         &DELTA_LIMIT,
         MIN_DELTA_LIMIT_KB,
@@ -140,8 +141,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"vekter.cache_limit",
-        c"Sets the disk space that the server's copies of segments may take.",
-        c"Files that were used longest ago are removed first. -1 means no limit.",
+        c"Limits the disk space of the server's copies of segments.",
+        c"The least recently used files are removed first. -1 means no limit.",
         &CACHE_LIMIT,
         -1,
         i32::MAX,

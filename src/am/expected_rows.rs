@@ -14,8 +14,8 @@ use crate::pg::row_limit::{self, RowLimit};
 
 /// More indexes than a session searches at a time.
 const MAX_INDEXES: usize = 100;
-/// A first round on the word of estimates, or of the scan before, searches for so many rows at most.
-const MAX_FIRST_ROUND_ROWS: usize = 1000;
+/// Upper bound on the first round if its size is derived from an estimate or from an earlier scan.
+pub const MAX_FIRST_ROUND_ROWS: usize = 1000;
 
 thread_local! {
     /// What the last scan of an index returned whose limit was unknown.
@@ -47,7 +47,7 @@ pub fn recent(index: Oid) -> usize {
     RECENT.with_borrow(|recent| recent.get(&index).copied().unwrap_or(FIRST_ROUND_ROWS))
 }
 
-/// A scan of unknown limit has returned so many rows.
+/// `rows`: number of rows that a scan of unknown limit has returned.
 pub fn remember(index: Oid, rows: usize) {
     RECENT.with_borrow_mut(|recent| {
         if recent.len() >= MAX_INDEXES {

@@ -37,8 +37,9 @@ const BACKPRESSURE_FACTOR: u64 = 4;
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a backend failed to seal or compact an index.
 const FAILURE_BACKOFF: Duration = Duration::from_secs(10);
-/// How long an idle worker waits for more work, and the interval of polling for work and for lock waiters.
+/// How long an idle worker waits for more work.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Interval of polling for work and for lock waiters.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a worker waits for the transaction that requested it to commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,8 +51,9 @@ const BATCH_BYTES: usize = 16 << 20;
 pub const INDEX_LOCK: u32 = pg_sys::ShareUpdateExclusiveLock;
 const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
 
-/// The worker's name in pg_stat_activity, and its main function (below).
+/// The worker's name in pg_stat_activity.
 const WORKER_NAME: &str = "vekter compactor";
+/// Name of `vekter_compactor_main`, the worker's main function.
 const WORKER_MAIN: &str = "vekter_compactor_main";
 
 fn settings(index: Rel) -> Settings {
@@ -82,12 +84,12 @@ pub fn after_growth(index: Rel, delta_bytes: u64) -> Result<(), SqlError> {
         UNCOMMITTED.with_borrow_mut(|uncommitted| uncommitted.insert(index.oid().to_u32()));
     }
     let has_worker = may_use_worker && !index.is_uncommitted();
-    if has_worker && is_time_to(Step::Ask, index) {
-        mark(Step::Ask, index);
+    if has_worker && is_time_to(RateLimited::RequestWorker, index) {
+        note_attempt(RateLimited::RequestWorker, index);
         request_worker(index);
     }
     let is_own_turn = !has_worker || delta_bytes > limit.saturating_mul(BACKPRESSURE_FACTOR);
-    if is_own_turn && is_time_to(Step::Seal, index) {
+    if is_own_turn && is_time_to(RateLimited::RetrySeal, index) {
         upkeep(index, "INSERT", || seal::try_one(index))?;
     }
     Ok(())
@@ -125,7 +127,7 @@ fn upkeep(
         Ok(Err(error)) => SqlError::from(error),
         Err(error) => error,
     };
-    mark(Step::Seal, index);
+    note_attempt(RateLimited::RetrySeal, index);
     let message =
         format!("could not compact index \"{}\" during {statement}; it will be retried", index.name());
     let warning = SqlError::new(reason.code, message);
@@ -163,7 +165,7 @@ impl IndexToCompact {
             if start.elapsed() > IDLE_TIMEOUT {
                 let message = format!("could not lock index \"{}\" for compaction", index.rel().name());
                 return Err(SqlError::new(Code::ERRCODE_LOCK_NOT_AVAILABLE, message)
-                    .detail("Another session rebuilds or changes the index, as REINDEX CONCURRENTLY does.")
+                    .detail("Another session is rebuilding or altering the index, for example with REINDEX CONCURRENTLY.")
                     .hint("Call vekter_compact() again when that session has finished."));
             }
             worker::nap(POLL_INTERVAL);
@@ -178,7 +180,7 @@ pub fn compact_everything(IndexToCompact { index, lock, .. }: &IndexToCompact) -
     if !as_owner(index, || compact::run(index, Goal::Everything, settings(index), &mut table, lock))? {
         let message = format!("index \"{}\" was not merged into one segment", index.name());
         SqlError::new(Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-            .detail("There are rows that neither the index nor the table could give.")
+            .detail("Some rows could be read neither from the index nor from the table.")
             .hint("Run VACUUM on the table, and call vekter_compact() again.")
             .warn();
     }
@@ -193,38 +195,38 @@ pub fn sweep_cache(index: Rel) {
 
 // ---------------------------------------------------------------- the worker
 
-/// Actions that a backend repeats for an index only after an interval.
+/// Actions that a backend performs for an index at most once per interval.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Step {
+enum RateLimited {
     /// Requesting a worker.
-    Ask,
+    RequestWorker,
     /// Sealing in the backend itself, after a failure.
-    Seal,
+    RetrySeal,
 }
 
-impl Step {
+impl RateLimited {
     fn pause(self) -> Duration {
         match self {
-            Step::Ask => failpoint::pause(REQUEST_INTERVAL),
-            Step::Seal => FAILURE_BACKOFF,
+            RateLimited::RequestWorker => failpoint::pause(REQUEST_INTERVAL),
+            RateLimited::RetrySeal => FAILURE_BACKOFF,
         }
     }
 }
 
 thread_local! {
-    static MARKED: RefCell<HashMap<(Step, u32), Instant>> = RefCell::default();
+    static LAST_ATTEMPTS: RefCell<HashMap<(RateLimited, u32), Instant>> = RefCell::default();
 }
 
 /// Whether the interval since the last mark has passed.
-fn is_time_to(step: Step, index: Rel) -> bool {
-    MARKED.with_borrow_mut(|marked| {
+fn is_time_to(step: RateLimited, index: Rel) -> bool {
+    LAST_ATTEMPTS.with_borrow_mut(|marked| {
         marked.retain(|(step, _), when| when.elapsed() < step.pause());
         !marked.contains_key(&(step, index.oid().to_u32()))
     })
 }
 
-fn mark(step: Step, index: Rel) {
-    MARKED.with_borrow_mut(|marked| marked.insert((step, index.oid().to_u32()), Instant::now()));
+fn note_attempt(step: RateLimited, index: Rel) {
+    LAST_ATTEMPTS.with_borrow_mut(|marked| marked.insert((step, index.oid().to_u32()), Instant::now()));
 }
 
 /// True if a worker is running or has been requested.
@@ -269,23 +271,23 @@ pub extern "C-unwind" fn vekter_compactor_main(argument: pg_sys::Datum) {
     let index = pg_sys::Oid::from(argument as u32);
     await_commit(index);
     loop {
-        match worker::transaction(|| round(index).or_raise()) {
-            Round::Done => (),
+        match worker::transaction(|| step(index).or_raise()) {
+            WorkerStep::MoreWork => (),
             // An insert that found the compaction lock taken requested no worker.
-            Round::Idle if worker::transaction(|| is_due(index).or_raise()) => (),
-            Round::Idle | Round::Refused => break,
+            WorkerStep::Idle if worker::transaction(|| is_due(index).or_raise()) => (),
+            WorkerStep::Idle | WorkerStep::Stop => break,
         }
     }
 }
 
-/// What came of a round of the worker.
-enum Round {
-    /// There is more to do.
-    Done,
-    /// Nothing was due for some time.
+/// Outcome of a transaction of the worker.
+enum WorkerStep {
+    MoreWork,
+    /// Nothing was due for `IDLE_TIMEOUT`.
     Idle,
-    /// The index is gone, or another session has it.
-    Refused,
+    /// The index does not exist, another process compacts it or waits for it, or the rows or the memory for a merge are
+    /// not available.
+    Stop,
 }
 
 fn is_due(index: pg_sys::Oid) -> Result<bool, SqlError> {
@@ -304,30 +306,30 @@ fn await_commit(index: pg_sys::Oid) {
 }
 
 /// One transaction of the worker.
-fn round(index: pg_sys::Oid) -> Result<Round, SqlError> {
+fn step(index: pg_sys::Oid) -> Result<WorkerStep, SqlError> {
     // The index may have been dropped, or may not be visible yet.
-    let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(Round::Refused) };
+    let Some(open) = OpenRelation::try_open(index, INDEX_LOCK) else { return Ok(WorkerStep::Stop) };
     let index = open.rel();
-    let Some(lock) = lock_for_compaction(index) else { return Ok(Round::Refused) };
+    let Some(lock) = lock_for_compaction(index) else { return Ok(WorkerStep::Stop) };
     worker::report(&format!("compacting index \"{}\"", index.name()));
     let mut table = ReleasableTable::under(index, Some(&lock));
     compact::throttle(index, settings(index), &mut table)?;
     if !as_owner(index, || compact::run(index, Goal::Tiers, settings(index), &mut table, &lock))? {
-        return Ok(Round::Refused);
+        return Ok(WorkerStep::Stop);
     }
     sweep_cache(index);
     let start = Instant::now();
     while start.elapsed() < failpoint::pause(IDLE_TIMEOUT) {
         if table.must_yield() {
-            return Ok(Round::Refused);
+            return Ok(WorkerStep::Stop);
         }
         if compact::is_due(index, settings(index))? {
-            return Ok(Round::Done);
+            return Ok(WorkerStep::MoreWork);
         }
         worker::nap(failpoint::pause(POLL_INTERVAL));
     }
     failpoint::reach("worker.idle");
-    Ok(Round::Idle)
+    Ok(WorkerStep::Idle)
 }
 
 /// None if another worker compacts the index. Retries, because a backend that requests a worker holds the lock for a

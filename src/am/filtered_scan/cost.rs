@@ -2,15 +2,15 @@
 
 use pgrx::pg_sys;
 
-use super::run::{TYPICAL_ROWS, is_worth_a_bitmap};
+use super::run::is_worth_a_bitmap;
 use crate::am::cost::About;
+use crate::index::search::FIRST_ROUND_ROWS;
 
 /// Rows that are reckoned to lie within a radius: PostgreSQL takes a third of the table, whatever the radius.
 const ROWS_WITHIN_A_RADIUS: f64 = 1000.0;
 
-/// Pages for which PostgreSQL charges as much as it takes to plan the node and to open the index for it. Measured:
-/// about
-/// 0.1 ms, which matters where a few rows are sorted in three times that.
+/// Pages whose cost equals that of planning the node and opening its index. Measured: about 0.1 ms, which matters if
+/// sorting a few rows takes three times that.
 const SETUP_PAGES: f64 = 10.0;
 
 /// What is to be weighed.
@@ -33,7 +33,7 @@ pub unsafe fn of(work: &Work) -> (f64, f64) {
         let rows = table.tuples.max(1.0);
         let passing = (table.rows / rows).clamp(1.0 / rows, 1.0);
         let limit = (*work.root).limit_tuples;
-        let wanted = if limit > 0.0 { limit } else { TYPICAL_ROWS as f64 };
+        let wanted = if limit > 0.0 { limit } else { FIRST_ROUND_ROWS as f64 };
         let about = About::of(index.indexoid);
         let mut page_cost = 0.0;
         pg_sys::get_tablespace_page_costs(table.reltablespace, &mut page_cost, core::ptr::null_mut());

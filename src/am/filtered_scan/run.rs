@@ -7,7 +7,8 @@ use pgrx::pg_sys;
 use super::execute::{Node, State};
 use crate::am::distance_operator::DistanceOperator;
 use crate::am::scan::ScanDistances;
-use crate::am::{expected_rows, item_pointer, plan_hint, search_options};
+use crate::am::expected_rows::{self, MAX_FIRST_ROUND_ROWS};
+use crate::am::{item_pointer, plan_hint, search_options};
 use crate::engine::SearchParams;
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
@@ -20,31 +21,27 @@ use crate::pg::row_limit::{self, RowLimit};
 use crate::pg::snapshot::CallersSnapshot;
 use crate::vector::Vector;
 
-/// Rows that are collected first where nobody says how many are wanted.
-pub const TYPICAL_ROWS: usize = FIRST_ROUND_ROWS;
-/// Candidates that are found in a bitmap and ranked in the time that a search in order of distance takes for each row
-/// that it should have to look at. Measured on 115,659 embeddings of 384 dimensions with `HNSW32`: about 1 us and 20
-/// us. As the nearest rows seldom pass as often as any others do, that search is reckoned to look at ten times as many.
-const RANKED_PER_LOOK: f64 = 200.0;
-/// A search that has looked at so many times the rows that it should have needed gives way to a bitmap.
-const PATIENCE: f64 = 2.0;
-/// How many more rows a first round asks for than should be looked at: the nearest that pass lie deeper among the
-/// nearest than the nearest do.
-const SPARE_LOOKS: f64 = 2.0;
-/// What a search is to find where nobody says how much: more than without a condition, as each row that it misses is
-/// one of the few that pass.
+/// Number of bitmap candidates that cost as much as one row of the estimated distance-ordered search. Measured on
+/// 115,659 embeddings of 384 dimensions with `HNSW32`: about 1 us per candidate, 20 us per examined row. Times 10,
+/// because the nearest rows often pass the filter less often than the average row, so such a search examines more rows
+/// than estimated.
+const CANDIDATES_PER_EXAMINED_ROW: f64 = 200.0;
+/// The search switches to the bitmap after it has examined this multiple of the estimated number of rows.
+const SWITCH_FACTOR: f64 = 2.0;
+/// Over-fetch of the first round relative to the same estimate, because passing rows are often farther away than
+/// average.
+const OVER_FETCH: f64 = 2.0;
+/// Default recall with a filter; higher than without, because each missed row is one of the few that pass.
 const FILTERED_RECALL: f64 = 0.995;
-/// A search looks at so many rows before it gives way.
-const MIN_LOOKS: f64 = 200.0;
-/// Rows that are reckoned for a page of which a bitmap has forgotten which it means.
+/// Minimum number of rows to examine before the search switches.
+const MIN_EXAMINED_ROWS: f64 = 200.0;
+/// Estimated candidates on a lossy page of a bitmap, for which it has no row offsets.
 const ROWS_OF_A_LOSSY_PAGE: f64 = 20.0;
-/// What a first round asks for on the planner's word, at most.
-const MAX_FIRST_ROUND_ROWS: f64 = 1000.0;
 
-/// Whether the nearest `wanted` are found among so many candidates sooner than by looking at the nearest of all `rows`.
+/// Whether ranking all bitmap candidates is cheaper than examining `rows` in order of distance until `wanted` pass.
 pub fn is_worth_a_bitmap(candidates: f64, wanted: f64, rows: f64) -> bool {
-    let looked_at = (wanted * rows / candidates.max(1.0)).min(rows);
-    candidates <= looked_at * RANKED_PER_LOOK
+    let examined = (wanted * rows / candidates.max(1.0)).min(rows);
+    candidates <= examined * CANDIDATES_PER_EXAMINED_ROW
 }
 
 /// A scan with one set of parameters.
@@ -56,14 +53,15 @@ pub struct Run {
     pub returned: usize,
     /// Rows to be collected next.
     wanted: usize,
-    /// The distance of the last row of the collections before.
+    /// Distance of the last row of the previous batch.
     last: f64,
     pub is_over: bool,
-    /// Whether each collection is larger than the one before; else rows come in their final order, one by one.
+    /// Whether each batch is larger than the previous one; otherwise rows are returned one by one, in their final
+    /// order.
     grows: bool,
-    /// Rows to look at before the search gives way to a bitmap; None: it does not.
-    patience: Option<usize>,
-    /// Rows that were returned; None: how many will be asked for is known.
+    /// Number of rows to examine before the search switches to the bitmap; None: it does not switch.
+    budget_rows: Option<usize>,
+    /// Number of returned rows; counted only if the row limit is unknown.
     pub returned_rows: Option<usize>,
 }
 
@@ -104,20 +102,20 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
         let estimate = (*(*node).custom.ss.ps.plan).plan_rows.clamp(1.0, rows);
         let wanted = match limit {
             RowLimit::About { rows, .. } => rows.ceil().max(1.0),
-            // How many rows are near enough shows only as they come.
-            RowLimit::All if radius.is_some() => TYPICAL_ROWS as f64,
+            // The number of rows within the radius is unknown in advance.
+            RowLimit::All if radius.is_some() => FIRST_ROUND_ROWS as f64,
             RowLimit::All => estimate,
             RowLimit::Unknown => expected_rows::recent(index.oid()) as f64,
         };
         let bitmap = Bitmap { node, rows, wanted, is_forced: gave_up || limit == RowLimit::All };
         let (candidates, passing) = bitmap.read(state)?;
-        let looks = (wanted * rows / passing.unwrap_or(estimate).max(1.0)).min(rows);
+        let examined = (wanted * rows / passing.unwrap_or(estimate).max(1.0)).min(rows);
         let reads_all = limit == RowLimit::All && radius.is_none();
-        let gives_way =
+        let can_switch =
             !(*node).custom.custom_ps.is_null() && !state.has_run_child && !reads_all && !state.is_volatile;
         let searched = match candidates.is_some() {
             true => wanted,
-            false => (looks * SPARE_LOOKS).min(wanted.max(MAX_FIRST_ROUND_ROWS)),
+            false => (examined * OVER_FETCH).min(wanted.max(MAX_FIRST_ROUND_ROWS as f64)),
         };
         let mut params = search_options::effective(index, asked);
         params.recall = params.recall.or(Some(FILTERED_RECALL));
@@ -125,7 +123,7 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
             candidates: candidates.map(Rc::new),
             radius,
             reads_all,
-            // What is collected is sorted.
+            // Each batch is sorted.
             order: if reads_all { Order::Strict } else { Order::Relaxed },
             ..Request::of(searched as usize, params)
         };
@@ -148,7 +146,7 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
             last: f64::NEG_INFINITY,
             is_over: false,
             grows: !reads_all,
-            patience: gives_way.then(|| (looks * PATIENCE).max(MIN_LOOKS) as usize),
+            budget_rows: can_switch.then(|| (examined * SWITCH_FACTOR).max(MIN_EXAMINED_ROWS) as usize),
             returned_rows: (limit == RowLimit::Unknown).then_some(0),
         })
     }
@@ -160,13 +158,12 @@ struct Bitmap {
     /// Of the index.
     rows: f64,
     wanted: f64,
-    /// Whether it is read though the planner's estimate speaks against it.
+    /// Whether it is read even if ranking its candidates is estimated to be slower.
     is_forced: bool,
 }
 
 impl Bitmap {
-    /// The rows that the table's own indexes name, if it is worth the while to rank them; and how many rows pass, where
-    /// that has come out.
+    /// The candidates from the bitmap, or None if ranking them does not pay; and their number, if the bitmap was read.
     ///
     /// # Safety
     /// The node is initialised.
@@ -239,8 +236,9 @@ impl Executor {
         unsafe { ScanDistances::new(self.table, self.index, self.snapshot, &self.operator, query) }
     }
 
-    /// Collects the rows that are wanted next, sorts them, and leaves out those that should have come before. False:
-    /// too many rows did not pass.
+    /// Collects and sorts the next batch. Under `strict_order`, drops rows nearer than the last row of the previous
+    /// batch. False if `budget_rows` rows were examined without filling the batch; the caller then restarts with the
+    /// bitmap.
     ///
     /// # Safety
     /// The node is initialised, and nobody uses its slot.
@@ -251,20 +249,20 @@ impl Executor {
         let mut exact = self.distances(query.as_deref());
         // SAFETY: the table is open; an error's abort ends what is not ended here.
         let fetch = unsafe { pg_sys::table_index_fetch_begin(self.table) };
-        let (mut looks, mut is_patient) = (0, true);
-        while run.collected.len() < run.wanted && is_patient {
+        let (mut examined, mut is_within_budget) = (0, true);
+        while run.collected.len() < run.wanted && is_within_budget {
             pgrx::check_for_interrupts!();
             let Some(found) = run.cursor.next(&mut exact)? else {
                 run.is_over = true;
                 break;
             };
-            looks += 1;
+            examined += 1;
             // SAFETY: as above.
             if unsafe { self.fetch(fetch, found.tid) && self.passes() } {
                 run.collected.try_reserve(1).map_err(IndexError::from)?;
                 run.collected.push(Row { distance: found.distance.0, tid: found.tid });
             } else {
-                is_patient = run.patience.is_none_or(|patience| looks < patience);
+                is_within_budget = run.budget_rows.is_none_or(|budget| examined < budget);
             }
         }
         // SAFETY: begun above.
@@ -283,9 +281,9 @@ impl Executor {
         run.last = run.collected.last().map_or(run.last, |row| row.distance);
         if run.grows {
             run.wanted = run.wanted.saturating_mul(2);
-            run.patience = None;
+            run.budget_rows = None;
         }
-        Ok(is_patient)
+        Ok(is_within_budget)
     }
 
     /// Puts the version of a row that the snapshot sees into the slot; false if there is none.

@@ -22,7 +22,7 @@ const MIN_GRAPH_ROWS: u64 = 2_500;
 /// Bytes of a row's TID in a stored segment.
 const STORED_POINTER_BYTES: u64 = 6;
 /// One over the share of the cache that an index may fill; the rest is for its table and for others.
-const CACHE_SHARE: u64 = 2;
+const CACHE_DIVISOR: u64 = 2;
 /// From this target recall on a graph may fill the whole cache: lists reach such recall only if a fifth of them or more
 /// is scanned (`IVF1024,SQ8` with 192 lists: under 0.99), at a third of a graph's speed at 0.95.
 const HIGH_RECALL: f64 = 0.99;
@@ -101,7 +101,7 @@ impl Situation {
             Some(best) => {
                 Choice { reason: self.explain(&best.candidate, &best), factory: best.candidate.factory }
             }
-            None => Choice::scan("there is no other index of such rows"),
+            None => Choice::scan("no other kind of index supports these rows"),
         }
     }
 
@@ -133,10 +133,10 @@ impl Situation {
             FactoryOption::new(&choice.factory, self.dims).is_some_and(|other| other.is_like(&before))
         };
         if TOLERANCE.iter().any(|&part| is_like_before(self.scaled(part).choose())) {
-            return keep("the rows are not clearly too many or too few for it");
+            return keep("the number of rows is still within its range");
         }
         match before.is_coded() && !best.is_coded() {
-            true => keep("only REINDEX makes vectors of codes"),
+            true => keep("a merge cannot restore vectors from codes, but REINDEX can"),
             false => choice,
         }
     }
@@ -193,10 +193,10 @@ impl Situation {
     /// to be refused for want of memory) the first that can be cached.
     fn best(&self) -> Option<Best> {
         let mut first_shortage = None;
-        let (mut buildable, mut keepable, mut any) = (None, None, None);
+        let (mut buildable, mut cacheable, mut any) = (None, None, None);
         for candidate in self.candidates() {
-            let (building, keeping) = (self.building_shortage(&candidate), self.keeping_shortage(&candidate));
-            let (is_buildable, is_keepable) = (building.is_none(), keeping.is_none());
+            let (building, caching) = (self.building_shortage(&candidate), self.cache_shortage(&candidate));
+            let (is_buildable, is_cacheable) = (building.is_none(), caching.is_none());
             let Some(shortage) = building.or(keeping) else {
                 return Some(Best { candidate, first_shortage, fits: true });
             };
@@ -204,25 +204,25 @@ impl Situation {
             if is_buildable {
                 // Candidates are ordered from the largest to the smallest.
                 buildable = Some(candidate);
-            } else if is_keepable {
-                keepable.get_or_insert(candidate);
+            } else if is_cacheable {
+                cacheable.get_or_insert(candidate);
             } else {
                 any = Some(candidate);
             }
         }
-        Some(Best { candidate: buildable.or(keepable).or(any)?, first_shortage, fits: false })
+        Some(Best { candidate: buildable.or(cacheable).or(any)?, first_shortage, fits: false })
     }
 
     /// Bytes of the whole index as this candidate.
-    fn kept_bytes(&self, candidate: &FactoryOption) -> u64 {
+    fn index_bytes(&self, candidate: &FactoryOption) -> u64 {
         self.index_rows.saturating_mul(candidate.recipe.serial_bytes_per_row() + STORED_POINTER_BYTES)
     }
 
-    fn keeping_shortage(&self, candidate: &FactoryOption) -> Option<Shortage> {
+    fn cache_shortage(&self, candidate: &FactoryOption) -> Option<Shortage> {
         let share = self.cache_share(candidate);
-        let (needed_bytes, limit_bytes) = (self.kept_bytes(candidate), self.memory.cache_bytes / share);
+        let (needed_bytes, limit_bytes) = (self.index_bytes(candidate), self.memory.cache_bytes / share);
         (needed_bytes > limit_bytes).then_some(Shortage {
-            of: Lack::Cache { share },
+            kind: LimitKind::Cache { share },
             needed_bytes,
             limit_bytes,
         })
@@ -232,7 +232,7 @@ impl Situation {
     fn cache_share(&self, candidate: &FactoryOption) -> u64 {
         match candidate.recipe.structure {
             Structure::Graph { .. } if self.recall >= HIGH_RECALL => 1,
-            _ => CACHE_SHARE,
+            _ => CACHE_DIVISOR,
         }
     }
 
@@ -249,21 +249,21 @@ impl Situation {
             least_rows: training.enough().min(seen_rows),
             batch_bytes: memory.batch_bytes as u64,
         });
-        let lacks = |of, needed_bytes, limit: Option<u64>| {
+        let lacks = |kind, needed_bytes, limit: Option<u64>| {
             let limit_bytes = limit.filter(|&limit| needed_bytes > limit)?;
-            Some(Shortage { of, needed_bytes, limit_bytes })
+            Some(Shortage { kind, needed_bytes, limit_bytes })
         };
-        lacks(Lack::Setting, needed.work, memory.work_bytes)
-            .or_else(|| lacks(Lack::Memory, needed.total, memory.available_bytes))
+        lacks(LimitKind::Setting, needed.work, memory.work_bytes)
+            .or_else(|| lacks(LimitKind::Memory, needed.total, memory.available_bytes))
     }
 
     fn explain(&self, chosen: &FactoryOption, best: &Best) -> String {
-        let size = pretty(self.kept_bytes(chosen));
+        let size = pretty(self.index_bytes(chosen));
         let verb = if matches!(chosen.recipe.structure, Structure::Lists { .. }) { "take" } else { "takes" };
         let takes = format!("{} {verb} {size}", chosen.name());
         match &best.first_shortage {
             Some(shortage) if best.fits => format!("{shortage}; {takes}"),
-            Some(shortage) => format!("{shortage}; {takes}, the least there is"),
+            Some(shortage) => format!("{shortage}; {takes}, the least of all"),
             None => {
                 let (cache, limit) = (pretty(self.memory.cache_bytes), cache_part(self.cache_share(chosen)));
                 format!("{takes}, less than {limit} ({cache})")
@@ -282,14 +282,14 @@ struct Best {
 
 /// The limit that a candidate exceeds.
 #[derive(Clone, Copy)]
-enum Lack {
+enum LimitKind {
     Cache { share: u64 },
     Setting,
     Memory,
 }
 
 struct Shortage {
-    of: Lack,
+    kind: LimitKind,
     needed_bytes: u64,
     limit_bytes: u64,
 }
@@ -297,20 +297,20 @@ struct Shortage {
 impl Shortage {
     fn of(&self, candidate: &FactoryOption) -> String {
         let (name, needed, limit) = (candidate.name(), pretty(self.needed_bytes), pretty(self.limit_bytes));
-        match self.of {
-            Lack::Cache { share } => {
+        match self.kind {
+            LimitKind::Cache { share } => {
                 format!("{name} would take {needed}, and {} is {limit}", cache_part(share))
             }
-            Lack::Setting => {
-                format!("to build {name} takes {needed} beside it, and maintenance_work_mem allows {limit}")
+            LimitKind::Setting => {
+                format!("building {name} takes {needed} beside the index, and maintenance_work_mem is {limit}")
             }
-            Lack::Memory => format!("to build {name} takes {needed}, and {limit} of memory are available"),
+            LimitKind::Memory => format!("building {name} takes {needed}, and {limit} of memory are available"),
         }
     }
 }
 
 fn cache_part(share: u64) -> &'static str {
-    if share == CACHE_SHARE { "half of effective_cache_size" } else { "effective_cache_size" }
+    if share == CACHE_DIVISOR { "half of effective_cache_size" } else { "effective_cache_size" }
 }
 
 /// A factory string with its recipe.

@@ -77,7 +77,7 @@ fn the_less_cache_there_is_the_smaller_the_codes() {
     // Where nothing fits, the smallest.
     let choice = of(1_000_000, 384, cached(10)).choose();
     assert_eq!(choice.factory, "IVF4096,PQ96x4fs");
-    assert!(choice.reason.ends_with("short codes take 59 MB, the least there is"), "{}", choice.reason);
+    assert!(choice.reason.ends_with("short codes take 59 MB, the least of all"), "{}", choice.reason);
 }
 
 #[test]

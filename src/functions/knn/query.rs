@@ -79,9 +79,9 @@ struct Prepared {
     query: String,
     types: Vec<pg_sys::Oid>,
     /// Planned once, for searching the index.
-    search: spi::Plan,
-    /// Planned at each call, for so many rows that sorting the table can be faster.
-    weighed: OnceCell<spi::Plan>,
+    generic_plan: spi::Plan,
+    /// Planned at each call, because for a large LIMIT a sort of the table can be faster.
+    custom_plan: OnceCell<spi::Plan>,
 }
 
 thread_local! {
@@ -109,8 +109,8 @@ fn collect<T>(
     let request = request(&prepared, question, asked)?;
     let is_search = request.radius.is_some() || asked.limit.is_some_and(|limit| limit <= MAX_SEARCHED_ROWS);
     let plan = match is_search {
-        true => &prepared.search,
-        false => prepared.weighed.get_or_init(|| spi::Plan::prepare(&prepared.query, &prepared.types)),
+        true => &prepared.generic_plan,
+        false => prepared.custom_plan.get_or_init(|| spi::Plan::prepare(&prepared.query, &prepared.types)),
     };
     let bound = match question.bound {
         None => None,
@@ -147,8 +147,8 @@ pub fn order(a: f64, b: f64) -> Ordering {
 
 fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Request, SqlError> {
     let params = asked.effort.params(prepared.known.target.index)?;
-    let spared = usize::from(asked.except.is_some());
-    let rows = asked.limit.map(|limit| limit + spared);
+    let excluded_rows = usize::from(asked.except.is_some());
+    let rows = asked.limit.map(|limit| limit + excluded_rows);
     let request = match rows {
         // With a filter, the scan uses the LIMIT itself.
         Some(rows) if question.filter.is_none() => Request::of(rows, params),

@@ -1,20 +1,18 @@
-//! The search cursor: rows in the order of their exact distances, one after the other, for as long as somebody asks.
+//! The search cursor returns rows one by one in the order of their exact distances, for as long as the caller asks.
 //!
-//! The cursor works in rounds. Each asks FAISS for more rows than the last, and skips by position the rows that were
-//! found before. A row is returned when no other can be nearer: of the rows that were found, the nearest is ranked by
-//! its exact distance, which is read from the table where the index has it only up to rounding; of those that were not,
-//! each segment tells a lower bound. When a segment's rounds have grown to a good part of it, the rest of it is ranked
-//! by exact distance; so a filtered query returns its full LIMIT whatever FAISS can or cannot reach.
+//! The cursor works in rounds. Each round requests more rows of FAISS than the last, and skips the positions found
+//! before. The cursor returns the nearest row found so far once no other row can be nearer: each segment provides a
+//! lower bound on the distances of its other rows. If FAISS's distance of a found row is only approximate, the cursor
+//! first reads the exact one from the table. When a round would request a large part of a segment, the cursor ranks the
+//! rest of the segment by exact distance instead; so a filtered query always fills its LIMIT.
 //!
-//! What a cursor holds grows with the rows that it returns up to a limit. Beyond that it ranks the rest of a segment in
-//! passes, each of which finds as many of the rows behind the last one as there is room for (`passes`); and of the rows
-//! that it has returned before it remembers a bit each. Rust ends the process where memory cannot be had, so growing
-//! asks first.
+//! A cursor's memory grows with the number of returned rows, up to a limit. Beyond it, the cursor ranks the rest of a
+//! segment in passes (`passes`) and keeps one bit for each row returned before. A failed allocation aborts a Rust
+//! process, so containers grow by `try_reserve`.
 //!
-//! The lower bound of an approximate index is not certain: a later round can find a row that an earlier one missed.
-//! Such a row is too late where a farther one has been returned already. It is left out unless the request relaxes the
-//! order, and from there on the cursor ranks by exact distance, so that no other row is too late. A request for all
-//! rows ranks them so from the start, and misses none.
+//! The lower bound of an approximate index is an estimate: a later round can find a nearer row after a farther one was
+//! returned. Under a strict order, the cursor drops such a row and ranks by exact distance from then on, so that it
+//! drops no other. A request for all rows ranks by exact distance from the start, and misses none.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,16 +31,18 @@ use crate::pg::memory;
 use crate::pg::relation::Rel;
 use crate::pg::take_interrupts;
 
-/// Positions that one round of a search without order takes.
+/// Rows of a round of a search without order.
 const UNORDERED_ROUND_ROWS: u64 = 4096;
-/// What a candidate takes for a moment: in FAISS's arrays, as hits, as what was found and among what is pending.
+/// Peak memory of one candidate: in FAISS's arrays, as `Hit`, as `Found` and in `pending`.
 const CANDIDATE_BYTES: usize = 72;
-/// A segment has room for so many rows at least: passes go through all of it.
-const MIN_ROOM_ROWS: u64 = 1024;
+/// Minimum of a segment's `max_held_rows`, because every pass reads the whole segment.
+const MIN_HELD_ROWS: u64 = 1024;
 /// Rows whose exact distances are read from the table at a time.
-const SETTLED_ROWS: usize = 8;
-/// Values of rows that are read of an index at a time.
+const EXACT_BATCH_ROWS: usize = 8;
+/// Vector elements read from an index per call.
 const READ_VALUES: usize = 64 << 10;
+/// Relative margin of a radius for rounding errors of distances.
+const RADIUS_MARGIN: f64 = 1e-4;
 
 pub struct Cursor {
     /// None: every row, in no order.
@@ -50,13 +50,14 @@ pub struct Cursor {
     metric: Metric,
     delta: DeltaScan,
     scans: Vec<SegmentScan>,
-    /// Rows that were found and not returned. Each is once in the index, and once here.
+    /// Rows that were found and not returned yet, each once.
     pending: BinaryHeap<Reverse<Found>>,
-    /// Of the row that was returned last.
+    /// Distance of the row that was returned last.
     last: Distance,
     order: Order,
-    reads_all: bool,
-    /// Where the cursor ends.
+    /// Whether segments are ranked by exact distance, without approximate search.
+    ranks_exactly: bool,
+    /// The cursor ends at rows farther than this.
     end: Distance,
 }
 
@@ -68,21 +69,21 @@ impl Cursor {
         request: &Request,
         exact: &dyn ExactDistances,
     ) -> Result<Self, IndexError> {
-        // Root and delta are read together: where a page of the delta was used again meanwhile, a new root leads on.
-        let (snapshot, query, delta) = retry(|| {
-            let snapshot = IndexView::try_open(rel)?;
-            let query = prepare(&snapshot, query)?;
+        // If a delta page is reused between the reading of the root and that of the page, `retry` reads the new root.
+        let (view, query, delta) = retry(|| {
+            let view = IndexView::try_open(rel)?;
+            let query = prepare(&view, query)?;
             failpoint::reach("search.segments_opened");
-            let delta = rank_delta(rel, &snapshot, query.as_ref(), exact)?;
-            Ok((snapshot, query, delta))
+            let delta = rank_delta(rel, &view, query.as_ref(), exact)?;
+            Ok((view, query, delta))
         })?;
         failpoint::reach("search.delta_read");
-        let metric = snapshot.metric;
-        let scans = snapshot.segments.into_iter().map(|opened| SegmentScan::open(opened, request));
+        let metric = view.metric;
+        let scans = view.segments.into_iter().map(|opened| SegmentScan::open(opened, request));
         Ok(Self::new(query, metric, delta, scans.collect::<Result<_, _>>()?, request))
     }
 
-    /// A cursor whose first round is over: that of query `at` of `rounds`.
+    /// A cursor whose first round was run for a batch: that of query `at` of `rounds`.
     pub fn continued(rounds: &FirstRounds, at: usize) -> Result<Self, IndexError> {
         let (request, metric) = (rounds.request(), rounds.metric());
         let query = rounds.prepared(at).map(|prepared| Query::new(metric, prepared.to_vec()));
@@ -109,7 +110,7 @@ impl Cursor {
         if let Some(mut lookup) = request.candidates.as_ref().map(|candidates| candidates.lookup()) {
             delta.retain(|row| lookup.contains(row.tid));
         }
-        share_room(&mut scans);
+        share_memory(&mut scans);
         Cursor {
             metric,
             delta: DeltaScan::new(delta, request),
@@ -117,7 +118,7 @@ impl Cursor {
             pending: BinaryHeap::new(),
             last: Distance(f64::NEG_INFINITY),
             order: request.order,
-            reads_all: request.reads_all,
+            ranks_exactly: request.reads_all,
             end: Distance(request.radius.map_or(f64::INFINITY, |radius| beyond(radius, query.as_ref()))),
             query,
         }
@@ -144,8 +145,10 @@ impl Cursor {
         }
     }
 
-    /// The nearest row that was found, if its distance is exact and it is not too late; else what stood before it has
-    /// moved.
+    /// Pops the nearest pending row, and returns it if its distance is exact and it keeps the order. None: a late row
+    /// was dropped, or the lower bounds of up to [`EXACT_BATCH_ROWS`] pending rows became exact distances; the caller
+    /// looks at
+    /// `pending` again.
     fn take_nearest(&mut self, exact: &mut dyn ExactDistances) -> Option<Found> {
         let Reverse(row) = self.pending.pop()?;
         if row.is_exact {
@@ -156,9 +159,9 @@ impl Cursor {
             self.last = row.distance;
             return Some(row);
         }
-        let mut unsettled = [row; SETTLED_ROWS];
+        let mut unsettled = [row; EXACT_BATCH_ROWS];
         let mut count = 1;
-        while let Some(Reverse(row)) = self.pending.peek().filter(|_| count < SETTLED_ROWS)
+        while let Some(Reverse(row)) = self.pending.peek().filter(|_| count < EXACT_BATCH_ROWS)
             && !row.is_exact
         {
             unsettled[count] = *row;
@@ -173,16 +176,16 @@ impl Cursor {
         None
     }
 
-    /// Searches by approximation no more.
+    /// From now on, ranks every segment by exact distance.
     pub fn rank_exactly(&mut self) {
-        self.reads_all = true;
+        self.ranks_exactly = true;
     }
 
     fn is_behind_end(&self, distance: Option<Distance>) -> bool {
         distance.is_none_or(|distance| distance > self.end && self.end.0.is_finite())
     }
 
-    /// Lower bounds on the distances of rows not returned yet, of each part that has some.
+    /// Of the delta and of each segment that has rows not found yet, the lower bound on their distances.
     fn lower_bounds(&self) -> impl Iterator<Item = Distance> {
         let segments = self.scans.iter().filter(|scan| !scan.exhausted).map(|scan| scan.lower_bound);
         segments.chain(self.delta.lower_bound())
@@ -194,7 +197,7 @@ impl Cursor {
         Ok(())
     }
 
-    /// One more round for every segment that holds candidates back.
+    /// One more round for the delta and for every segment whose lower bound is at most `bound`.
     fn advance(&mut self, bound: Distance, exact: &mut dyn ExactDistances) -> Result<(), IndexError> {
         if self.delta.lower_bound().is_some_and(|lower| lower <= bound) {
             for at in self.delta.next_round() {
@@ -209,7 +212,7 @@ impl Cursor {
             match self.query.take() {
                 None => self.add_unordered(at)?,
                 Some(query) => {
-                    let outcome = match self.reads_all {
+                    let outcome = match self.ranks_exactly {
                         true => self.rank_rest(at, &query, exact),
                         false => self.search_round(at, &query, exact),
                     };
@@ -258,8 +261,8 @@ impl Cursor {
         let opened = scan.opened.clone();
         let (index, live_rows) = (&opened.segment.index, scan.rows());
         let wanted = scan.round_rows;
-        // How many rows are wanted at first is for the caller to say.
-        let has_room = |candidates: &usize| !scan.is_begun || *candidates <= scan.room_rows;
+        // `max_held_rows` does not limit the first round: the caller chooses its size.
+        let has_room = |candidates: &usize| !scan.is_begun || *candidates <= scan.max_held_rows;
         let Some(candidates) = candidates(&opened, live_rows, wanted, &scan.params).filter(has_room) else {
             return self.rank_rest(at, query, exact);
         };
@@ -279,14 +282,14 @@ impl Cursor {
         scan.round_rows = wanted.saturating_mul(2);
         scan.params = index.widen(&scan.params);
         self.add_hits(at, query, &hits, wanted, exact)?;
-        // A search for all rows that did not bring them all will not do so the next time.
+        // FAISS returned fewer rows than all, which this round requested; a repetition would not return more.
         if candidates as u64 >= live_rows && !self.scans[at].exhausted {
             return self.rank_rest(at, query, exact);
         }
         Ok(())
     }
 
-    /// Takes over what a round has found, where it was not found before, and says how far the round has seen.
+    /// Adds the new hits of a round to `pending` and updates the segment's lower bound.
     fn add_hits(
         &mut self,
         at: usize,
@@ -301,7 +304,7 @@ impl Cursor {
         let mut new: Vec<Hit> = Vec::new();
         new.try_reserve_exact(hits.len())?;
         for hit in hits {
-            // Rows that this search cannot see are done with as well: they need no second look.
+            // Rows that are not visible to this search count as seen, so they are not looked at again.
             if scan.seen.insert(hit.position, rows)? {
                 new.push(*hit);
             }
@@ -313,13 +316,13 @@ impl Cursor {
             };
             let mut found: Vec<Found> = new.iter().filter_map(ranked).collect();
             found.sort_unstable();
-            // Of candidates by estimate only the nearest are safe to return; those behind wait for the next round.
+            // With approximate distances, FAISS may have missed rows beyond the `wanted` nearest.
             let safe = found.get(wanted - 1).or(found.last()).map(|row| row.distance);
             scan.lower_bound = safe.unwrap_or(scan.lower_bound);
             return found.into_iter().try_for_each(|row| self.push(row));
         }
-        // An index that compares all rows is certain of what it left out, up to rounding. Of another the round's last
-        // row is as good a bound as any, and is not held back itself.
+        // An exhaustive index found all nearer rows, so its bound is certain, up to rounding. For others, the last hit
+        // is an estimate, rounded up so that the last hit itself can be returned.
         let last = hits.last().map(|hit| match index.is_exhaustive() {
             true => query.rounding.below(hit.distance),
             false => query.rounding.above(hit.distance),
@@ -330,7 +333,7 @@ impl Cursor {
         }
         for hit in new {
             let tid = opened.segment.tid(hit.position);
-            // An inner product tells nothing of its rounding.
+            // The bound on an inner product's rounding holds for rows of the query's length only.
             if self.metric == Metric::InnerProduct {
                 if let Some(distance) = exact.at(tid) {
                     self.push(Found::exact(distance, tid))?;
@@ -382,7 +385,8 @@ impl Cursor {
         Ok(())
     }
 
-    /// Finds the nearest of the rows that were not found yet: as many as there is room for. False: not in this way.
+    /// One pass: finds the nearest rows not found yet, at most `max_held_rows`. False: the source cannot provide
+    /// distances by position.
     fn rank_pass(
         &mut self,
         at: usize,
@@ -392,7 +396,7 @@ impl Cursor {
     ) -> Result<bool, IndexError> {
         let scan = &mut self.scans[at];
         let opened = scan.opened.clone();
-        let mut nearest = Nearest::new(scan.last_ranked, scan.room_rows);
+        let mut nearest = Nearest::new(scan.last_ranked, scan.max_held_rows);
         if !passes::rank(scan, query, source, exact, &mut nearest)? {
             return Ok(false);
         }
@@ -412,7 +416,7 @@ impl Cursor {
     }
 }
 
-/// Raises PostgreSQL's own error where the engine was interrupted: PostgreSQL knows why.
+/// If the engine was interrupted, lets PostgreSQL raise the error of the pending cancel or shutdown.
 pub(super) fn not_interrupted<T>(outcome: Result<T, EngineError>) -> Result<T, EngineError> {
     if matches!(outcome, Err(EngineError::Interrupted)) {
         take_interrupts();
@@ -420,35 +424,34 @@ pub(super) fn not_interrupted<T>(outcome: Result<T, EngineError>) -> Result<T, E
     outcome
 }
 
-/// A distance that rows within the radius do not exceed, however the sums of who compares them with it are rounded. The
-/// errors grow with the products that are summed up: those of the query with itself are as good a measure as there is
-/// before the search.
+/// The radius plus a margin for rounding: no row within the radius has a larger computed distance. Rounding errors are
+/// proportional to the products that are summed; before the search, the query's squared norm is the best estimate of
+/// them.
 fn beyond(radius: f64, query: Option<&Query>) -> f64 {
     let values = query.map_or(&[][..], |query| &query.prepared);
     let square: f64 = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    radius + 1e-4 * (radius.abs() + square.max(square.sqrt()))
+    radius + RADIUS_MARGIN * (radius.abs() + square.max(square.sqrt()))
 }
 
-/// The query in the form that is indexed. None where it has none: a zero vector under cosine is as far from one row as
-/// from another.
-fn prepare(snapshot: &IndexView, query: Option<&[f32]>) -> Result<Option<Query>, IndexError> {
+/// The query in its indexed form. None: a zero vector under cosine, which has no distance to any row.
+fn prepare(view: &IndexView, query: Option<&[f32]>) -> Result<Option<Query>, IndexError> {
     let Some(query) = query else {
         return Ok(None);
     };
-    if query.len() != snapshot.dims() {
-        return Err(IndexError::Dimensions { expected: snapshot.dims(), found: query.len() });
+    if query.len() != view.dims() {
+        return Err(IndexError::Dimensions { expected: view.dims(), found: query.len() });
     }
     let mut query = query.to_vec();
-    let has_form = snapshot.metric.prepare(&mut query);
-    Ok(has_form.then(|| Query::new(snapshot.metric, query)))
+    let has_form = view.metric.prepare(&mut query);
+    Ok(has_form.then(|| Query::new(view.metric, query)))
 }
 
-/// Gives each segment its part of the rows that a search may hold, by its rows.
-fn share_room(scans: &mut [SegmentScan]) {
-    let room_rows = (memory::query_bytes() / CANDIDATE_BYTES) as u64;
+/// Divides the rows that a search may hold in memory among the segments, in proportion to their rows.
+fn share_memory(scans: &mut [SegmentScan]) {
+    let held_rows = (memory::query_bytes() / CANDIDATE_BYTES) as u64;
     let rows: u64 = scans.iter().map(SegmentScan::rows).sum();
     for scan in scans {
-        let share = (u128::from(room_rows) * u128::from(scan.rows()) / u128::from(rows.max(1))) as u64;
-        scan.room_rows = share.max(MIN_ROOM_ROWS) as usize;
+        let share = (u128::from(held_rows) * u128::from(scan.rows()) / u128::from(rows.max(1))) as u64;
+        scan.max_held_rows = share.max(MIN_HELD_ROWS) as usize;
     }
 }

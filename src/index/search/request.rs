@@ -10,7 +10,7 @@ use crate::index::segment::OpenedSegment;
 /// Rows of the first round if the number of rows is unknown: a typical LIMIT with over-fetch.
 pub const FIRST_ROUND_ROWS: usize = 64;
 /// Rows returned in the end if their number is unknown: a typical LIMIT, and the k of measured recall.
-const TYPICAL_ROWS: usize = 10;
+const TYPICAL_K: usize = 10;
 /// A round for more than 1 / this of a segment's rows ranks the whole segment instead.
 const LARGEST_ROUND_PART: u64 = 8;
 /// Over-fetch for lossy codes: candidates per wanted row that are re-ranked by exact distance from the table, unless
@@ -63,7 +63,7 @@ impl Request {
     /// A search for exactly `k` rows, but at least as many as calibration measured: with lossy codes, fewer candidates
     /// would give a lower recall.
     pub fn of(k: usize, params: SearchParams) -> Self {
-        Request { wanted_rows: k.max(TYPICAL_ROWS), k: Some(k), params, ..Request::default() }
+        Request { wanted_rows: k.max(TYPICAL_K), k: Some(k), params, ..Request::default() }
     }
 }
 
@@ -71,7 +71,7 @@ impl Request {
 pub fn segment_params(points: &[PointRef], asked: &SearchParams, k: Option<usize>) -> SearchParams {
     let points: Vec<OperatingPoint> = points.iter().map(OperatingPoint::from).collect();
     let point = engine::choose(&points, asked.recall.unwrap_or(DEFAULT_RECALL));
-    asked.or(point.map_or_else(SearchParams::default, |point| point.params_for(k.unwrap_or(TYPICAL_ROWS))))
+    asked.or(point.map_or_else(SearchParams::default, |point| point.params_for(k.unwrap_or(TYPICAL_K))))
 }
 
 /// The number of candidates for a round of `wanted` rows, in a segment in which `live_rows` can be found; None if it is

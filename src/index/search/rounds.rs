@@ -56,7 +56,7 @@ impl Query {
 }
 
 /// A row that was found but not returned yet. Ordered by distance; at equal distances, rows with only a lower bound
-/// come first, because their exact distance can be greater.
+/// come first, because their exact distance can be greater, then rows by TID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Found {
     /// Exact, or a lower bound.
@@ -83,7 +83,7 @@ pub struct SegmentScan {
     /// Rows that rounds have found, and rows not visible to the search.
     pub seen: Positions,
     /// Limit on the rows it may hold after the first round.
-    pub room_rows: usize,
+    pub max_held_rows: usize,
     /// Whether the first round is done.
     pub is_begun: bool,
     /// The rows by which passes rank; None while it searches in rounds.
@@ -146,7 +146,7 @@ impl SegmentScan {
             next_position: 0,
             first_hits: None,
             seen: Positions::default(),
-            room_rows: usize::MAX,
+            max_held_rows: usize::MAX,
             is_begun: false,
             passes: None,
             last_ranked: None,

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Checks a package of scripts/deb.sh: lintian, then installs it into a fresh Debian or Ubuntu below a temporary folder,
+# and builds and searches an index there, with each variant of the library that this processor can run. As root.
+#   check_deb.sh PACKAGE.deb [SUITE [MIRROR]]
+# SUITE and MIRROR: debootstrap's; by default this machine's release and mirror.
+set -euo pipefail
+
+package=$(realpath "${1:?usage: check_deb.sh PACKAGE.deb [SUITE [MIRROR]]}")
+suite=${2:-$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")}
+mirror=${3:-$(apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+    awk -v release="$suite" '$1 == release && $2 == "main" && !found++ { print $3 }')}
+((EUID == 0)) || { echo "check_deb.sh: debootstrap and chroot need root" >&2 && exit 1; }
+for program in lintian debootstrap; do
+    command -v $program >/dev/null || { echo "check_deb.sh: $program is not installed" >&2 && exit 1; }
+done
+
+lintian --fail-on error,warning --info "$package"
+
+root=$(mktemp -d /tmp/vekter-deb-XXXXXX)
+clean_up() {
+    chroot "$root" pg_ctlcluster "$major" main stop -m immediate 2>/dev/null || true
+    for mounted in dev/shm proc; do mountpoint -q "$root/$mounted" && umount "$root/$mounted"; done
+    rm -rf "$root"
+}
+major=$(dpkg-deb --field "$package" Package | sed -E 's/^postgresql-([0-9]+)-vekter$/\1/')
+trap clean_up EXIT
+debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$root.log" 2>&1 || { tail "$root.log" >&2 && exit 1; }
+rm "$root.log"
+mount -t proc proc "$root/proc"
+mkdir -p "$root/dev/shm"
+mount -t tmpfs tmpfs "$root/dev/shm"
+cp "$package" "$root/tmp/"
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod +x "$root/usr/sbin/policy-rc.d"
+
+inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
+psql() { inside runuser -u postgres -- psql -X -q -A -t -v ON_ERROR_STOP=1 "$@"; }
+inside apt-get update -qq
+inside apt-get install -y -qq --no-install-recommends "/tmp/$(basename "$package")" >/dev/null
+
+# With the loader told to leave glibc's variants aside, the portable library is used on every processor.
+for variant in "" "glibc.cpu.hwcaps=-AVX512F"; do
+    inside env GLIBC_TUNABLES="$variant" pg_ctlcluster "$major" main start
+    psql <<'SQL'
+CREATE EXTENSION vekter;
+CREATE TABLE tracks (id bigint PRIMARY KEY, embedding vector(8));
+INSERT INTO tracks SELECT i, ARRAY(SELECT sin(i * j) FROM generate_series(1, 8) j) FROM generate_series(1, 20000) i;
+SELECT vekter_create_index('tracks', 'id', 'embedding');
+SQL
+    [[ $(psql -c "SELECT id FROM knn('tracks', (SELECT embedding FROM tracks WHERE id = 77), 1)") == 77 ]]
+    psql -c "SELECT * FROM vekter_check('tracks')" | grep . && exit 1
+    used=$(psql -c "LOAD 'vekter'" -c "SELECT DISTINCT substring(pg_read_file('/proc/self/maps') FROM '[^ ]*libvekter.so')")
+    echo "$suite, ${variant:-as the loader chooses}: $used"
+    psql -c 'DROP TABLE tracks' -c 'DROP EXTENSION vekter'
+    inside pg_ctlcluster "$major" main stop
+done
+echo "$(basename "$package"): installed and used on $suite"

@@ -352,7 +352,8 @@ CREATE FUNCTION faiss_handler(internal) RETURNS index_am_handler
 
 CREATE ACCESS METHOD faiss TYPE INDEX HANDLER faiss_handler;
 
--- Support function 1 of an operator class returns the code of its metric.
+-- Support function 1 of an operator class returns the code of its metric, and support function 2, where there is one,
+-- that of how values are stored, if it is otherwise than as float4.
 
 CREATE FUNCTION vekter_metric_l2() RETURNS integer
     AS 'MODULE_PATHNAME', 'vekter_metric_l2_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -365,6 +366,9 @@ CREATE FUNCTION vekter_metric_cosine() RETURNS integer
 
 CREATE FUNCTION vekter_metric_l1() RETURNS integer
     AS 'MODULE_PATHNAME', 'vekter_metric_l1_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION vekter_value_half() RETURNS integer
+    AS 'MODULE_PATHNAME', 'vekter_value_half_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 CREATE OPERATOR CLASS vector_l2_ops DEFAULT FOR TYPE vector USING faiss AS
     OPERATOR 1 <-> (vector, vector) FOR ORDER BY float_ops,

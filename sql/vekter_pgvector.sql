@@ -1,31 +1,49 @@
 \echo Use "CREATE EXTENSION vekter_pgvector" to load this file. \quit
 
--- pgvector's type has the layout of vekter's, so a faiss index reads its columns as they are. Operator classes have
--- pgvector's names and live in pgvector's schema, where the application's search_path finds them. Both extensions can
--- be in any schema, so names are put together here.
+-- pgvector's vector has the layout of vekter's, and a support function says of operator classes for halfvec that its
+-- elements are 16-bit floats; so a faiss index reads columns of both as they are. Operator classes have pgvector's names
+-- and live in pgvector's schema, where the application's search_path finds them. Both extensions can be in any schema,
+-- so names are put together here.
 DO $$
 DECLARE
     theirs text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector');
     ours text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vekter');
     class record;
 BEGIN
-    -- knn() and the other functions take vectors of both types.
+    -- knn() and the other functions take vectors of all types.
     EXECUTE format('CREATE CAST (%1$s.vector AS %2$s.vector) WITHOUT FUNCTION AS IMPLICIT', theirs, ours);
     EXECUTE format('COMMENT ON CAST (%1$s.vector AS %2$s.vector) IS %3$L', theirs, ours,
         'Gives pgvector''s vector to the functions of vekter, unchanged.');
+    IF to_regtype(theirs || '.halfvec') IS NOT NULL THEN
+        EXECUTE format(
+            'CREATE FUNCTION @extschema@.vekter_halfvec_to_vector(%1$s.halfvec, integer, boolean) RETURNS %2$s.vector '
+            'AS ''$libdir/vekter'', ''halfvec_to_vector_wrapper'' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE', theirs, ours);
+        EXECUTE format(
+            'CREATE CAST (%1$s.halfvec AS %2$s.vector) '
+            'WITH FUNCTION @extschema@.vekter_halfvec_to_vector(%1$s.halfvec, integer, boolean) AS IMPLICIT', theirs, ours);
+        EXECUTE format(
+            'COMMENT ON FUNCTION @extschema@.vekter_halfvec_to_vector(%1$s.halfvec, integer, boolean) IS %2$L', theirs,
+            'Supports the cast of pgvector''s halfvec to vekter''s vector.');
+        EXECUTE format('COMMENT ON CAST (%1$s.halfvec AS %2$s.vector) IS %3$L', theirs, ours,
+            'Gives pgvector''s halfvec to the functions of vekter, as floats of the same values.');
+    END IF;
     FOR class IN
-        SELECT metric, operator, CASE metric WHEN 'l2' THEN 'DEFAULT' ELSE '' END AS is_default
-          FROM (VALUES ('l2', '<->'), ('ip', '<#>'), ('cosine', '<=>'), ('l1', '<+>')) AS v (metric, operator)
-         -- pgvector has <+> since 0.7.
-         WHERE to_regoperator(format('%1$s.%2$s(%1$s.vector, %1$s.vector)', theirs, operator)) IS NOT NULL
+        SELECT type, metric, operator, CASE metric WHEN 'l2' THEN 'DEFAULT' ELSE '' END AS is_default,
+               CASE type WHEN 'halfvec' THEN format(', FUNCTION 2 %s.vekter_value_half()', ours) ELSE '' END AS kind
+          FROM (VALUES ('vector'), ('halfvec')) AS t (type),
+               (VALUES ('l2', '<->'), ('ip', '<#>'), ('cosine', '<=>'), ('l1', '<+>')) AS v (metric, operator)
+         -- pgvector has halfvec and <+> since 0.7. The name of an operator for a type that there is not is an error.
+         WHERE CASE WHEN to_regtype(theirs || '.' || type) IS NOT NULL
+                    THEN to_regoperator(format('%1$s.%2$s(%1$s.%3$s, %1$s.%3$s)', theirs, operator, type)) IS NOT NULL
+                    ELSE false END
     LOOP
         EXECUTE format(
-            'CREATE OPERATOR CLASS %1$s.vector_%3$s_ops %5$s FOR TYPE %1$s.vector USING faiss AS '
-            'OPERATOR 1 %1$s.%4$s (%1$s.vector, %1$s.vector) FOR ORDER BY pg_catalog.float_ops, '
-            'FUNCTION 1 %2$s.vekter_metric_%3$s()',
-            theirs, ours, class.metric, class.operator, class.is_default);
-        EXECUTE format('COMMENT ON OPERATOR CLASS %s.vector_%s_ops USING faiss IS %L', theirs, class.metric,
-            format('Serves ORDER BY with %s of pgvector''s vector.', class.operator));
+            'CREATE OPERATOR CLASS %1$s.%6$s_%3$s_ops %5$s FOR TYPE %1$s.%6$s USING faiss AS '
+            'OPERATOR 1 %1$s.%4$s (%1$s.%6$s, %1$s.%6$s) FOR ORDER BY pg_catalog.float_ops, '
+            'FUNCTION 1 %2$s.vekter_metric_%3$s()%7$s',
+            theirs, ours, class.metric, class.operator, class.is_default, class.type, class.kind);
+        EXECUTE format('COMMENT ON OPERATOR CLASS %s.%s_%s_ops USING faiss IS %L', theirs, class.type, class.metric,
+            format('Serves ORDER BY with %s of pgvector''s %s.', class.operator, class.type));
     END LOOP;
 END $$;
 

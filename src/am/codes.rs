@@ -2,6 +2,7 @@
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use super::options;
 use super::table::TableRows;
 use crate::engine::{Builder, EngineError, check_decodable};
 use crate::index::error::IndexError;
@@ -90,8 +91,9 @@ pub fn reconstruct(
 /// For each row version visible to the calling query, the index's entry; None if it has none. After HOT updates, the
 /// index has the TID of the first version of the chain, not of the visible one.
 fn find(open: &IndexAndTable, versions: &[Tid]) -> Result<Vec<Option<IndexedRow>>, SqlError> {
+    let kind = options::value_kind(open.index()).unwrap_or_default();
     // SAFETY: the relations stay open while the rows live, and the query's snapshot for longer.
-    let mut rows = unsafe { TableRows::open(open.table(), open.index(), pg_sys::GetActiveSnapshot()) };
+    let mut rows = unsafe { TableRows::open(open.table(), open.index(), kind, pg_sys::GetActiveSnapshot()) };
     versions.iter().map(|&version| Ok(find_version(open.index(), &mut rows, version)?)).collect()
 }
 

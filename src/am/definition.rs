@@ -18,19 +18,24 @@ pub fn read(index: Rel) -> Result<Definition, SqlError> {
     let relation = unsafe { PgRelation::from_pg(index.as_ptr()) };
     let columns = relation.tuple_desc();
     check_included(&columns, keys)?;
+    let kind =
+        options::value_kind(index).ok_or_else(|| invalid_class("2 does not return a kind of values"))?;
     let typmod = columns.get(0).map_or(-1, |column| base_type(column.atttypid, column.atttypmod).1);
     let dims = usize::try_from(typmod).ok().filter(|&dims| dims > 0).ok_or_else(|| {
         SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, "column does not have dimensions")
-            .hint("Declare the column with its dimensions, such as vector(384), or index an expression such as ((embedding::vector(384))).")
+            .hint(format!(
+                "Declare the column with its dimensions, such as {0}(384), or index an expression such as ((embedding::{0}(384))).",
+                kind.type_name()
+            ))
     })?;
-    let metric = options::metric(index).ok_or_else(|| {
-        SqlError::new(
-            Code::ERRCODE_INVALID_OBJECT_DEFINITION,
-            "the operator class's support function 1 does not return a metric",
-        )
-    })?;
+    let metric = options::metric(index).ok_or_else(|| invalid_class("1 does not return a metric"))?;
     let recall = options::recall(index).unwrap_or(engine::DEFAULT_RECALL);
     Ok(Definition { dims, metric, factory: options::factory(index), recall })
+}
+
+fn invalid_class(what: &str) -> SqlError {
+    let message = format!("the operator class's support function {what}");
+    SqlError::new(Code::ERRCODE_INVALID_OBJECT_DEFINITION, message)
 }
 
 /// One column may be included: the id that `knn()` returns.

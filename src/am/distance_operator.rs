@@ -2,24 +2,31 @@
 
 use pgrx::pg_sys;
 
+use super::options;
 use crate::engine::Metric;
 use crate::pg::relation::Rel;
-use crate::vector::{self, distance};
+use crate::vector::{ValueKind, distance};
 
 /// Number of the operator in an operator class.
 const STRATEGY: i16 = 1;
 
 /// Rows leave a scan in the order of its operator's values, to the last bit. The values of vekter's operators are
-/// computed in place. An operator of another extension, for a type of the same layout, can add up in another order, so
-/// its function is called.
-pub enum DistanceOperator {
+/// computed in place. An operator of another extension can add up in another order, so its function is called.
+pub struct DistanceOperator {
+    /// Of its arguments.
+    pub kind: ValueKind,
+    function: Function,
+}
+
+enum Function {
     Own(Metric),
     Foreign(Box<pg_sys::FmgrInfo>),
 }
 
 impl DistanceOperator {
-    /// The operator of an index with this `metric`. A function to call is looked up in the current memory context.
-    pub fn of(index: Rel, metric: Metric) -> Self {
+    /// The operator of an index. A function to call is looked up in the current memory context.
+    pub fn of(index: Rel) -> Self {
+        let kind = options::value_kind(index).unwrap_or_default();
         // SAFETY: an open index has a family and an input type for its column; `fmgr_info` fills the structure.
         unsafe {
             let relation = index.as_ptr();
@@ -28,9 +35,10 @@ impl DistanceOperator {
             let mut function = Box::new(pg_sys::FmgrInfo::default());
             pg_sys::fmgr_info(pg_sys::get_opcode(operator), &mut *function);
             if function.fn_addr.is_some_and(distance::is_own_operator) {
-                return DistanceOperator::Own(metric);
+                let metric = options::metric(index).unwrap_or(Metric::L2);
+                return DistanceOperator { kind, function: Function::Own(metric) };
             }
-            DistanceOperator::Foreign(function)
+            DistanceOperator { kind, function: Function::Foreign(function) }
         }
     }
 
@@ -39,12 +47,12 @@ impl DistanceOperator {
         if query.len() != row.len() {
             return f64::NAN;
         }
-        match self {
-            DistanceOperator::Own(metric) => own_distance(*metric, query, row),
-            // SAFETY: the function takes two datums of the layout that `into_datum` makes, and returns a float8.
-            DistanceOperator::Foreign(function) => unsafe {
+        match &self.function {
+            Function::Own(metric) => own_distance(*metric, query, row),
+            // SAFETY: the function takes two datums of this kind, and returns a float8.
+            Function::Foreign(function) => unsafe {
                 let function = core::ptr::from_ref(&**function).cast_mut();
-                let arguments = [query, row].map(vector::into_datum);
+                let arguments = [query, row].map(|elements| self.kind.into_datum(elements));
                 let value =
                     pg_sys::FunctionCall2Coll(function, pg_sys::InvalidOid, arguments[0], arguments[1]);
                 arguments.iter().for_each(|argument| pg_sys::pfree(argument.cast_mut_ptr()));

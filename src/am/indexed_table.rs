@@ -6,19 +6,21 @@ use core::ptr::null_mut;
 use pgrx::pg_sys;
 
 use super::table::{TableRows, scan_visible};
-use super::tid_of;
+use super::{options, tid_of};
 use crate::index::error::IndexError;
 use crate::index::format::Tid;
 use crate::index::table::{LinePointers, Table, TableRow, VisitRow};
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
-use crate::vector::Vector;
+use crate::vector::ValueKind;
 
 /// The relations must stay open while it lives. It may hold pins: drop it before the end of the call that created it,
 /// or leave it to the transaction's abort.
 pub struct IndexedTable {
     heap: Rel,
     index: Rel,
+    /// Of the indexed values.
+    kind: ValueKind,
     /// From PostgreSQL in a build; null: made for each scan.
     info: *mut pg_sys::IndexInfo,
     /// Number of the integer id column in the table; None: the index's second column, if there is one.
@@ -41,6 +43,7 @@ impl IndexedTable {
         IndexedTable {
             heap,
             index,
+            kind: options::value_kind(index).unwrap_or_default(),
             info: null_mut(),
             id_attribute: None,
             snapshot: null_mut(),
@@ -90,6 +93,14 @@ impl IndexedTable {
         (columns > 1).then(|| unsafe { pg_sys::get_typlen(pg_sys::get_atttype(self.heap.oid(), attribute)) })
     }
 
+    fn collector<'a, 'v>(
+        &self,
+        info: *const pg_sys::IndexInfo,
+        visit: &'a mut VisitRow<'v>,
+    ) -> Collector<'a, 'v> {
+        Collector { kind: self.kind, id_bytes: self.id_bytes(info), visit, outcome: Ok(()) }
+    }
+
     fn forget_snapshot(&mut self) {
         self.rows = None;
         if self.is_registered {
@@ -114,7 +125,7 @@ impl Table for IndexedTable {
         visit: &mut VisitRow,
     ) -> Result<f64, IndexError> {
         let info = self.info();
-        let mut collector = Collector { id_bytes: self.id_bytes(info), visit, outcome: Ok(()) };
+        let mut collector = self.collector(info, visit);
         // SAFETY: the relations are open, the info is the index's, and the state is the collector that `collect` takes.
         // Synchronised scans start anywhere, so a run of blocks forbids them. No progress: it would count runs.
         let heap_rows = unsafe {
@@ -147,7 +158,7 @@ impl Table for IndexedTable {
 
     fn scan_visible(&mut self, visit: &mut VisitRow) -> Result<(), IndexError> {
         let info = self.info();
-        let mut collector = Collector { id_bytes: self.id_bytes(info), visit, outcome: Ok(()) };
+        let mut collector = self.collector(info, visit);
         // SAFETY: relations and snapshot are open, and the state is the collector that `collect` takes.
         unsafe {
             let relations = (self.heap, self.index);
@@ -159,9 +170,9 @@ impl Table for IndexedTable {
     fn fetch(&mut self, tid: Tid, visit: &mut dyn FnMut(&[f32])) -> bool {
         let rows = self.rows.get_or_insert_with(|| {
             // SAFETY: the relations stay open and the snapshot valid for as long as the rows, which are dropped before.
-            unsafe { TableRows::open(self.heap, self.index, self.snapshot) }
+            unsafe { TableRows::open(self.heap, self.index, self.kind, self.snapshot) }
         });
-        rows.with_row(tid, |vector| visit(vector.as_slice())).is_some()
+        rows.with_row(tid, visit).is_some()
     }
 
     fn unpin(&mut self) {
@@ -188,6 +199,7 @@ impl Drop for IndexedTable {
 }
 
 struct Collector<'a, 'v> {
+    kind: ValueKind,
     id_bytes: Option<i16>,
     visit: &'a mut VisitRow<'v>,
     outcome: Result<(), IndexError>,
@@ -213,9 +225,9 @@ unsafe extern "C-unwind" fn collect(
         let (id, is_null) = unsafe { (*values.add(1), *nulls.add(1)) };
         (!is_null).then(|| integer(id, bytes))
     });
-    // SAFETY: the column is of type vector, and the tuple stays while the callback runs.
-    let (tid, vector) = unsafe { (tid_of(tid), Vector::from_datum(datum)) };
-    collector.outcome = (collector.visit)(TableRow { tid, id, is_alive, vector: vector.as_slice() });
+    // SAFETY: the column is of this kind, and the tuple stays while the callback runs.
+    let (tid, vector) = unsafe { (tid_of(tid), collector.kind.read(datum)) };
+    collector.outcome = (collector.visit)(TableRow { tid, id, is_alive, vector: &vector });
 }
 
 /// The value of a smallint, integer or bigint datum.

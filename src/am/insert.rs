@@ -2,11 +2,11 @@
 
 use pgrx::{PgMemoryContexts, pg_sys};
 
-use super::{maintenance, tid_of};
+use super::{maintenance, options, tid_of};
 use crate::index::Inserter;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
-use crate::vector::Vector;
+use crate::vector::ValueKind;
 
 #[pgrx::pg_guard]
 #[expect(clippy::too_many_arguments, reason = "the signature is PostgreSQL's")]
@@ -23,12 +23,14 @@ pub unsafe extern "C-unwind" fn aminsert(
     // SAFETY: the arrays have an element for each column of the index, at least one.
     let (datum, is_null) = unsafe { (*values, *nulls) };
     if !is_null {
-        // SAFETY: PostgreSQL keeps the relation open and locked, the pointer valid, and the datum is a vector.
-        let (index, tid, vector) = unsafe { (Rel::new(index), tid_of(tid), Vector::from_datum(datum)) };
+        // SAFETY: PostgreSQL keeps the relation open and locked, and the pointer valid.
+        let (index, tid) = unsafe { (Rel::new(index), tid_of(tid)) };
         // SAFETY: PostgreSQL passes one of these for all rows of a statement.
-        let inserter = unsafe { inserter(index, &mut *info) };
-        let growth = inserter.insert(index, tid, vector.as_slice()).or_raise();
-        drop(vector);
+        let Statement { kind, inserter } = unsafe { statement(index, &mut *info) };
+        // SAFETY: the column is of this kind.
+        let value = unsafe { kind.read(datum) };
+        let growth = inserter.insert(index, tid, &value).or_raise();
+        drop(value);
         if let Some(delta_bytes) = growth {
             maintenance::after_growth(index, delta_bytes).or_raise();
         }
@@ -37,13 +39,21 @@ pub unsafe extern "C-unwind" fn aminsert(
     false
 }
 
-/// The statement's inserter, kept between its rows. It owns only memory (invariant 9).
-fn inserter(index: Rel, info: &mut pg_sys::IndexInfo) -> &mut Inserter {
+/// What is kept between the rows of a statement. It owns only memory (invariant 9).
+struct Statement {
+    /// Of the indexed values.
+    kind: ValueKind,
+    inserter: Inserter,
+}
+
+fn statement(index: Rel, info: &mut pg_sys::IndexInfo) -> &mut Statement {
     if info.ii_AmCache.is_null() {
         let mut context = PgMemoryContexts::For(info.ii_Context);
-        info.ii_AmCache = context.leak_and_drop_on_delete(Inserter::open(index).or_raise()).cast();
+        let kind = options::value_kind(index).unwrap_or_default();
+        let statement = Statement { kind, inserter: Inserter::open(index).or_raise() };
+        info.ii_AmCache = context.leak_and_drop_on_delete(statement).cast();
     }
     // SAFETY: set above, for this or an earlier row, and dropped with the statement's memory. Rows are inserted one at
     // a time.
-    unsafe { &mut *info.ii_AmCache.cast::<Inserter>() }
+    unsafe { &mut *info.ii_AmCache.cast::<Statement>() }
 }

@@ -1,4 +1,4 @@
-//! `WITH (factory = '...', search = '...', recall = ..., delta_limit = ...)` and the operator class's support function.
+//! `WITH (factory = '...', search = '...', recall = ..., delta_limit = ...)` and the operator class's support functions.
 //!
 //! The factory is read when an index is built and copied to its meta page, which is authoritative from then on. The
 //! other options are read when they are used, so ALTER INDEX changes them without a rebuild.
@@ -14,11 +14,14 @@ use crate::guc;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 use crate::pg::text;
+use crate::vector::ValueKind;
 
 /// Support function 1 returns the metric's code (`engine::Metric`), so that the metric does not depend on the operator
 /// class's name.
 pub const METRIC_PROCEDURE: u16 = 1;
-pub const SUPPORT_PROCEDURES: u16 = 1;
+/// Support function 2 returns how values are stored (`vector::ValueKind`); without it, as float4.
+pub const VALUE_PROCEDURE: u16 = 2;
+pub const SUPPORT_PROCEDURES: u16 = 2;
 
 /// Limit on the length of factory strings and search parameters, far above that of FAISS's own.
 const MAX_TEXT_BYTES: usize = 1000;
@@ -226,7 +229,51 @@ pub fn metric(index: Rel) -> Option<Metric> {
     u8::try_from(code.value() as i32).ok().and_then(Metric::from_code)
 }
 
-/// Support function 1 of the four operator classes.
+/// How the values of an index's column are stored; None if its operator class says nothing that is known.
+pub fn value_kind(index: Rel) -> Option<ValueKind> {
+    // SAFETY: an open index has an operator family and an input type for its column.
+    let (family, input) = unsafe { (*(*index.as_ptr()).rd_opfamily, *(*index.as_ptr()).rd_opcintype) };
+    OperatorClass { family, input }.value_kind()
+}
+
+/// An operator class of this access method, by its family and its type.
+#[derive(Clone, Copy)]
+pub struct OperatorClass {
+    pub family: pg_sys::Oid,
+    pub input: pg_sys::Oid,
+}
+
+impl OperatorClass {
+    pub fn metric(self) -> Option<Metric> {
+        self.support(METRIC_PROCEDURE).and_then(Metric::from_code)
+    }
+
+    /// None if the support function returns nothing that is known.
+    pub fn value_kind(self) -> Option<ValueKind> {
+        match self.procedure(VALUE_PROCEDURE) {
+            pg_sys::InvalidOid => Some(ValueKind::default()),
+            _ => self.support(VALUE_PROCEDURE).and_then(ValueKind::from_code),
+        }
+    }
+
+    fn procedure(self, number: u16) -> pg_sys::Oid {
+        // SAFETY: looks a catalogue row up.
+        unsafe { pg_sys::get_opfamily_proc(self.family, self.input, self.input, number as i16) }
+    }
+
+    /// What a support function returns; None if there is none, or it is no code.
+    fn support(self, number: u16) -> Option<u8> {
+        let procedure = self.procedure(number);
+        if procedure == pg_sys::InvalidOid {
+            return None;
+        }
+        // SAFETY: the support functions of this access method take nothing and return int4.
+        let code = unsafe { pg_sys::OidFunctionCall0Coll(procedure, pg_sys::InvalidOid) };
+        u8::try_from(code.value() as i32).ok()
+    }
+}
+
+/// Support function 1 of the operator classes.
 #[pgrx::pg_extern]
 fn vekter_metric_l2() -> i32 {
     i32::from(Metric::L2.code())
@@ -245,4 +292,10 @@ fn vekter_metric_cosine() -> i32 {
 #[pgrx::pg_extern]
 fn vekter_metric_l1() -> i32 {
     i32::from(Metric::L1.code())
+}
+
+/// Support function 2 of the operator classes for pgvector's `halfvec`.
+#[pgrx::pg_extern]
+fn vekter_value_half() -> i32 {
+    i32::from(ValueKind::Half.code())
 }

@@ -99,7 +99,7 @@ unsafe fn is_hinted(root: *const pg_sys::PlannerInfo) -> bool {
 /// What is asked of `index` by a scan for the neighbours of `vector`, if a hint means it.
 ///
 /// # Safety
-/// `vector` is a datum of type `vector`.
+/// `vector` is a non-null datum of a varlena type.
 pub unsafe fn request(index: Oid, vector: Datum) -> Option<Request> {
     // SAFETY: the caller's promise.
     if unsafe { is_marked(vector) } { meant(index, |hint| hint.request.clone()) } else { None }

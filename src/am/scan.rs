@@ -7,14 +7,13 @@ use pgrx::{PgMemoryContexts, PgSqlErrorCode as Code, pg_sys};
 
 use super::distance_operator::DistanceOperator;
 use super::table::TableRows;
-use super::{expected_rows, item_pointer, options, plan_hint, search_options};
-use crate::engine::{Metric, SearchParams};
+use super::{expected_rows, item_pointer, plan_hint, search_options};
+use crate::engine::SearchParams;
 use crate::index::format::Tid;
 use crate::index::search::{Cursor, ExactDistances, FirstRounds, Request};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::relation::Rel;
 use crate::pg::row_limit::RowLimit;
-use crate::vector::Vector;
 
 /// State of a scan. It lives as long as its memory context, error or not, so it owns memory, maps and FAISS handles
 /// only (invariant 9).
@@ -34,7 +33,7 @@ impl ScanState {
         ScanState {
             cursor: None,
             query: None,
-            operator: DistanceOperator::of(index, options::metric(index).unwrap_or(Metric::L2)),
+            operator: DistanceOperator::of(index),
             key: core::ptr::null(),
             returned_rows: None,
         }
@@ -162,8 +161,8 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
     state.query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
         None
     } else {
-        // SAFETY: the operator's right argument is a vector.
-        Some(unsafe { Vector::from_datum(key.sk_argument) }.as_slice().to_vec())
+        // SAFETY: the right argument of the operator is of its kind.
+        Some(unsafe { state.operator.kind.read(key.sk_argument) }.to_vec())
     };
     let query = state.query.as_deref();
     // SAFETY: as above.
@@ -239,9 +238,9 @@ impl ExactDistances for ScanDistances<'_> {
         let (query, operator) = (self.query?, self.operator);
         // SAFETY: the promise of `new`.
         let rows = self.open.get_or_insert_with(|| unsafe {
-            TableRows::open(Rel::new(self.table), Rel::new(self.index), self.snapshot)
+            TableRows::open(Rel::new(self.table), Rel::new(self.index), operator.kind, self.snapshot)
         });
-        rows.with_row(tid, |vector| operator.distance(query, vector.as_slice()))
+        rows.with_row(tid, |row| operator.distance(query, row))
     }
 
     fn of(&self, row: &[f32]) -> f64 {

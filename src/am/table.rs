@@ -7,7 +7,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 use super::{item_pointer, tid_of};
 use crate::index::format::Tid;
 use crate::pg::relation::Rel;
-use crate::vector::Vector;
+use crate::vector::ValueKind;
 
 /// A table opened for fetching rows under one snapshot. It holds pins: drop it before the end of the call that created
 /// it, or leave it to the transaction's abort.
@@ -17,12 +17,14 @@ pub struct TableRows {
     slot: *mut pg_sys::TupleTableSlot,
     fetch: *mut pg_sys::IndexFetchTableData,
     snapshot: pg_sys::Snapshot,
+    /// Of the indexed values.
+    kind: ValueKind,
 }
 
 impl TableRows {
     /// # Safety
-    /// The relations and the snapshot stay open and valid while the value lives.
-    pub unsafe fn open(heap: Rel, index: Rel, snapshot: pg_sys::Snapshot) -> Self {
+    /// The relations and the snapshot stay open and valid while the value lives, and `kind` is that of the index's values.
+    pub unsafe fn open(heap: Rel, index: Rel, kind: ValueKind, snapshot: pg_sys::Snapshot) -> Self {
         // SAFETY: the caller's promise. All of this is freed in `drop`, or by the transaction's abort.
         unsafe {
             let estate = pg_sys::CreateExecutorState();
@@ -30,19 +32,19 @@ impl TableRows {
                 .switch_to(|_| pg_sys::BuildIndexInfo(index.as_ptr()));
             let slot = pg_sys::table_slot_create(heap.as_ptr(), core::ptr::null_mut());
             let fetch = pg_sys::table_index_fetch_begin(heap.as_ptr());
-            TableRows { info, estate, slot, fetch, snapshot }
+            TableRows { info, estate, slot, fetch, snapshot, kind }
         }
     }
 
     /// Calls `visit` with the indexed value of the visible version of the row. None if no version is visible, or its
     /// value is NULL.
-    pub fn with_row<T>(&mut self, tid: Tid, visit: impl FnOnce(&Vector) -> T) -> Option<T> {
+    pub fn with_row<T>(&mut self, tid: Tid, visit: impl FnOnce(&[f32]) -> T) -> Option<T> {
         let mut values = [pg_sys::Datum::from(0); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
         if !self.fetch(tid) {
             return None;
         }
-        // SAFETY: everything was opened in `open`; the arrays have room for any index; the vector is dropped before
+        // SAFETY: everything was opened in `open`; the arrays have room for any index; the value is dropped before
         // the memory of the expression's result.
         unsafe {
             self.expression_context().ecxt_scantuple = self.slot;
@@ -53,7 +55,7 @@ impl TableRows {
                 values.as_mut_ptr(),
                 nulls.as_mut_ptr(),
             );
-            let value = (!nulls[0]).then(|| visit(&Vector::from_datum(values[0])));
+            let value = (!nulls[0]).then(|| visit(&self.kind.read(values[0])));
             pg_sys::MemoryContextReset(self.expression_context().ecxt_per_tuple_memory);
             value
         }

@@ -5,8 +5,10 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target::{qualified_name, relation_name};
 use crate::am::Metric;
+use crate::am::options::OperatorClass;
 use crate::pg::error::SqlError;
 use crate::pg::{catalogue, search_path, text};
+use crate::vector::ValueKind;
 
 /// A column's entry in the catalogue.
 pub struct Column {
@@ -14,8 +16,11 @@ pub struct Column {
     type_oid: pg_sys::Oid,
     pub type_name: String,
     pub is_integer: bool,
-    /// Operator class of the metric for the column's type, quoted; None unless the type is vector or a domain over it.
+    /// Operator class of the metric for the column's type, quoted; None unless the type is a type of vectors or a domain
+    /// over it.
     pub operator_class: Option<String>,
+    /// Of the values of such a type.
+    pub kind: ValueKind,
     pub typmod: i32,
     pub is_not_null: bool,
 }
@@ -31,18 +36,18 @@ SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
  WHERE a.attrelid = $1 AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped
 "#;
 
-const OPERATOR_CLASS: &str = r#"
-SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname)
+const OPERATOR_CLASSES: &str = r#"
+SELECT pg_catalog.format('%I.%I', n.nspname, c.opcname), c.opcfamily
   FROM pg_catalog.pg_opclass c
   JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod
   JOIN pg_catalog.pg_namespace n ON n.oid = c.opcnamespace
- WHERE m.amname = 'faiss' AND c.opcintype = $1 AND c.opcname = $2
+ WHERE m.amname = 'faiss' AND c.opcintype = $1
+ ORDER BY c.oid
 "#;
 
 impl Column {
     /// Finds a column of `table` by name, with the operator class of `metric`.
     pub fn find(table: pg_sys::Oid, name: &str, metric: Metric) -> Result<Self, SqlError> {
-        let operator_class = format!("vector_{}_ops", metric.name());
         let text = |text: &str| (pg_sys::TEXTOID, text::datum(text));
         let (mut found, mut base) = (None, pg_sys::InvalidOid);
         catalogue::for_each_row(COLUMN, &[(pg_sys::OIDOID, table.into()), text(name)], |row| {
@@ -56,20 +61,22 @@ impl Column {
                     type_name: row.text(1).unwrap_or_default(),
                     is_integer: row.get(2).unwrap_or(false),
                     operator_class: None,
+                    kind: ValueKind::default(),
                     typmod,
                     is_not_null: row.get(5).unwrap_or(false),
                 }
             });
         });
         if let Some(column) = &mut found {
-            catalogue::for_each_row(
-                OPERATOR_CLASS,
-                &[(pg_sys::OIDOID, base.into()), text(&operator_class)],
-                |row| {
-                    // SAFETY: the query's column is text.
-                    column.operator_class = unsafe { row.text(1) };
-                },
-            );
+            catalogue::for_each_row(OPERATOR_CLASSES, &[(pg_sys::OIDOID, base.into())], |row| {
+                // SAFETY: the query's columns are of these types.
+                let (name, family) = unsafe { (row.text(1), row.get(2).unwrap_or(pg_sys::InvalidOid)) };
+                let class = OperatorClass { family, input: base };
+                if column.operator_class.is_none() && class.metric() == Some(metric) {
+                    column.operator_class = name;
+                    column.kind = class.value_kind().unwrap_or_default();
+                }
+            });
         }
         let table = relation_name(table)?;
         found.ok_or_else(|| {
@@ -78,7 +85,7 @@ impl Column {
         })
     }
 
-    /// The operator class; Err if the column `name` is not of type vector.
+    /// The operator class; Err if the column `name` is not of such a type.
     pub fn require_vector(&self, name: &str) -> Result<&str, SqlError> {
         match &self.operator_class {
             Some(class) => Ok(class),

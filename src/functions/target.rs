@@ -3,11 +3,13 @@
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::predicate::Predicate;
+use crate::am::options::OperatorClass;
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
 use crate::pg::relation::{IndexAndTable, OpenRelation, index_is_gone};
 use crate::pg::search_path;
 use crate::pg::text;
+use crate::vector::ValueKind;
 
 /// A faiss index and the parts of a query over its table. Names are quoted.
 #[derive(PartialEq)]
@@ -18,6 +20,8 @@ pub struct Target {
     pub index: pg_sys::Oid,
     pub dims: i32,
     pub vector_type: pg_sys::Oid,
+    /// Of the values of that type.
+    pub kind: ValueKind,
     pub table_oid: pg_sys::Oid,
     pub table: String,
     pub is_partitioned: bool,
@@ -102,7 +106,8 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
        (SELECT pg_catalog.quote_ident(c.attname) FROM pg_catalog.pg_attribute c
          WHERE c.attrelid = i.indrelid AND c.attnum = {ID_ATTRIBUTE}) AS id,
        ARRAY(SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(i.indexrelid)
-             UNION SELECT i.indexrelid) AS indexes
+             UNION SELECT i.indexrelid) AS indexes,
+       k.opcfamily, k.opcintype
   FROM pg_catalog.pg_index i
   JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
@@ -243,6 +248,7 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
             target = Some(unsafe {
                 let declared: pg_sys::Oid = row.get(8).unwrap_or(pg_sys::InvalidOid);
                 let (vector_type, dims) = catalogue::base_type(declared, row.get(7).unwrap_or(-1));
+                let [family, input] = [11, 12].map(|column| row.get(column).unwrap_or(pg_sys::InvalidOid));
                 Target {
                     index,
                     table: row.text(1).unwrap_or_default(),
@@ -253,6 +259,7 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
                     operator: row.text(6).unwrap_or_default(),
                     dims,
                     vector_type,
+                    kind: OperatorClass { family, input }.value_kind().unwrap_or_default(),
                     id: row.text(9),
                     indexes: row.get(10).unwrap_or_default(),
                 }

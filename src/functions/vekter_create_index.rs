@@ -108,9 +108,10 @@ impl NewIndex {
         if column.typmod < 1 {
             let message = format!("column \"{name}\" does not have dimensions");
             return Err(SqlError::new(Code::ERRCODE_INVALID_PARAMETER_VALUE, message).hint(format!(
-                "Declare them with ALTER TABLE {} ALTER COLUMN {} TYPE vector(n).",
+                "Declare them with ALTER TABLE {} ALTER COLUMN {} TYPE {}(n).",
                 quote_identifier(relation_name(self.table)?),
-                quote_identifier(name)
+                quote_identifier(name),
+                column.kind.type_name()
             )));
         }
         Ok(operator_class)

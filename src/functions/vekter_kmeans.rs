@@ -21,7 +21,7 @@ use crate::pg::memory;
 use crate::pg::results::ResultRows;
 use crate::pg::spi::QueryCursor;
 use crate::pg::text::{Text, from_server};
-use crate::vector::{self, Vector};
+use crate::vector::ValueKind;
 
 /// Rows of the first fetch, before the width of rows is known.
 const FIRST_FETCH_ROWS: usize = 64;
@@ -69,7 +69,7 @@ fn vekter_kmeans_centroids(
     let mut counts = vec![0i64; plan.clusters()];
     assign(&rows, &clustering, &mut |_, cluster, _| counts[cluster] += 1).or_raise();
     for (number, (centroid, count)) in clustering.centroids().zip(counts).enumerate() {
-        let centroid = vector::into_datum(centroid);
+        let centroid = ValueKind::Single.into_datum(centroid);
         results.push([(number as i32).into_datum(), Some(centroid), count.into_datum()]);
     }
 }
@@ -111,6 +111,7 @@ struct Rows {
     query: String,
     vector_column: String,
     id_column: String,
+    kind: ValueKind,
     metric: Metric,
     resources: Resources,
 }
@@ -126,13 +127,15 @@ impl Rows {
         }
         let (id_column, vector_column) = (from_server(id.to_bytes()), from_server(vector.to_bytes()));
         Column::find(table, &id_column, metric)?.require_integer(&id_column)?;
-        Column::find(table, &vector_column, metric)?.require_vector(&vector_column)?;
+        let column = Column::find(table, &vector_column, metric)?;
+        column.require_vector(&vector_column)?;
+        let kind = column.kind;
         let (id, vector) = (quote_identifier(&id_column), quote_identifier(&vector_column));
         let query = format!(
             "SELECT {id}::pg_catalog.int8, {vector} FROM {} WHERE {vector} IS NOT NULL",
             qualified_name(table)?
         );
-        Ok(Rows { query, vector_column, id_column, metric, resources: resources() })
+        Ok(Rows { query, vector_column, id_column, kind, metric, resources: resources() })
     }
 
     /// Calls `visit` with id and prepared vector of each row. Under cosine, zero vectors are left out.
@@ -170,10 +173,10 @@ impl Rows {
             );
         };
         let Some(value) = value else { return Ok(()) };
-        // SAFETY: the query's second column is of type vector, and the row lives while it is visited.
-        let vector = unsafe { Vector::from_datum(value) };
-        if !prepared.is_empty() && prepared.len() != vector.dims() {
-            let message = format!("different vector dimensions {} and {}", prepared.len(), vector.dims());
+        // SAFETY: the query's second column is of this kind, and the row lives while it is visited.
+        let vector = unsafe { self.kind.read(value) };
+        if !prepared.is_empty() && prepared.len() != vector.len() {
+            let message = format!("different vector dimensions {} and {}", prepared.len(), vector.len());
             return Err(SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message)
                 .detail(format!("The row with id {id} differs from those before it."))
                 .hint(format!(

@@ -10,7 +10,7 @@ use crate::am::{Tid, tid_of};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::results::ResultRows;
 use crate::pg::spi;
-use crate::vector::{self, Vector};
+use crate::vector::{ValueKind, Vector};
 
 /// Arguments are declared as `(regclass, vector)`.
 #[pg_extern]
@@ -18,7 +18,7 @@ fn vekter_quantize(index: pg_sys::Oid, vector: Vector<'_>, call: pg_sys::Functio
     // SAFETY: the running call, of a function that returns a table.
     let mut results = unsafe { ResultRows::begin(call) };
     let (kept, error) = quantize(index, &vector).or_raise();
-    results.push([kept.code.into_datum(), Some(vector::into_datum(&kept.row)), error.into_datum()]);
+    results.push([kept.code.into_datum(), Some(ValueKind::Single.into_datum(&kept.row)), error.into_datum()]);
 }
 
 /// Arguments are declared as `(regclass, bigint)`.
@@ -27,7 +27,7 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
     // SAFETY: as above.
     let mut results = unsafe { ResultRows::begin(call) };
     for (row, error) in reconstruct(index, id).or_raise() {
-        results.push([Some(vector::into_datum(&row)), error.into_datum()]);
+        results.push([Some(ValueKind::Single.into_datum(&row)), error.into_datum()]);
     }
 }
 
@@ -36,7 +36,9 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
 fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(EncodedRow, f64), SqlError> {
     let open = target::open_plain_index(relation)?;
     access::require_all_rows(open.index().oid(), "vekter_quantize")?;
-    codes::quantize(open.index(), vector.as_slice())
+    let mut row = vector.to_vec();
+    target::describe_index(open.index().oid())?.kind.round(&mut row);
+    codes::quantize(open.index(), &row)
 }
 
 // ---------------------------------------------------------------- reconstruct
@@ -62,8 +64,8 @@ fn visible_rows(target: &Target, id: i64) -> Result<(Vec<Tid>, Vec<Vec<f32>>), S
     let (mut versions, mut rows) = (Vec::new(), Vec::new());
     plan.for_each_row(&[Some(pg_sys::Datum::from(id))], |row| {
         if let (Some(version), Some(value)) = (row.datum(1), row.datum(2)) {
-            // SAFETY: the columns are of the types tid and vector, and the row lives while it is visited.
-            let (version, value) = unsafe { (tid_of(version.cast_mut_ptr()), Vector::from_datum(value)) };
+            // SAFETY: the columns are of the type tid and of this kind, and the row lives while it is visited.
+            let (version, value) = unsafe { (tid_of(version.cast_mut_ptr()), target.kind.read(value)) };
             versions.push(version);
             rows.push(value.to_vec());
         }

@@ -52,7 +52,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     let target = target::describe(relation)?;
     check_age(&target.indexes)?;
     let rows = rows_of(&target);
-    let Target { vector, operator, vector_type, .. } = &target;
+    let Target { vector, operator, vector_type, kind, .. } = &target;
     let queries = spi::Plan::prepare(
         &format!("SELECT tableoid, ctid, {vector} FROM {rows} ORDER BY pg_catalog.random() LIMIT $1"),
         &[pg_sys::INT8OID],
@@ -68,9 +68,8 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     let mut chosen: Vec<(RowId, Vec<f32>)> = Vec::new();
     queries.for_each_row(&[Some(pg_sys::Datum::from(sample as i64))], |row| {
         if let (Some(id), Some(vector)) = (row_id(row), row.datum(3)) {
-            // SAFETY: the query's third column is a vector, which is copied.
-            let vector = unsafe { crate::vector::Vector::from_datum(vector) };
-            chosen.push((id, vector.as_slice().to_vec()));
+            // SAFETY: the query's third column is of this kind, and is copied.
+            chosen.push((id, unsafe { kind.read(vector) }.to_vec()));
         }
     });
     // The query's own row is found too, and left out.
@@ -78,7 +77,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     let (mut found, mut wanted) = (0, 0);
     for (own, query) in &chosen {
         pgrx::check_for_interrupts!();
-        let vector = crate::vector::into_marked_datum(query);
+        let vector = kind.into_marked_datum(query);
         let arguments = [Some(vector), Some(pg_sys::Datum::from(limit as i64))];
         let truth = ids(&exact, &arguments, *own, k);
         let request = Request::of(limit, SearchParams::default());

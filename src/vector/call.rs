@@ -8,8 +8,9 @@ use std::ptr::NonNull;
 
 use pgrx::{FromDatum, pg_sys, pgrx_extern_c_guard};
 
+use super::Vector;
 use super::error::{check_same_dims, null_argument};
-use super::{Header, Vector, check, elements_behind, in_place};
+use super::layout::{Header, check, elements_behind, in_place};
 
 unsafe extern "C-unwind" {
     /// src/backend/utils/fmgr/fmgr.c, without the guard of pgrx's binding: an error jumps over our frames, which own
@@ -68,7 +69,7 @@ unsafe fn read<'a>(argument: pg_sys::NullableDatum) -> Option<&'a [f32]> {
     }
     // SAFETY: the caller's promise; `in_place` and `copy` checked that the elements are there.
     unsafe {
-        let header = in_place(argument.value).or_else(|| copy(argument.value))?;
+        let header = in_place::<f32>(argument.value).or_else(|| copy(argument.value))?;
         let Header { dims, .. } = *header.as_ref();
         Some(elements_behind(header, dims as usize).as_ref())
     }
@@ -79,7 +80,7 @@ unsafe fn read<'a>(argument: pg_sys::NullableDatum) -> Option<&'a [f32]> {
 #[inline(never)]
 unsafe fn copy(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
     // SAFETY: the caller vouches for a varlena; the copy is palloc'd, so it is aligned and has a 4-byte header.
-    unsafe { check(pg_detoast_datum_copy(datum.cast_mut_ptr())) }.ok()
+    unsafe { check::<f32>(pg_detoast_datum_copy(datum.cast_mut_ptr())) }.ok()
 }
 
 /// Reads the arguments again in the general way, which raises the right error.

@@ -4,6 +4,7 @@ use pgrx::PgSqlErrorCode::{self, *};
 use pgrx::pg_sys::elog::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use super::layout::Malformed;
 use super::{MAX_DIMS, Vector};
 
 #[cold]
@@ -77,8 +78,8 @@ pub(super) fn underflow() -> ! {
 
 #[cold]
 #[track_caller]
-pub(super) fn corrupted(bytes: usize, dims: i16) -> ! {
-    raise(ERRCODE_DATA_CORRUPTED, format!("malformed vector: {bytes} bytes for {dims} dimensions"))
+pub(super) fn corrupted(of_type: &str, Malformed { bytes, dims }: Malformed) -> ! {
+    raise(ERRCODE_DATA_CORRUPTED, format!("malformed {of_type}: {bytes} bytes for {dims} dimensions"))
 }
 
 /// Raised if a STRICT function gets a null argument, which requires a wrong declaration.

@@ -12,6 +12,8 @@
 //! Elements are finite: every way into the type refuses NaN and infinity. Values of different dimensions are
 //! the same type; a column is narrowed by its type modifier, `vector(n)`.
 //!
+//! Of pgvector's `halfvec`, whose elements are 16-bit floats, an index reads values and makes queries ([`ValueKind`]).
+//!
 //! Names, messages and numeric behaviour are pgvector's (0.8), so that its clients and queries work unchanged. What
 //! pgvector does not have (hash, json, statistics, subscript, min and max) behaves as PostgreSQL's own types do.
 
@@ -25,12 +27,15 @@ mod compare;
 pub mod cost;
 pub mod distance;
 mod error;
+mod halves;
 mod hash;
 mod json;
+mod layout;
 mod statistics;
 mod subscript;
 mod text;
 mod typmod;
+mod value;
 mod vectors;
 
 use std::marker::PhantomData;
@@ -38,22 +43,16 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
-use pgrx::{FromDatum, pg_sys, varlena};
+use pgrx::{FromDatum, pg_sys};
 
 use error::{check_dims, corrupted, null_argument};
-pub use vectors::{Vectors, into_marked_array};
+pub use layout::is_marked;
+use layout::{HEADER_BYTES, Header, check, elements_behind, in_place, palloc_varlena};
+pub use value::{Value, ValueKind};
+pub use vectors::Vectors;
 
 /// The most dimensions a vector has, as in pgvector: a value is then at most 64,008 bytes.
 pub const MAX_DIMS: usize = 16_000;
-
-#[repr(C)]
-struct Header {
-    varlena: u32,
-    dims: i16,
-    unused: i16,
-}
-
-const HEADER_BYTES: usize = size_of::<Header>();
 
 /// A vector in a datum: borrowed if it is inline and aligned, otherwise detoasted into the current memory context and
 /// freed on drop.
@@ -78,14 +77,14 @@ impl<'a> Vector<'a> {
     #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Vector<'a> {
         // SAFETY: the caller's promise.
-        if let Some(header) = unsafe { in_place(datum) } {
+        if let Some(header) = unsafe { in_place::<f32>(datum) } {
             return Vector { header, is_copy: false, datum: PhantomData };
         }
         // SAFETY: the caller vouches for a varlena; the result is palloc'd, so it is aligned and has a 4-byte header.
-        let checked = unsafe { check(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) };
+        let checked = unsafe { check::<f32>(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) };
         match checked {
             Ok(header) => Vector { header, is_copy: true, datum: PhantomData },
-            Err(Malformed { bytes, dims }) => corrupted(bytes, dims),
+            Err(malformed) => corrupted("vector", malformed),
         }
     }
 
@@ -201,36 +200,6 @@ unsafe impl BoxRet for NewVector {
     }
 }
 
-/// Copies finite elements into a new datum of type `vector` in the current memory context.
-///
-/// Raises pgvector's error if there are none, or more than [`MAX_DIMS`].
-pub fn into_datum(elements: &[f32]) -> pg_sys::Datum {
-    let mut vector = NewVector::zeroed(elements.len());
-    vector.copy_from_slice(elements);
-    vector.into_datum()
-}
-
-/// Value of the header field that is 0 in stored vectors. SQL cannot construct such a value, and copies preserve it.
-const MARK: i16 = 0x6b6e;
-
-/// As `into_datum`, with a mark that tells a query of `knn()` from others with the same vector.
-pub fn into_marked_datum(elements: &[f32]) -> pg_sys::Datum {
-    let mut vector = NewVector::zeroed(elements.len());
-    vector.copy_from_slice(elements);
-    // SAFETY: `zeroed` allocated the header, and `vector` is the only handle to it.
-    unsafe { vector.0.as_mut().unused = MARK };
-    vector.into_datum()
-}
-
-/// Whether a datum has the mark.
-///
-/// # Safety
-/// `datum` is a non-null datum of type `vector`.
-pub unsafe fn is_marked(datum: pg_sys::Datum) -> bool {
-    // SAFETY: the caller's promise; what is stored otherwise than in place has no mark.
-    unsafe { in_place(datum).is_some_and(|header| header.as_ref().unused == MARK) }
-}
-
 /// A complete datum of another by-reference type in the current memory context, as a return value.
 struct Finished(pg_sys::Datum);
 
@@ -240,66 +209,4 @@ unsafe impl BoxRet for Finished {
         // SAFETY: see above.
         unsafe { fcinfo.return_raw_datum(self.0) }
     }
-}
-
-/// Allocates a varlena of `bytes` bytes, its 4-byte header included, in the current memory context; all but
-/// the header is zero.
-fn palloc_varlena(bytes: usize) -> NonNull<pg_sys::varlena> {
-    // SAFETY: palloc0 returns maximally aligned memory of that size or raises an error; sizes here are far
-    // below its limit of 1 GB, which is also what the header can hold.
-    unsafe {
-        let varlena: *mut pg_sys::varlena = pg_sys::palloc0(bytes).cast();
-        varlena::set_varsize_4b(varlena, bytes as i32);
-        NonNull::new_unchecked(varlena)
-    }
-}
-
-/// A varlena that is no valid vector: its length in bytes, and the dimensions in its header, 0 if it has none.
-struct Malformed {
-    bytes: usize,
-    dims: i16,
-}
-
-/// The header of a vector that is inline, aligned and complete, so that it can be read in place; None otherwise.
-///
-/// # Safety
-/// `datum` is a non-null datum of a varlena type.
-#[inline(always)]
-unsafe fn in_place(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
-    let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
-    // SAFETY: the caller vouches for a varlena; its first byte tells how the rest is stored.
-    let is_inline = unsafe { varlena::varatt_is_4b_u(stored) };
-    if !is_inline || !stored.cast::<Header>().is_aligned() {
-        return None;
-    }
-    // SAFETY: as just seen.
-    unsafe { check(stored) }.ok()
-}
-
-/// Whether the length of a varlena and the dimensions in it agree.
-///
-/// # Safety
-/// `plain` is readable, aligned and has a 4-byte header.
-#[inline(always)]
-unsafe fn check(plain: *mut pg_sys::varlena) -> Result<NonNull<Header>, Malformed> {
-    // SAFETY: the caller's promise.
-    let bytes = unsafe { varlena::varsize_4b(plain) };
-    if bytes < HEADER_BYTES {
-        return Err(Malformed { bytes, dims: 0 });
-    }
-    // SAFETY: at least `HEADER_BYTES` bytes are there, aligned.
-    let dims = unsafe { (*plain.cast::<Header>()).dims };
-    let elements = usize::try_from(dims).unwrap_or(0);
-    if elements == 0 || elements > MAX_DIMS || bytes != HEADER_BYTES + elements * size_of::<f32>() {
-        return Err(Malformed { bytes, dims });
-    }
-    // SAFETY: not null, since the header was just read.
-    Ok(unsafe { NonNull::new_unchecked(plain.cast()) })
-}
-
-/// # Safety
-/// `header` is that of a vector of `dims` dimensions.
-unsafe fn elements_behind(header: NonNull<Header>, dims: usize) -> NonNull<[f32]> {
-    // SAFETY: the elements follow the header within the same allocation.
-    NonNull::slice_from_raw_parts(unsafe { header.add(1) }.cast(), dims)
 }

@@ -71,6 +71,14 @@ pub(super) fn write(elements: &[f32]) -> *mut c_char {
     }
 }
 
+/// An element as a literal has it.
+pub(super) fn shortest(element: f32) -> String {
+    let mut text = [0u8; FLOAT_SHORTEST_DECIMAL_LEN];
+    // SAFETY: writes less than FLOAT_SHORTEST_DECIMAL_LEN bytes.
+    let length = unsafe { float_to_shortest_decimal_bufn(element, text.as_mut_ptr().cast()) };
+    String::from_utf8_lossy(&text[..length as usize]).into_owned()
+}
+
 /// Why a literal is invalid.
 #[derive(Debug, PartialEq)]
 pub(super) enum InputError<'a> {

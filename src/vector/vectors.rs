@@ -3,9 +3,9 @@
 use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::pg_sys;
 
+use super::Vector;
 use super::array::Array;
 use super::error::null_argument;
-use super::{Vector, into_marked_datum};
 
 /// An argument of type `vector[]`.
 pub struct Vectors<'a>(Array<'a>);
@@ -58,31 +58,5 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Vectors<'fcx> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: the caller vouches for the argument's type.
         Vectors(unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| null_argument()))
-    }
-}
-
-/// A new `vector[]` of finite elements in the current memory context, each with the mark of `into_marked_datum`.
-/// `vector_type` is the type's oid.
-pub fn into_marked_array<'a>(
-    vector_type: pg_sys::Oid,
-    vectors: impl Iterator<Item = &'a [f32]>,
-) -> pg_sys::Datum {
-    let mut datums: Vec<pg_sys::Datum> = vectors.map(into_marked_datum).collect();
-    // SAFETY: the datums are vectors, which the array copies.
-    unsafe {
-        let (mut length, mut by_value, mut align) = (0, false, 0);
-        pg_sys::get_typlenbyvalalign(vector_type, &mut length, &mut by_value, &mut align);
-        let array = pg_sys::construct_array(
-            datums.as_mut_ptr(),
-            datums.len() as i32,
-            vector_type,
-            i32::from(length),
-            by_value,
-            align,
-        );
-        for datum in datums {
-            pg_sys::pfree(datum.cast_mut_ptr());
-        }
-        array.into()
     }
 }

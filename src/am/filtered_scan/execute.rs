@@ -8,8 +8,7 @@ use super::distance_expression::{Linear, float8};
 use super::plan::NAME;
 use super::run::{Executor, Run, start};
 use crate::am::distance_operator::DistanceOperator;
-use crate::am::{expected_rows, options};
-use crate::engine::Metric;
+use crate::am::expected_rows;
 use crate::pg::error::OrRaise;
 use crate::pg::list::{element, elements, list_of};
 use crate::pg::relation::Rel;
@@ -102,10 +101,9 @@ unsafe extern "C-unwind" fn begin(
         } else {
             core::ptr::null_mut()
         };
-        let metric = options::metric(Rel::new(index)).unwrap_or(Metric::L2);
         let state = State {
             index,
-            operator: Rc::new(DistanceOperator::of(Rel::new(index), metric)),
+            operator: Rc::new(DistanceOperator::of(Rel::new(index))),
             query: compile(1),
             radius,
             filter,

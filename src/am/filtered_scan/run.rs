@@ -19,7 +19,6 @@ use crate::pg::list::element;
 use crate::pg::relation::Rel;
 use crate::pg::row_limit::{self, RowLimit};
 use crate::pg::snapshot::CallersSnapshot;
-use crate::vector::Vector;
 
 /// Number of bitmap candidates that cost as much as one row of the estimated distance-ordered search. Measured on
 /// 115,659 embeddings of 384 dimensions with `HNSW32`: about 1 us per candidate, 20 us per examined row. Times 10,
@@ -87,7 +86,7 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
         };
         let vector = evaluate(state.query);
         let hinted = vector.and_then(|vector| plan_hint::request(index.oid(), vector));
-        let query = vector.map(|vector| Vector::from_datum(vector).as_slice().to_vec());
+        let query = vector.map(|vector| state.operator.kind.read(vector).to_vec());
         let radius = state.radius.map(|(bound, linear)| {
             // A condition that compares with NULL holds for no row.
             let bound = evaluate(bound).map(|value| f64::from_bits(value.value() as u64));

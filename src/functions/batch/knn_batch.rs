@@ -61,7 +61,7 @@ fn answer(
     }
     let mut waiting = Waiting::new(searcher.most_queries()?);
     for (query_no, query) in numbered() {
-        waiting.push(query_no, &query);
+        waiting.push(query_no, &query, searcher.target.kind);
         if waiting.is_full() {
             waiting.answer(searcher, &mut visit)?;
         }

@@ -17,7 +17,6 @@ use crate::pg::progress::RowsThrough;
 use crate::pg::results::ResultRows;
 use crate::pg::spi::{QueryCursor, Row};
 use crate::pg::text::{Text, from_c, from_server};
-use crate::vector::Vector;
 
 /// Argument numbers start at 0.
 const ID_TYPE_ARGUMENT: i32 = 7;
@@ -93,7 +92,7 @@ impl<'a> LeftTable<'a> {
     ) -> Result<(), SqlError> {
         self.check_columns(searcher.element_type)?;
         let most_queries = searcher.most_queries()?;
-        let mut dims = searcher.dims();
+        let (mut dims, kind) = (searcher.dims(), searcher.target.kind);
         let mut rows = QueryCursor::open(&self.query_text(searcher.element_type)?);
         let progress = RowsThrough::begin(self.table);
         let (mut processed, mut excluded) = (0, 0);
@@ -101,13 +100,13 @@ impl<'a> LeftTable<'a> {
         loop {
             let mut outcome = Ok(());
             let fetched = rows.fetch(most_queries, |row| {
-                // SAFETY: the query's second column is of type vector, and lies in the row while this runs.
-                match row.datum(2).map(|datum| unsafe { Vector::from_datum(datum) }) {
+                // SAFETY: the query's second column is of this kind, and lies in the row while this runs.
+                match row.datum(2).map(|datum| unsafe { kind.read(datum) }) {
                     None => excluded += 1,
-                    Some(vector) if vector.dims() != *dims.get_or_insert(vector.dims()) => {
-                        outcome = Err(self.wrong_dims(dims.unwrap_or(0), vector.dims()));
+                    Some(vector) if vector.len() != *dims.get_or_insert(vector.len()) => {
+                        outcome = Err(self.wrong_dims(dims.unwrap_or(0), vector.len()));
                     }
-                    Some(vector) => waiting.push(self.id_of(row), &vector),
+                    Some(vector) => waiting.push(self.id_of(row), &vector, kind),
                 }
             });
             outcome?;

@@ -23,7 +23,7 @@ use crate::guc;
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
-use crate::vector;
+use crate::vector::ValueKind;
 
 /// A larger batch makes FAISS no faster.
 const MAX_QUERIES: usize = 1024;
@@ -91,7 +91,7 @@ impl Searcher {
     }
 
     fn run(&self, batch: Batch, queries: &[f32], dims: usize) -> Vec<Neighbor> {
-        let array = vector::into_marked_array(self.element_type, queries.chunks_exact(dims));
+        let array = self.target.kind.into_marked_array(self.element_type, queries.chunks_exact(dims));
         let arguments = [Some(array), Some(pg_sys::Datum::from(self.k as i64))];
         let mut found = Vec::new();
         let (indexes, request) = (self.target.indexes.clone(), self.request.clone());
@@ -125,9 +125,12 @@ impl<L> Waiting<L> {
         Waiting { most, labels: Vec::new(), values: Vec::new() }
     }
 
-    fn push(&mut self, label: L, query: &[f32]) {
+    /// `kind`: of the values that the query is compared with.
+    fn push(&mut self, label: L, query: &[f32], kind: ValueKind) {
+        let start = self.values.len();
         self.labels.push(label);
         self.values.extend_from_slice(query);
+        kind.round(&mut self.values[start..]);
     }
 
     fn len(&self) -> usize {

@@ -92,9 +92,7 @@ fn knn_like(
         ..Question::about(index, Output::Id)
     };
     let limit = Some(row_count("k", k).or_raise());
-    let stored = like::stored_vector(index, id).or_raise();
-    // SAFETY: a vector's datum, in this call's memory.
-    let query = unsafe { Vector::from_datum(stored) };
+    let query = like::stored_vector(index, id).or_raise();
     let effort = Effort { search: search.as_deref(), recall };
     let asked = Asked { limit, effort, except: Some(id), ..Asked::of(&query) };
     TableIterator::new(query::ids(&question, &asked).or_raise())

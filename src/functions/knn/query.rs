@@ -17,7 +17,6 @@ use crate::functions::target::Target;
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
 use crate::pg::spi;
-use crate::vector::Vector;
 
 /// For more rows than this, the planner compares the cost of the search with that of sorting the table.
 const MAX_SEARCHED_ROWS: usize = 1000;
@@ -57,7 +56,7 @@ impl Question {
 
 /// The values of one call.
 pub struct Asked<'a> {
-    pub query: &'a Vector<'a>,
+    pub query: &'a [f32],
     /// Limit on the rows.
     pub limit: Option<usize>,
     pub effort: Effort<'a>,
@@ -68,7 +67,7 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    pub fn of(query: &'a Vector<'a>) -> Self {
+    pub fn of(query: &'a [f32]) -> Self {
         Asked { query, limit: None, effort: Effort::default(), radius: None, except: None }
     }
 }
@@ -117,7 +116,7 @@ fn collect<T>(
         Some(Bound::Radius) => Some(asked.radius.map(|radius| radius.to_bits().into())),
         Some(Bound::Except) => Some(asked.except.map(Into::into)),
     };
-    let vector = crate::vector::into_marked_datum(asked.query.as_slice());
+    let vector = prepared.known.target.kind.into_marked_datum(asked.query);
     let mut arguments = vec![Some(vector), asked.limit.map(|limit| pg_sys::Datum::from(limit as i64))];
     arguments.extend(bound);
     let mut found = Vec::with_capacity(asked.limit.unwrap_or(0).min(1000));
@@ -157,12 +156,12 @@ fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Re
     Ok(Request { radius: asked.radius, ..request })
 }
 
-fn check_dims(query: &Vector, dims: i32) -> Result<(), SqlError> {
+fn check_dims(query: &[f32], dims: i32) -> Result<(), SqlError> {
     // If the column has lost its dimensions, the index keeps them, and the scan checks.
-    if dims < 1 || query.dims() as i32 == dims {
+    if dims < 1 || query.len() as i32 == dims {
         return Ok(());
     }
-    let message = format!("expected {dims} dimensions, not {}", query.dims());
+    let message = format!("expected {dims} dimensions, not {}", query.len());
     Err(SqlError::new(Code::ERRCODE_DATA_EXCEPTION, message)
         .detail("The query must have as many dimensions as the indexed column."))
 }

@@ -9,6 +9,7 @@ use crate::pg::catalogue::base_type;
 use crate::pg::error::SqlError;
 use crate::pg::relation::Rel;
 use crate::pg::text;
+use crate::vector::ValueKind;
 
 /// Err if the index's columns are not supported.
 pub fn read(index: Rel) -> Result<Definition, SqlError> {
@@ -30,7 +31,8 @@ pub fn read(index: Rel) -> Result<Definition, SqlError> {
     })?;
     let metric = options::metric(index).ok_or_else(|| invalid_class("1 does not return a metric"))?;
     let recall = options::recall(index).unwrap_or(engine::DEFAULT_RECALL);
-    Ok(Definition { dims, metric, factory: options::factory(index), recall })
+    let are_halves = kind == ValueKind::Half;
+    Ok(Definition { dims, metric, factory: options::factory(index), recall, are_halves })
 }
 
 fn invalid_class(what: &str) -> SqlError {

@@ -29,6 +29,7 @@ use crate::pg::relation::{OpenRelation, Rel};
 use crate::pg::snapshot::{self, ActiveSnapshot};
 use crate::pg::transaction::{self, Moment};
 use crate::pg::{self, subtransaction, worker};
+use crate::vector::ValueKind;
 
 /// Backpressure: above this multiple of its limit, inserts seal the delta themselves even though a worker was
 /// requested.
@@ -68,6 +69,7 @@ fn settings(index: Rel) -> Settings {
         },
         delta_limit_bytes: options::delta_limit_bytes(index),
         recall: options::recall(index).unwrap_or(DEFAULT_RECALL),
+        are_halves: options::value_kind(index) == Some(ValueKind::Half),
     }
 }
 

@@ -45,4 +45,6 @@ pub struct Definition {
     pub factory: String,
     /// The `recall` option, up to 1.
     pub recall: f64,
+    /// Whether every value of the column is one of IEEE's 16-bit floats.
+    pub are_halves: bool,
 }

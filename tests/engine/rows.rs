@@ -2,7 +2,7 @@
 
 use super::data::*;
 use super::families::{DIMS, FAMILIES, ROWS, each_metric};
-use vekter_engine::{EngineError, Metric, OpenIndex};
+use vekter_engine::{EngineError, Metric, OpenIndex, SearchParams};
 
 /// Rows by position, each of which must come once.
 pub fn read_back(opened: &OpenIndex, batch_rows: usize) -> Vec<f32> {
@@ -265,4 +265,42 @@ fn imbalance_tells_equal_lists_from_unequal_ones() {
     builder.add(&clustered(1, DIMS, 3).repeat(50_000)).unwrap();
     let factor = open(&serialised(&builder), Metric::L2).unwrap().imbalance().unwrap();
     assert!((14.0..=16.0).contains(&factor), "{factor}");
+}
+
+/// IEEE's 16-bit floats: multiples of 1/64, of few enough bits.
+fn halves(rows: usize, dims: usize, seed: u64) -> Vec<f32> {
+    clustered(rows, dims, seed).into_iter().map(|value| (value * 64.0).round() / 64.0).collect()
+}
+
+#[test]
+fn codes_of_halves_are_the_rows_where_the_rows_were_halves() {
+    let _shared = CANCELLING.read();
+    let rows = halves(1_000, DIMS, 11);
+    for (factory, is_kept) in [
+        ("SQfp16", true),
+        ("HNSW16,SQfp16", true),
+        ("HNSW16,SQbf16", false),
+        ("IVF4,SQfp16", false),
+        ("RR,SQfp16", false),
+    ] {
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+            let rows = prepared(metric, rows.clone(), DIMS);
+            let serial = serialised(&build(factory, metric, &rows, DIMS).unwrap());
+            let opened = open(&serial, metric).unwrap();
+            assert!(!opened.stores_rows(), "{factory}: nobody said that the rows are halves");
+            let opened = opened.of_halves(true);
+            assert_eq!(opened.stores_rows(), is_kept && metric != Metric::Cosine, "{factory} {metric:?}");
+            assert_eq!(opened.ranks_exactly(), opened.stores_rows());
+            if !opened.stores_rows() {
+                continue;
+            }
+            assert!(read_back(&opened, 100) == rows, "{factory}");
+            let query = &rows[7 * DIMS..8 * DIMS];
+            for hit in opened.search(query, 10, &SearchParams::default(), None).unwrap() {
+                let mut distance = Vec::new();
+                metric.distances(query, &rows[hit.position as usize * DIMS..][..DIMS], &mut distance);
+                assert!((distance[0] - hit.distance).abs() <= 1e-4 * distance[0].abs().max(1.0), "{factory}");
+            }
+        }
+    }
 }

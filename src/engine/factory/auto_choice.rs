@@ -67,6 +67,8 @@ pub struct Situation {
     pub metric: Metric,
     /// The target recall, at most 1.
     pub recall: f64,
+    /// Whether every value is one of IEEE's 16-bit floats.
+    pub are_halves: bool,
     pub memory: Memory,
 }
 
@@ -147,8 +149,10 @@ impl Situation {
 
     /// From the fastest to the smallest.
     fn candidates(&self) -> Vec<FactoryOption> {
-        let (graphs, codes): (&[&str], Vec<String>) = match self.metric {
-            Metric::L1 => (&["HNSW32"], vec!["Flat".into()]),
+        let (graphs, codes): (&[&str], Vec<String>) = match (self.metric, self.are_halves) {
+            (Metric::L1, _) => (&["HNSW32"], vec!["Flat".into()]),
+            // As floats, halves would take twice the memory and be no other values.
+            (_, true) => (&["HNSW32,SQfp16", "HNSW32,SQ8"], vec!["SQ8".into(), self.product_code()]),
             _ => (&["HNSW32", "HNSW32,SQbf16", "HNSW32,SQ8"], vec!["SQ8".into(), self.product_code()]),
         };
         let graphs = graphs.iter().filter_map(|graph| FactoryOption::new(graph, self.dims));
@@ -339,6 +343,7 @@ impl FactoryOption {
     fn name(&self) -> String {
         let rows = match self.recipe.codec {
             Codec::Flat => "full vectors",
+            Codec::Half => "16-bit floats",
             Codec::Scalar { bits: 16, .. } => "16-bit codes",
             Codec::Scalar { .. } => "8-bit codes",
             _ => "short codes",

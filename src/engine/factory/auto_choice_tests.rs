@@ -12,7 +12,8 @@ const STOCK: Memory = Memory {
 };
 
 fn of(rows: u64, dims: usize, memory: Memory) -> Situation {
-    Situation { rows, index_rows: rows, dims, metric: Metric::L2, recall: 0.95, memory }
+    let (metric, recall) = (Metric::L2, 0.95);
+    Situation { rows, index_rows: rows, dims, metric, recall, are_halves: false, memory }
 }
 
 fn chosen(situation: &Situation) -> String {
@@ -78,6 +79,22 @@ fn the_less_cache_there_is_the_smaller_the_codes() {
     let choice = of(1_000_000, 384, cached(10)).choose();
     assert_eq!(choice.factory, "IVF4096,PQ96x4fs");
     assert!(choice.reason.ends_with("short codes take 59 MB, the least of all"), "{}", choice.reason);
+}
+
+#[test]
+fn halves_are_kept_as_halves() {
+    let million = |megabytes| Situation { are_halves: true, ..of(1_000_000, 384, cached(megabytes)) };
+    let choice = million(4_000).choose();
+    assert_eq!(choice.factory, "HNSW32,SQfp16");
+    assert_eq!(
+        choice.reason,
+        "a graph of 16-bit floats takes 998 MB, less than half of effective_cache_size (4000 MB)"
+    );
+    assert_eq!(chosen(&million(2_500)), "HNSW32,SQfp16");
+    assert_eq!(chosen(&million(1_500)), "HNSW32,SQ8");
+    assert_eq!(chosen(&million(1_000)), "IVF4096,SQ8");
+    assert_eq!(chosen(&Situation { metric: Metric::L1, ..million(4_000) }), "HNSW32");
+    assert_eq!(million(4_000).choose_again("HNSW32,SQfp16", "HNSW32,SQfp16", false).factory, "HNSW32,SQfp16");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct OpenIndex {
     index: Handle,
     metric: Metric,
     about: Description,
+    /// Whether every added value was an IEEE half.
+    of_halves: bool,
     _bytes: Arc<dyn MappedBytes>,
 }
 
@@ -78,7 +80,18 @@ impl OpenIndex {
         if !metric.accepts(about.metric) {
             return Err(corrupt(format!("the index was not built for the metric {}", metric.name())));
         }
-        Ok(Self { index, metric, about, _bytes: bytes })
+        Ok(Self { index, metric, about, of_halves: false, _bytes: bytes })
+    }
+
+    /// The same index, of which the caller knows that every value that was added to it was an IEEE half if `halves`: codes
+    /// of halves are then the rows themselves.
+    #[must_use]
+    pub fn of_halves(self, halves: bool) -> Self {
+        Self { of_halves: halves, ..self }
+    }
+
+    pub(super) fn is_of_halves(&self) -> bool {
+        self.of_halves
     }
 
     pub(in crate) fn handle(&self) -> &Handle {
@@ -106,10 +119,10 @@ impl OpenIndex {
         usize::try_from(self.about.lists).unwrap_or(0)
     }
 
-    /// Whether a search returns the operator's distances, up to rounding: float vectors are stored, without a
-    /// transform. Otherwise the caller ranks the hits again by the rows themselves.
+    /// Whether a search returns the operator's distances, up to rounding: the added rows are stored without loss and
+    /// without a transform. Otherwise the caller ranks the hits again by the rows themselves.
     pub fn ranks_exactly(&self) -> bool {
-        self.about.stores_rows != 0
+        self.stores_rows()
     }
 
     /// Whether a search with k = rows finds every row, whatever the parameters: each query is compared with all rows.

@@ -2,16 +2,18 @@
 
 use super::open_index::{OpenIndex, with_room, zeros};
 use crate::shim::ffi;
-use crate::{EngineError, is_interrupted};
+use crate::{EngineError, Metric, is_interrupted};
 
 /// The most values in a batch: larger ones only take memory.
 const MAX_BATCH_VALUES: usize = 4 << 20;
 
 impl OpenIndex {
     /// Whether [`OpenIndex::all_rows`] and [`OpenIndex::rows_at`] return the added rows bit by bit: they are stored as
-    /// floats, if only for refinement, without a transform.
+    /// floats, if only for refinement, without a transform; or they were halves and are stored as such. Cosine divides rows
+    /// by their lengths, which makes other values of them.
     pub fn stores_rows(&self) -> bool {
-        self.about().stores_rows != 0
+        let are_halves = self.is_of_halves() && self.metric() != Metric::Cosine;
+        self.about().stores_rows != 0 || (are_halves && self.about().stores_halves != 0)
     }
 
     /// Whether rows can be read back at all. A transform that cannot be undone (whitening, ITQ) prevents it, unless

@@ -37,6 +37,7 @@ pub struct Description {
     pub searches_graph: i32,
     pub refines: i32,
     pub stores_rows: i32,
+    pub stores_halves: i32,
 }
 
 #[repr(C)]

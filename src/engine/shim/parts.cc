@@ -117,6 +117,10 @@ void take_centroids(Parts& parts) {
 
 } // namespace
 
+bool Codes::are_halves() const {
+    return plain && scalar && scalar->qtype == faiss::ScalarQuantizer::QT_fp16;
+}
+
 Parts take_apart(Index& index) {
     Parts parts;
     parts.whole = parts.core = &index;

@@ -80,6 +80,9 @@ struct Codes {
     bool are_floats() const {
         return flat || flat_lists;
     }
+
+    // IEEE's 16-bit floats of the rows themselves; lists store residuals.
+    bool are_halves() const;
 };
 
 // One transform.

@@ -259,6 +259,7 @@ void vekter_index_describe(const vekter_index* index, vekter_description* descri
     description->searches_graph = parts.graph != nullptr;
     description->refines = parts.refinement != nullptr;
     description->stores_rows = parts.stored().are_floats() && !parts.stores_images();
+    description->stores_halves = parts.stored().are_halves() && !parts.stores_images();
 }
 
 int vekter_index_reserve(vekter_index* index, int64_t rows) {

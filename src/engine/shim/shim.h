@@ -44,6 +44,8 @@ typedef struct {
     int32_t refines;
     // The rows are stored as floats, without a transform, so that searches return exact distances.
     int32_t stores_rows;
+    // The rows are stored as 16-bit floats, neither transformed nor as residuals.
+    int32_t stores_halves;
 } vekter_description;
 
 typedef struct {

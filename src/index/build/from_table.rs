@@ -45,7 +45,9 @@ pub fn build(
     external: Option<ExternalIndex>,
 ) -> Result<Built, IndexError> {
     check_factory(definition)?;
-    let (mut meta, [meta_tag, delta_tag]) = first_pages(definition)?;
+    // Of codes that come from elsewhere only a sample is compared with the table: they may be of other values.
+    let are_halves = definition.are_halves && external.is_none();
+    let (mut meta, [meta_tag, delta_tag]) = first_pages(&Definition { are_halves, ..definition.clone() })?;
     let main = pgrx::pg_sys::ForkNumber::MAIN_FORKNUM;
     ExclusivePageLock::create(rel, main).write_unlogged(meta_tag, &[&meta.encode()]);
     ExclusivePageLock::create(rel, main).write_unlogged(delta_tag, &[&DeltaHead::EMPTY.to_bytes()]);
@@ -89,8 +91,7 @@ fn stage_segment(
     resources: Resources,
     external: Option<ExternalIndex>,
 ) -> Result<(Option<Staged>, Added), IndexError> {
-    let Definition { dims, metric, factory, recall } = definition;
-    let option = RequestedFactory::new(factory, *dims, *metric, *recall, resources);
+    let option = RequestedFactory::new(definition, resources);
     let is_import = external.is_some();
     let mut base = match external {
         Some(external) => import::begin(external, definition, table, resources)?,

@@ -9,7 +9,8 @@ impl Check {
     /// Checks that each visible row has an entry with its own vector, and that each entry points to a used line
     /// pointer.
     pub(super) fn compare_with(&mut self, table: &mut dyn Table) -> Result<(), IndexError> {
-        let Some(metric) = crate::engine::Metric::from_code(crate::index::read_meta(self.rel)?.metric) else {
+        let meta = crate::index::read_meta(self.rel)?;
+        let Some(metric) = crate::engine::Metric::from_code(meta.metric_code()) else {
             return Ok(());
         };
         let mut wrong: Vec<(Tid, &str)> = Vec::new();

@@ -129,13 +129,13 @@ impl Check {
             self.is_complete = false;
             return Ok(());
         };
-        if let Some(metric) = Metric::from_code(meta.metric) {
+        if let Some(metric) = Metric::from_code(meta.metric_code()) {
             if let Some(manifest) = self.check_manifest(&meta) {
                 self.check_segments(&meta, metric, &manifest)?;
             }
         } else {
             self.is_complete = false;
-            self.error("meta page", format!("metric {} is unknown", meta.metric));
+            self.error("meta page", format!("metric {} is unknown", meta.metric_code()));
         }
         self.check_delta(&meta)?;
         self.check_overlaps();

@@ -131,7 +131,7 @@ impl Check {
         meta: &Meta,
         metric: Metric,
     ) -> Result<Option<Vec<u32>>, IndexError> {
-        let opened = segment::open(self.rel, reference, metric);
+        let opened = segment::open(self.rel, reference, metric, meta.are_halves());
         let Some(segment) = self.believe(place, opened)? else {
             return Ok(None);
         };

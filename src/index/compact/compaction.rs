@@ -13,7 +13,7 @@ use crate::index::format::{Meta, Tiers};
 use crate::index::storage::free_pages;
 use crate::index::table::TableAccess;
 use crate::index::train::{RequestedFactory, Resources};
-use crate::index::{IndexView, metric_of, read_manifest, read_meta, retry};
+use crate::index::{Definition, IndexView, metric_of, read_manifest, read_meta, retry};
 use crate::pg::lock::{IndexLock, Purpose};
 use crate::pg::relation::Rel;
 
@@ -34,12 +34,14 @@ pub struct Settings {
     pub delta_limit_bytes: u64,
     /// The index's `recall` option, up to 1.
     pub recall: f64,
+    /// Whether every value of the column is one of IEEE's 16-bit floats.
+    pub are_halves: bool,
 }
 
 impl Settings {
-    fn option(self, meta: &Meta) -> Result<RequestedFactory<'_>, IndexError> {
-        let dims = meta.dims as usize;
-        Ok(RequestedFactory::new(&meta.factory, dims, metric_of(meta)?, self.recall, self.resources))
+    fn definition(self, meta: &Meta) -> Result<Definition, IndexError> {
+        let (dims, metric, factory) = (meta.dims as usize, metric_of(meta)?, meta.factory.clone());
+        Ok(Definition { dims, metric, factory, recall: self.recall, are_halves: self.are_halves })
     }
 }
 
@@ -52,7 +54,8 @@ pub fn is_due(rel: Rel, settings: Settings) -> Result<bool, IndexError> {
         }
         let segments = read_manifest(rel, &meta)?.segments;
         let unknown = vec![0; segments.len()];
-        let option = settings.option(&meta)?;
+        let definition = settings.definition(&meta)?;
+        let option = RequestedFactory::new(&definition, settings.resources);
         let tiers = Tiers::of_dims(meta.dims as usize);
         Ok(plan::next(&segments, &unknown, tiers, &option, Goal::Tiers, Limits::NONE).is_some())
     })
@@ -123,7 +126,8 @@ impl Compaction<'_> {
             let segments: Vec<_> = view.segments.iter().map(|segment| segment.reference.clone()).collect();
             let imbalance: Vec<u32> =
                 view.segments.iter().map(|segment| segment.segment.imbalance_percent()).collect();
-            let option = self.settings.option(&view.meta)?;
+            let definition = self.settings.definition(&view.meta)?;
+            let option = RequestedFactory::new(&definition, self.settings.resources);
             let tiers = Tiers::of_dims(view.meta.dims as usize);
             let Some(plan) = plan::next(&segments, &imbalance, tiers, &option, goal, limits) else {
                 return Ok(is_complete);

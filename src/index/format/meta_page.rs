@@ -6,11 +6,13 @@ use super::{
     BODY_BYTES, BlobRef, DeltaLayout, FORMAT_VERSION, FormatError, META_BLOCK, PAGE_BYTES, array, decode,
     encode,
 };
-use crate::engine::MAX_DIMS;
+use crate::engine::{MAX_DIMS, Metric};
 
 const META_MAGIC: [u8; 4] = *b"VKTR";
 /// Magic, version, two zero bytes, and CRC-32C of the encoded root.
 const META_PREFIX_BYTES: usize = 12;
+/// Bit of [`Meta::rows_code`] for rows of halves.
+const HALVES: u8 = 0x80;
 
 /// The root (invariant 4): changes in one WAL record, after everything it points to is logged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +20,8 @@ pub struct Meta {
     /// Random for each build, so that pages of an older build are recognised as such.
     pub index_id: u128,
     pub dims: u32,
-    /// `engine::Metric::code`.
-    pub metric: u8,
+    /// See [`Meta::rows_code`].
+    pub rows_code: u8,
     /// The `factory` option at build time.
     #[serde(deserialize_with = "super::string")]
     pub factory: String,
@@ -36,6 +38,21 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// What the rows are, in a byte: the metric under which they are compared, and whether every value of them is one of
+    /// IEEE's 16-bit floats, so that codes of these lose nothing.
+    pub fn rows_code(metric: Metric, are_halves: bool) -> u8 {
+        metric.code() | if are_halves { HALVES } else { 0 }
+    }
+
+    /// `engine::Metric::code`.
+    pub fn metric_code(&self) -> u8 {
+        self.rows_code & !HALVES
+    }
+
+    pub fn are_halves(&self) -> bool {
+        self.rows_code & HALVES != 0
+    }
+
     /// The body of block 0. `fits` must be checked first: a manifest with too many extents does not fit.
     pub fn encode(&self) -> Vec<u8> {
         let encoded = encode(self);

@@ -5,7 +5,7 @@ pub(super) fn meta() -> Meta {
     Meta {
         index_id: 0x0102,
         dims: 3,
-        metric: 1,
+        rows_code: 1,
         factory: "Flat".into(),
         generation: 7,
         manifest: Some(BlobRef {

@@ -89,9 +89,14 @@ pub struct Segment {
 }
 
 impl Segment {
-    fn open(mapping: Arc<Mapping>, expected: &SegmentRef, metric: Metric) -> Result<Self, IndexError> {
+    fn open(
+        mapping: Arc<Mapping>,
+        expected: &SegmentRef,
+        metric: Metric,
+        are_halves: bool,
+    ) -> Result<Self, IndexError> {
         let head = SegmentHead::decode(mapping.bytes(), expected.payload.bytes)?;
-        let index = OpenIndex::open(mapping.clone(), head.faiss_range(), metric)?;
+        let index = OpenIndex::open(mapping.clone(), head.faiss_range(), metric)?.of_halves(are_halves);
         check_head(&head, expected)?;
         if head.metric != metric.code() || index.rows() != expected.rows || head.dims as usize != index.dims()
         {
@@ -159,7 +164,8 @@ fn ascending_runs(tids: impl Iterator<Item = impl Ord + Copy>) -> Option<Vec<Ran
 }
 
 /// Opens a segment from its cache file. If the file is missing or damaged, writes it again from the pages first.
-pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, IndexError> {
+/// `are_halves`: see [`crate::index::format::Meta::rows_code`].
+pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric, are_halves: bool) -> Result<Segment, IndexError> {
     let key = file_key(rel, segment.payload.id);
     let (bytes, crc) = (segment.payload.bytes, segment.payload.crc32c);
     let cache = cache();
@@ -182,7 +188,7 @@ pub fn open(rel: Rel, segment: &SegmentRef, metric: Metric) -> Result<Segment, I
             }
         }
     };
-    Segment::open(mapping, segment, metric)
+    Segment::open(mapping, segment, metric, are_halves)
 }
 
 /// Copies the payload from the pages to `sink`. Errors are those of `blob::read`.
@@ -357,7 +363,7 @@ impl Staged {
             (Models::Own { live_rows }, Some(metric)) => {
                 reference.trained_rows = live_rows;
                 reference.trained_imbalance_percent =
-                    Segment::open(self.mapping.clone(), &reference, metric)?.imbalance_percent();
+                    Segment::open(self.mapping.clone(), &reference, metric, false)?.imbalance_percent();
             }
             (Models::Inherited { trained_rows, trained_imbalance_percent }, _) => {
                 reference.trained_rows = trained_rows;

@@ -33,7 +33,7 @@ pub fn segment(
     let run = DeltaRun {
         index_id: meta.index_id,
         dims: meta.dims,
-        metric: meta.metric,
+        metric: meta.metric_code(),
         start_block: meta.delta_head,
         start_chunk: meta.delta_head_chunk,
         end_chunk: frozen.rest.chunk,

@@ -102,7 +102,7 @@ pub fn segments(rel: Rel, meta: &Meta) -> Result<Vec<Arc<OpenedSegment>>, IndexE
             }
             let segment = match same {
                 Some(one) => one.segment.clone(),
-                None => Arc::new(cache_file::open(rel, &reference, metric)?),
+                None => Arc::new(cache_file::open(rel, &reference, metric, meta.are_halves())?),
             };
             let dead = tombstones(rel, &reference)?;
             Ok(Arc::new(OpenedSegment { segment, dead, reference }))

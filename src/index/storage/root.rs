@@ -46,8 +46,8 @@ pub fn root_on(rel: Rel, page: &PageLock) -> Result<Meta, IndexError> {
 }
 
 pub fn metric_of(meta: &Meta) -> Result<Metric, IndexError> {
-    Metric::from_code(meta.metric)
-        .ok_or_else(|| IndexError::Damaged(format!("metric {} is unknown", meta.metric)))
+    Metric::from_code(meta.metric_code())
+        .ok_or_else(|| IndexError::Damaged(format!("metric {} is unknown", meta.metric_code())))
 }
 
 /// The manifest that the root points to; empty if there is none yet.
@@ -92,7 +92,7 @@ pub fn first_pages(definition: &Definition) -> Result<(Meta, [PageTag; 2]), Inde
     let meta = Meta {
         index_id: blob::random_id()?,
         dims: definition.dims as u32,
-        metric: definition.metric.code(),
+        rows_code: Meta::rows_code(definition.metric, definition.are_halves),
         factory: definition.factory.clone(),
         generation: 0,
         manifest: None,

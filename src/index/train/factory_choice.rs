@@ -25,10 +25,10 @@ pub struct ChosenFactory {
 }
 
 impl<'a> RequestedFactory<'a> {
-    /// `recall`: the index's `recall` option, up to 1.
-    pub fn new(factory: &'a str, dims: usize, metric: Metric, recall: f64, resources: Resources) -> Self {
-        if factory != engine::AUTO {
-            return RequestedFactory::Factory(factory);
+    pub fn new(definition: &'a Definition, resources: Resources) -> Self {
+        let &Definition { dims, metric, recall, are_halves, .. } = definition;
+        if definition.factory != engine::AUTO {
+            return RequestedFactory::Factory(&definition.factory);
         }
         let memory = Memory {
             cache_bytes: resources.cache_bytes,
@@ -36,7 +36,7 @@ impl<'a> RequestedFactory<'a> {
             available_bytes: memory::available_bytes(),
             batch_bytes: resources.batch_bytes,
         };
-        RequestedFactory::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, memory })
+        RequestedFactory::Auto(Situation { rows: 0, index_rows: 0, dims, metric, recall, are_halves, memory })
     }
 
     /// The factory of an index's only segment.

@@ -301,6 +301,28 @@ def test_an_exported_index_is_imported_again(conn):
     assert recall(conn.execute(f"SELECT id, distance FROM knn('built', {half(QUERIES[2])})").fetchall(), wanted) >= 0.9
 
 
+@pytest.mark.parametrize("factory", ["HNSW16", "IVF16,SQ8", "HNSW16,SQfp16"])
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_an_index_of_the_rows_before_they_were_rounded_is_imported(conn, metric, factory):
+    """As of programs that index a model's float32 embeddings, of which the table keeps halves."""
+    conn.execute("SET search_path = public, vekter")
+    conn.execute("SELECT vekter_create_index('singles', 'id', 'embedding', factory => %s, metric => %s, name => 'of_singles')",
+                 [factory, metric])
+    conn.execute("CREATE TEMP TABLE file AS SELECT vekter_export('of_singles') AS data")
+    conn.execute("DROP INDEX of_singles")
+    conn.execute("SELECT vekter_import('items', 'id', 'embedding', (SELECT data FROM file), %s, 'built')", [metric])
+    conn.execute("ANALYZE items")
+    assert_clean(conn, "built")
+    assert conn.execute("SELECT vekter_recall('built') >= 0.9").fetchone() == (True,)
+    conn.execute("SET search_path = public; SET enable_seqscan = off; SET enable_sort = off")
+    sql = nearest(QUERIES[4], metric)
+    assert indexes_used(conn, sql) == {"built"}
+    got = conn.execute(sql).fetchall()
+    conn.execute("RESET ALL")
+    every = dict(without_index(conn, nearest(QUERIES[4], metric, limit=ROWS)))
+    assert [every[id] for id, _ in got] == [distance for _, distance in got]
+
+
 @pytest.mark.parametrize("type, dimensions", [("vector", 3_072), ("halfvec", 16_000)])
 def test_long_rows_are_indexed_as_halves(db, type, dimensions):
     """More than 2,000 dimensions are too many for pgvector's own indexes of vector, and more than 4,000 of halfvec."""

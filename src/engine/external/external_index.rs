@@ -41,6 +41,8 @@ pub struct ExternalIndex {
     rows: u64,
     labels: Option<Vec<i64>>,
     stored: StoredRows,
+    /// Of `replace_row`, relative to a row's squared length.
+    tolerance: f64,
 }
 
 /// Where the rows are stored as floats in the bytes.
@@ -74,6 +76,7 @@ impl ExternalIndex {
             rows: header.rows as u64,
             labels: file.labels,
             stored: StoredRows::No,
+            tolerance: EXACT_ERROR,
         };
         let by_position = match lists {
             Some(lists) => Some(external.number_rows(&lists)?),
@@ -168,6 +171,11 @@ impl ExternalIndex {
         !matches!(self.stored, StoredRows::No)
     }
 
+    /// The rows to compare were rounded to IEEE's halves, and those of the file perhaps not.
+    pub fn expect_halves(&mut self) {
+        self.tolerance = HALF_ERROR;
+    }
+
     /// Replaces the stored row at a position by the prepared `row` if both are equal up to rounding. Returns whether
     /// they are.
     pub fn replace_row(&mut self, position: u64, row: &[f32]) -> bool {
@@ -184,7 +192,7 @@ impl ExternalIndex {
             length += f64::from(value).powi(2);
         }
         // False for NaN too.
-        let is_same = error <= EXACT_ERROR * length;
+        let is_same = error <= self.tolerance * length;
         if is_same {
             for (stored, value) in bytes.chunks_exact_mut(4).zip(row) {
                 stored.copy_from_slice(&value.to_le_bytes());
@@ -236,6 +244,8 @@ impl ExternalIndex {
 
 /// Tolerated squared error between two roundings of a row, relative to its squared length.
 const EXACT_ERROR: f64 = 1e-10;
+/// The same if one of them is of halves: 11 bits, rounded.
+const HALF_ERROR: f64 = 1.0 / (1 << 22) as f64;
 /// The same between two encodings.
 const ROUNDING_ERROR: f64 = 1e-5;
 /// Tolerated squared error of the stored code, relative to that of the row's own code: coarse quantisers that are

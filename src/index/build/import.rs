@@ -33,6 +33,9 @@ pub fn begin(
     if external.dims() != definition.dims {
         return Err(ImportError::Dimensions { file: external.dims(), table: definition.dims }.into());
     }
+    if definition.are_halves {
+        external.expect_halves();
+    }
     let fresh = Builder::new(external.factory(), definition.dims, definition.metric)?;
     progress::phase(Phase::Sampling);
     let factory = external.factory().to_string();

@@ -1,4 +1,5 @@
-//! `WITH (factory = '...', search = '...', recall = ..., delta_limit = ...)` and the operator class's support functions.
+//! `WITH (factory = '...', search = '...', recall = ..., delta_limit = ...)` and the operator class's support
+//! functions.
 //!
 //! The factory is read when an index is built and copied to its meta page, which is authoritative from then on. The
 //! other options are read when they are used, so ALTER INDEX changes them without a rebuild.

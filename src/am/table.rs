@@ -23,7 +23,8 @@ pub struct TableRows {
 
 impl TableRows {
     /// # Safety
-    /// The relations and the snapshot stay open and valid while the value lives, and `kind` is that of the index's values.
+    /// The relations and the snapshot stay open and valid while the value lives, and `kind` is that of the index's
+    /// values.
     pub unsafe fn open(heap: Rel, index: Rel, kind: ValueKind, snapshot: pg_sys::Snapshot) -> Self {
         // SAFETY: the caller's promise. All of this is freed in `drop`, or by the transaction's abort.
         unsafe {

@@ -16,7 +16,7 @@ pub struct Column {
     type_oid: pg_sys::Oid,
     pub type_name: String,
     pub is_integer: bool,
-    /// Operator class of the metric for the column's type, quoted; None unless the type is a type of vectors or a domain
+    /// Operator class of the metric for the column's type, quoted; None unless the type is one of vectors or a domain
     /// over it.
     pub operator_class: Option<String>,
     /// Of the values of such a type.

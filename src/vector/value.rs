@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::{NewVector, Vector, halves, layout};
 
-/// How the values of a column store their elements. The numbers are those that the support function of an operator class
-/// returns.
+/// How the values of a column store their elements. The numbers are those that the support function of an operator
+/// class returns.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ValueKind {
@@ -70,8 +70,8 @@ impl ValueKind {
         }
     }
 
-    /// Copies finite elements into a new datum in the current memory context. Halves are rounded, as pgvector's cast does,
-    /// with its error for an element beyond the largest half.
+    /// Copies finite elements into a new datum in the current memory context. Halves are rounded, as pgvector's cast
+    /// does, with its error for an element beyond the largest half.
     pub fn into_datum(self, elements: &[f32]) -> pg_sys::Datum {
         self.new_datum(elements, false)
     }
@@ -105,8 +105,8 @@ impl ValueKind {
         }
     }
 
-    /// A new array of such datums in the current memory context, each with the mark of `into_marked_datum`. `element_type`
-    /// is the oid of their type.
+    /// A new array of such datums in the current memory context, each with the mark of `into_marked_datum`.
+    /// `element_type` is the oid of their type.
     pub fn into_marked_array<'a>(
         self,
         element_type: pg_sys::Oid,

@@ -83,8 +83,8 @@ impl OpenIndex {
         Ok(Self { index, metric, about, of_halves: false, _bytes: bytes })
     }
 
-    /// The same index, of which the caller knows that every value that was added to it was an IEEE half if `halves`: codes
-    /// of halves are then the rows themselves.
+    /// The same index, of which the caller knows that every value that was added to it was an IEEE half if `halves`:
+    /// codes of halves are then the rows themselves.
     #[must_use]
     pub fn of_halves(self, halves: bool) -> Self {
         Self { of_halves: halves, ..self }

@@ -9,8 +9,8 @@ const MAX_BATCH_VALUES: usize = 4 << 20;
 
 impl OpenIndex {
     /// Whether [`OpenIndex::all_rows`] and [`OpenIndex::rows_at`] return the added rows bit by bit: they are stored as
-    /// floats, if only for refinement, without a transform; or they were halves and are stored as such. Cosine divides rows
-    /// by their lengths, which makes other values of them.
+    /// floats, if only for refinement, without a transform; or they were halves and are stored as such. Cosine divides
+    /// rows by their lengths, which makes other values of them.
     pub fn stores_rows(&self) -> bool {
         let are_halves = self.is_of_halves() && self.metric() != Metric::Cosine;
         self.about().stores_rows != 0 || (are_halves && self.about().stores_halves != 0)

@@ -7,8 +7,8 @@ use crate::functions::target::Target;
 use crate::pg::error::SqlError;
 use crate::pg::spi;
 
-/// The indexed value of the row with this id, as visible to the caller. If several rows have the id, a row covered by the
-/// index is preferred.
+/// The indexed value of the row with this id, as visible to the caller. If several rows have the id, a row covered by
+/// the index is preferred.
 pub fn stored_vector(relation: pg_sys::Oid, id: i64) -> Result<Vec<f32>, SqlError> {
     let known = known::describe(relation)?;
     let target = &known.target;

@@ -38,8 +38,8 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// What the rows are, in a byte: the metric under which they are compared, and whether every value of them is one of
-    /// IEEE's 16-bit floats, so that codes of these lose nothing.
+    /// What the rows are, in a byte: the metric under which they are compared, and whether every value of them is one
+    /// of IEEE's 16-bit floats, so that codes of these lose nothing.
     pub fn rows_code(metric: Metric, are_halves: bool) -> u8 {
         metric.code() | if are_halves { HALVES } else { 0 }
     }

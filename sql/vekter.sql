@@ -672,6 +672,7 @@ COMMENT ON FUNCTION vekter_metric_l2() IS 'Supports the operator classes of fais
 COMMENT ON FUNCTION vekter_metric_ip() IS 'Supports the operator classes of faiss for inner products.';
 COMMENT ON FUNCTION vekter_metric_cosine() IS 'Supports the operator classes of faiss for cosine distance.';
 COMMENT ON FUNCTION vekter_metric_l1() IS 'Supports the operator classes of faiss for taxicab distance.';
+COMMENT ON FUNCTION vekter_value_half() IS 'Supports the operator classes of faiss for pgvector''s halfvec.';
 COMMENT ON OPERATOR CLASS vector_l2_ops USING faiss IS 'Serves ORDER BY with <->, the Euclidean distance.';
 COMMENT ON OPERATOR CLASS vector_ip_ops USING faiss IS 'Serves ORDER BY with <#>, the negative inner product.';
 COMMENT ON OPERATOR CLASS vector_cosine_ops USING faiss IS

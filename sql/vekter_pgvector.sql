@@ -1,9 +1,9 @@
 \echo Use "CREATE EXTENSION vekter_pgvector" to load this file. \quit
 
 -- pgvector's vector has the layout of vekter's, and a support function says of operator classes for halfvec that its
--- elements are 16-bit floats; so a faiss index reads columns of both as they are. Operator classes have pgvector's names
--- and live in pgvector's schema, where the application's search_path finds them. Both extensions can be in any schema,
--- so names are put together here.
+-- elements are 16-bit floats; so a faiss index reads columns of both as they are. Operator classes have pgvector's
+-- names and live in pgvector's schema, where the application's search_path finds them. Both extensions can be in any
+-- schema, so names are put together here.
 DO $$
 DECLARE
     theirs text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector');

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use pgrx::pg_sys;
 
 use super::relation::Rel;
+use super::wal::CriticalSection;
 use super::{extension, free_space, xid};
 use crate::page::{NO_BLOCK, PAGE_BYTES, PAGE_HEADER_BYTES, PageKind, PageTag, TAG_BYTES};
 
@@ -141,10 +142,14 @@ impl PageLock {
 
     pub fn view(&self) -> PageView<'_> {
         // SAFETY: pinned and locked, so the page's bytes stay and do not change while `self` is borrowed.
-        unsafe {
-            let page = pg_sys::BufferGetPage(self.buffer);
-            PageView(core::slice::from_raw_parts(page.cast::<u8>(), PAGE_BYTES))
-        }
+        PageView(unsafe { core::slice::from_raw_parts(self.page().cast::<u8>(), PAGE_BYTES) })
+    }
+
+    /// Where the page lies, for as long as the lock is held.
+    #[inline]
+    pub(super) fn page(&self) -> pg_sys::Page {
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::BufferGetPage(self.buffer) }
     }
 
     /// Whether the page was never used, or retired so long ago that no scan can still read it (invariant 5).
@@ -235,25 +240,21 @@ impl ExclusivePageLock {
     /// Writes without WAL, for relations that are logged as a whole before they become visible.
     pub fn write_unlogged(&mut self, tag: PageTag, parts: &[&[u8]]) {
         // SAFETY: `self` is the exclusive lock.
-        unsafe {
-            let mut page = PageMut::new(pg_sys::BufferGetPage(self.buffer));
-            page.init(tag);
-            page.set_body(&parts.concat());
-            pg_sys::MarkBufferDirty(self.buffer);
-        }
+        let mut page = unsafe { PageMut::new(self.page()) };
+        page.init(tag);
+        page.set_body(&parts.concat());
+        // SAFETY: pinned and exclusively locked.
+        unsafe { pg_sys::MarkBufferDirty(self.buffer) };
     }
 
     /// As `write_unlogged`, then logs the whole page even if the relation is unlogged, because its init fork must
     /// survive a crash.
     pub fn write_init_fork(&mut self, tag: PageTag, parts: &[&[u8]]) {
         self.write_unlogged(tag, parts);
-        // SAFETY: exclusively locked and dirty, as log_newpage_buffer wants; the critical section makes an error
-        // between the two a restart, not an unlogged page.
-        unsafe {
-            pg_sys::CritSectionCount += 1;
-            pg_sys::log_newpage_buffer(self.buffer, true);
-            pg_sys::CritSectionCount -= 1;
-        }
+        let critical = CriticalSection::begin();
+        // SAFETY: exclusively locked and dirty, in a critical section, as log_newpage_buffer wants.
+        unsafe { pg_sys::log_newpage_buffer(self.buffer, true) };
+        critical.end();
     }
 }
 

@@ -8,6 +8,17 @@ use pgrx::pg_sys;
 /// Maximum length of a value (`MaxAllocSize` of utils/memutils.h, minus the header).
 pub const MAX_BYTES: usize = 0x3fff_ffff - pg_sys::VARHDRSZ;
 
+/// Allocates a varlena of `bytes` bytes, its 4-byte header included, in the current memory context; all but the header
+/// is zero. `bytes`: at least the header's, and at most `MaxAllocSize`, which fits in it.
+pub fn palloc_varlena(bytes: usize) -> NonNull<pg_sys::varlena> {
+    // SAFETY: palloc0 returns maximally aligned memory of that size or raises an error.
+    let varlena: *mut pg_sys::varlena = unsafe { pg_sys::palloc0(bytes) }.cast();
+    // SAFETY: there is room for the header.
+    unsafe { pgrx::varlena::set_varsize_4b(varlena, bytes as i32) };
+    // SAFETY: palloc0 returns no null pointer.
+    unsafe { NonNull::new_unchecked(varlena) }
+}
+
 /// A `bytea` under construction in the current memory context.
 pub struct NewBytes(NonNull<pg_sys::varlena>);
 
@@ -16,21 +27,16 @@ impl NewBytes {
     pub fn zeroed(length: usize) -> Self {
         assert!(length <= MAX_BYTES, "{length} bytes are too many for a bytea");
         let bytes = length + pg_sys::VARHDRSZ;
-        // SAFETY: palloc0 returns memory of that size or raises an error; the length fits a header.
-        unsafe {
-            let varlena = pg_sys::palloc0(bytes).cast::<pg_sys::varlena>();
-            pgrx::varlena::set_varsize_4b(varlena, bytes as i32);
-            NewBytes(NonNull::new_unchecked(varlena))
-        }
+        NewBytes(palloc_varlena(bytes))
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: `zeroed` allocated header and bytes; `self` is the only handle to them.
-        unsafe {
-            let varlena = self.0.as_ptr();
-            let length = pgrx::varlena::varsize_4b(varlena) - pg_sys::VARHDRSZ;
-            std::slice::from_raw_parts_mut(varlena.cast::<u8>().add(pg_sys::VARHDRSZ), length)
-        }
+        let varlena = self.0.as_ptr();
+        // SAFETY: `zeroed` has set the header.
+        let length = unsafe { pgrx::varlena::varsize_4b(varlena) } - pg_sys::VARHDRSZ;
+        let bytes = varlena.cast::<u8>().wrapping_add(pg_sys::VARHDRSZ);
+        // SAFETY: `zeroed` allocated as many bytes behind the header; `self` is the only handle to them.
+        unsafe { std::slice::from_raw_parts_mut(bytes, length) }
     }
 }
 

@@ -7,6 +7,8 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode as Code, PgTryBuilder, pg_sys};
 
 use super::error::{SqlError, class_of};
+use super::list::{elements, references};
+use super::node;
 use super::text::to_server;
 
 /// Checks that `text` is exactly one boolean expression over the columns of `from` (a FROM item), so that it can be put
@@ -18,11 +20,12 @@ pub fn check(text: &str, from: &str, hint: String) -> Result<(), SqlError> {
     PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: a valid C string, in a transaction; what is made is this memory context's.
         let statements = unsafe { parse(&alone) };
-        if !is_one_expression(statements) {
+        // SAFETY: the parser's statements.
+        if !unsafe { is_one_expression(statements) } {
             let message = "filter is not one condition";
             return Err(SqlError::new(Code::ERRCODE_SYNTAX_ERROR, message).hint(hint.clone()));
         }
-        // SAFETY: as above; the text's own part of it is one expression, so this is one statement.
+        // SAFETY: in a transaction with a snapshot; the text's own part of it is one expression, so this is one statement.
         unsafe { analyse(&enclosed) };
         Ok(())
     }))
@@ -38,69 +41,56 @@ unsafe fn parse(query: &CStr) -> *mut pg_sys::List {
 }
 
 /// Whether the statements are a single `SELECT expression`.
-fn is_one_expression(statements: *mut pg_sys::List) -> bool {
-    // SAFETY: the parser's list of RawStmt, whose statements are nodes.
-    unsafe {
-        let Some(statement) = only::<pg_sys::RawStmt>(statements) else {
-            return false;
-        };
-        let Some(select) = node::<pg_sys::SelectStmt>((*statement).stmt, pg_sys::NodeTag::T_SelectStmt)
-        else {
-            return false;
-        };
-        let select = &*select;
-        let lists = [
-            select.distinctClause,
-            select.fromClause,
-            select.groupClause,
-            select.windowClause,
-            select.valuesLists,
-            select.sortClause,
-            select.lockingClause,
-        ];
-        let clauses = [select.whereClause, select.havingClause, select.limitOffset, select.limitCount];
-        let Some(target) = only::<pg_sys::ResTarget>(select.targetList) else {
-            return false;
-        };
-        lists.iter().all(|list| list.is_null())
-            && clauses.iter().all(|clause| clause.is_null())
-            && select.intoClause.is_null()
-            && select.withClause.is_null()
-            && select.op == pg_sys::SetOperation::SETOP_NONE
-            && (*target).name.is_null()
-    }
+///
+/// # Safety
+/// They are the parser's.
+unsafe fn is_one_expression(statements: *mut pg_sys::List) -> bool {
+    // SAFETY: the parser's list of RawStmt.
+    let Some(statement) = only(unsafe { references::<pg_sys::RawStmt>(statements) }) else {
+        return false;
+    };
+    // SAFETY: a RawStmt's statement is a node.
+    let Some(select) = (unsafe { node::read::<pg_sys::SelectStmt>(statement.stmt) }) else {
+        return false;
+    };
+    let lists = [
+        select.distinctClause,
+        select.fromClause,
+        select.groupClause,
+        select.windowClause,
+        select.valuesLists,
+        select.sortClause,
+        select.lockingClause,
+    ];
+    let clauses = [select.whereClause, select.havingClause, select.limitOffset, select.limitCount];
+    // SAFETY: the parser's list of ResTarget.
+    let Some(target) = only(unsafe { references::<pg_sys::ResTarget>(select.targetList) }) else {
+        return false;
+    };
+    lists.iter().all(|list| list.is_null())
+        && clauses.iter().all(|clause| clause.is_null())
+        && select.intoClause.is_null()
+        && select.withClause.is_null()
+        && select.op == pg_sys::SetOperation::SETOP_NONE
+        && target.name.is_null()
 }
 
 /// # Safety
 /// `query` is one statement; called in a transaction with a snapshot.
 unsafe fn analyse(query: &CStr) {
-    // SAFETY: the parser's list has one RawStmt, by the caller's promise; no parameters are declared.
-    unsafe {
-        let Some(statement) = only::<pg_sys::RawStmt>(parse(query)) else {
-            pgrx::error!("a filter changed the statement that it is part of");
-        };
-        pg_sys::parse_analyze_fixedparams(
-            statement,
-            query.as_ptr(),
-            core::ptr::null(),
-            0,
-            core::ptr::null_mut(),
-        );
-    }
+    // SAFETY: called in a transaction.
+    let statements = unsafe { parse(query) };
+    // SAFETY: the parser's list of RawStmt.
+    let Some(statement) = only(unsafe { elements::<pg_sys::RawStmt>(statements) }) else {
+        pgrx::error!("a filter changed the statement that it is part of");
+    };
+    let (text, no_types, no_environment) = (query.as_ptr(), core::ptr::null(), core::ptr::null_mut());
+    // SAFETY: the statement and its text; no parameters are declared.
+    unsafe { pg_sys::parse_analyze_fixedparams(statement, text, no_types, 0, no_environment) };
 }
 
-/// # Safety
-/// `list` is null or a valid list of pointers to `T`.
-unsafe fn only<T>(list: *mut pg_sys::List) -> Option<*mut T> {
-    // SAFETY: the caller's promise.
-    unsafe { (!list.is_null() && (*list).length == 1).then(|| (*(*list).elements).ptr_value.cast()) }
-}
-
-/// # Safety
-/// `node` is null or a valid node; nodes with this tag are `T`.
-unsafe fn node<T>(node: *mut pg_sys::Node, tag: pg_sys::NodeTag) -> Option<*mut T> {
-    // SAFETY: the caller's promise.
-    unsafe { (!node.is_null() && (*node).type_ == tag).then(|| node.cast()) }
+fn only<T>(mut elements: impl Iterator<Item = T>) -> Option<T> {
+    elements.next().filter(|_| elements.next().is_none())
 }
 
 /// Adds the hint to errors caused by the text; others (query cancel, out of memory) are returned unchanged.

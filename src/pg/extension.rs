@@ -33,13 +33,12 @@ pub fn add_empty_pages(rel: Rel) -> Range<u32> {
         let added = start..start + unsafe { add_zero_blocks(rel, start, wanted) };
         for block in added.clone() {
             let (fork, zero) = (pg_sys::ForkNumber::MAIN_FORKNUM, pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK);
-            // SAFETY: as above. The block is below the limit for other backends (`settled_blocks`), so nobody has
-            // written to it and the buffer can be zeroed instead of read.
-            unsafe {
-                let buffer =
-                    pg_sys::ReadBufferExtended(rel.as_ptr(), fork, block, zero, core::ptr::null_mut());
-                pg_sys::UnlockReleaseBuffer(buffer);
-            }
+            // SAFETY: the relation is open. The block is below the limit for other backends (`settled_blocks`), so
+            // nobody has written to it and the buffer can be zeroed instead of read.
+            let buffer =
+                unsafe { pg_sys::ReadBufferExtended(rel.as_ptr(), fork, block, zero, core::ptr::null_mut()) };
+            // SAFETY: pinned, and locked by the mode in which it was read.
+            unsafe { pg_sys::UnlockReleaseBuffer(buffer) };
         }
         added
     })
@@ -55,15 +54,19 @@ pub fn settled_blocks(rel: Rel) -> u32 {
 fn under_extension_lock<T>(rel: Rel, work: impl FnOnce(u32) -> T) -> T {
     let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: the relation is open. An error ends the transaction, and with it the lock.
-    unsafe {
-        pg_sys::LockRelationForExtension(rel.as_ptr(), mode);
-        let result = work(pg_sys::smgrnblocks(
-            pg_sys::RelationGetSmgr(rel.as_ptr()),
-            pg_sys::ForkNumber::MAIN_FORKNUM,
-        ));
-        pg_sys::UnlockRelationForExtension(rel.as_ptr(), mode);
-        result
-    }
+    unsafe { pg_sys::LockRelationForExtension(rel.as_ptr(), mode) };
+    // SAFETY: the storage of an open relation.
+    let blocks = unsafe { pg_sys::smgrnblocks(storage(rel), pg_sys::ForkNumber::MAIN_FORKNUM) };
+    let result = work(blocks);
+    // SAFETY: locked above.
+    unsafe { pg_sys::UnlockRelationForExtension(rel.as_ptr(), mode) };
+    result
+}
+
+/// The relation's storage. An invalidation can close it, so it is asked for anew each time.
+fn storage(rel: Rel) -> pg_sys::SMgrRelation {
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::RelationGetSmgr(rel.as_ptr()) }
 }
 
 /// Adds zero blocks at `start`, the relation's end; returns their number. Writes a single block if the file system
@@ -76,11 +79,8 @@ unsafe fn add_zero_blocks(rel: Rel, start: u32, wanted: u32) -> u32 {
     let added = if reserve(rel, start, wanted).is_ok() { wanted } else { 1 };
     // The last block is written, so that PostgreSQL registers the file for flushing.
     let Image(mut zeros) = Image([0; PAGE_BYTES]);
-    // SAFETY: the caller's promise; the image is a whole page.
-    unsafe {
-        let (smgr, last) = (pg_sys::RelationGetSmgr(rel.as_ptr()), start + added - 1);
-        pg_sys::smgrextend(smgr, pg_sys::ForkNumber::MAIN_FORKNUM, last, zeros.as_mut_ptr().cast(), false);
-    }
+    // SAFETY: the caller's promise; no buffer holds a block that is new.
+    unsafe { append_page(rel, start + added - 1, &mut zeros) };
     added
 }
 
@@ -111,10 +111,19 @@ fn reserve(rel: Rel, start: u32, blocks: u32) -> std::io::Result<()> {
 unsafe fn add_zero_blocks(rel: Rel, start: u32, wanted: u32) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
-        let smgr = pg_sys::RelationGetSmgr(rel.as_ptr());
-        pg_sys::smgrzeroextend(smgr, pg_sys::ForkNumber::MAIN_FORKNUM, start, wanted as i32, false);
-    }
+        pg_sys::smgrzeroextend(storage(rel), pg_sys::ForkNumber::MAIN_FORKNUM, start, wanted as i32, false)
+    };
     wanted
+}
+
+/// Writes a page at `block`, at or behind the relation's end, and registers the file for flushing.
+///
+/// # Safety
+/// The relation's extension lock is held, and no buffer holds the block.
+unsafe fn append_page(rel: Rel, block: u32, page: &mut [u8; PAGE_BYTES]) {
+    let (fork, page) = (pg_sys::ForkNumber::MAIN_FORKNUM, page.as_mut_ptr().cast());
+    // SAFETY: the relation is open; the caller's promise for the rest.
+    unsafe { pg_sys::smgrextend(storage(rel), fork, block, page, false) };
 }
 
 /// Aligned for direct I/O (PostgreSQL's `PG_IO_ALIGN_SIZE`).
@@ -154,14 +163,10 @@ impl NewPages {
         under_extension_lock(*rel, |end| {
             *start = end;
             for (block, Image(bytes)) in (end..).zip(images) {
-                let page = bytes.as_mut_ptr();
-                // SAFETY: the relation is open. Under the extension lock no other process adds blocks, and no buffer
-                // holds one of these blocks. Each image is a whole page.
-                unsafe {
-                    pg_sys::PageSetChecksumInplace(page.cast(), block);
-                    let smgr = pg_sys::RelationGetSmgr(rel.as_ptr());
-                    pg_sys::smgrextend(smgr, pg_sys::ForkNumber::MAIN_FORKNUM, block, page.cast(), false);
-                }
+                // SAFETY: the image is a whole page.
+                unsafe { pg_sys::PageSetChecksumInplace(bytes.as_mut_ptr().cast(), block) };
+                // SAFETY: under the extension lock, block by block from the end. No buffer holds one of them.
+                unsafe { append_page(*rel, block, bytes) };
             }
         });
         self.start..self.start + self.images.len() as u32
@@ -175,9 +180,9 @@ impl NewPages {
         let mut blocks: Vec<pg_sys::BlockNumber> = (self.start..).take(self.images.len()).collect();
         let mut pages: Vec<pg_sys::Page> =
             self.images.iter_mut().map(|Image(bytes)| bytes.as_mut_ptr().cast()).collect();
+        let mut locator = self.rel.locator();
         // SAFETY: the relation is open, and blocks and pages are as many as is said. The pages are standard ones.
         unsafe {
-            let mut locator = self.rel.locator();
             pg_sys::log_newpages(
                 &mut locator,
                 pg_sys::ForkNumber::MAIN_FORKNUM,

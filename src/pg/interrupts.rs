@@ -41,13 +41,13 @@ pub fn raise_kept() {
 /// Whether FAISS must stop; callable on any thread and below FAISS's frames. If true, [`take_interrupts`] raises the
 /// error afterwards.
 pub fn are_pending() -> bool {
-    // SAFETY: aligned integers that live as long as the process.
-    let (is_ended, is_pending) = unsafe {
-        let is_cancelled = (&raw const pg_sys::QueryCancelPending).read_volatile() != 0;
-        let is_shut_down = (&raw const pg_sys::ProcDiePending).read_volatile() != 0;
-        (is_cancelled || is_shut_down, (&raw const pg_sys::InterruptPending).read_volatile() != 0)
-    };
-    if is_ended || !is_pending || MAIN_THREAD.get() != Some(&thread::current().id()) {
+    // SAFETY: an aligned integer that lives as long as the process.
+    let is_set = |flag: *const pg_sys::sig_atomic_t| unsafe { flag.read_volatile() } != 0;
+    let is_ended = is_set(&raw const pg_sys::QueryCancelPending) || is_set(&raw const pg_sys::ProcDiePending);
+    if is_ended
+        || !is_set(&raw const pg_sys::InterruptPending)
+        || MAIN_THREAD.get() != Some(&thread::current().id())
+    {
         return is_ended;
     }
     // pgrx turns an ERROR into a panic, which is caught here. FAISS runs with no buffer locked, so PostgreSQL may

@@ -66,12 +66,11 @@ pub fn announce(rel: Rel) {
 /// PostgreSQL has few slots for these callbacks in a process, so one of each kind serves all listeners.
 fn register() {
     let nothing = pg_sys::Datum::from(0);
-    // SAFETY: once for the life of the backend; the callbacks touch Rust memory only.
-    unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), nothing);
-        for cache in NAME_CACHES {
-            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(catalogue_changed), nothing);
-        }
+    // SAFETY: once for the life of the backend; the callback touches Rust memory only.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), nothing) };
+    for cache in NAME_CACHES {
+        // SAFETY: once for the life of the backend; the callback touches Rust memory only.
+        unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(catalogue_changed), nothing) };
     }
 }
 

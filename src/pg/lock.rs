@@ -86,15 +86,24 @@ unsafe fn try_lock(rel: Rel, tuple: &mut pg_sys::ItemPointerData) -> bool {
 /// Whether another session holds the strongest lock on a relation, as its creator does until the end of the
 /// transaction. Takes the oid, because the relation may not be visible to this session.
 pub fn is_exclusively_locked(relation: u32) -> bool {
-    let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-    // SAFETY: called in a transaction; a lock that is had is given back.
-    unsafe {
-        let is_free = pg_sys::ConditionalLockRelationOid(relation.into(), mode);
-        if is_free {
-            pg_sys::UnlockRelationOid(relation.into(), mode);
-        }
-        !is_free
+    let (relation, mode) = (relation.into(), pg_sys::AccessShareLock);
+    let is_free = try_lock_relation(relation, mode);
+    if is_free {
+        unlock_relation(relation, mode);
     }
+    !is_free
+}
+
+/// Locks a relation, which need not exist, if nobody is in the way.
+pub(super) fn try_lock_relation(relation: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: locks a number, in a transaction, which releases it at the latest.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as pg_sys::LOCKMODE) }
+}
+
+/// Gives back what `try_lock_relation` took.
+pub(super) fn unlock_relation(relation: pg_sys::Oid, mode: u32) {
+    // SAFETY: a lock of this process; PostgreSQL warns where there is none.
+    unsafe { pg_sys::UnlockRelationOid(relation, mode as pg_sys::LOCKMODE) };
 }
 
 /// Whether another process waits for a lock that conflicts with ours, a ShareUpdateExclusiveLock. Waiters for weaker

@@ -1,10 +1,10 @@
 //! Memory limits of this process.
 
+use super::settings;
+
 /// Memory for one operation of a query, as for a hash table: `work_mem` times `hash_mem_multiplier`.
 pub fn query_bytes() -> usize {
-    // SAFETY: plain reads of settings.
-    let (kilobytes, factor) = unsafe { (pgrx::pg_sys::work_mem, pgrx::pg_sys::hash_mem_multiplier) };
-    (f64::from(kilobytes.max(64)) * 1024.0 * factor.max(1.0)) as usize
+    (f64::from(settings::work_mem().max(64)) * 1024.0 * settings::hash_mem_multiplier().max(1.0)) as usize
 }
 
 /// Memory available without swapping: the kernel's estimate, or the rest of the control group's limit if that is less.

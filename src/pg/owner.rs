@@ -3,29 +3,29 @@
 use pgrx::pg_sys;
 
 use super::relation::Rel;
+use super::search_path::SettingsLevel;
 
 /// Runs `work` as the owner of `relation`, as CREATE INDEX and amcheck do: functions in its indexes have only the
 /// owner's privileges, and settings they change are restored. An error ends it too: the transaction's abort restores
 /// user and settings.
 pub fn as_owner<R>(relation: Rel, work: impl FnOnce() -> R) -> R {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: reads and sets this backend's own state; it is restored below.
-    let level = unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        let restricted = context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
-        pg_sys::SetUserIdAndSecContext(relation.owner(), restricted);
-        pg_sys::NewGUCNestLevel()
-    };
+    // SAFETY: reads this process's state into the two variables.
+    unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
+    set_user(relation.owner(), context | pg_sys::SECURITY_RESTRICTED_OPERATION as i32);
+    let level = SettingsLevel::begin();
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     // SAFETY: within the level that was just begun.
     unsafe {
         pg_sys::RestrictSearchPath()
     };
     let result = work();
-    // SAFETY: the level was begun above, and user and context are those that were there.
-    unsafe {
-        pg_sys::AtEOXact_GUC(false, level);
-        pg_sys::SetUserIdAndSecContext(user, context);
-    }
+    level.end(false);
+    set_user(user, context);
     result
+}
+
+fn set_user(user: pg_sys::Oid, context: i32) {
+    // SAFETY: this process's state, which the transaction's abort restores.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, context) };
 }

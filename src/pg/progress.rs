@@ -55,14 +55,14 @@ pub struct RowsThrough {
 
 impl RowsThrough {
     pub fn begin(relation: pg_sys::Oid) -> Self {
-        // SAFETY: this backend's own status entry, which others only read.
-        let is_shown = unsafe {
-            !pg_sys::MyBEEntry.is_null()
-                && (*pg_sys::MyBEEntry).st_progress_command
-                    == pg_sys::ProgressCommandType::PROGRESS_COMMAND_INVALID
-        };
+        // SAFETY: a pointer of this process.
+        let entry = unsafe { pg_sys::MyBEEntry };
+        // SAFETY: null, or this backend's own status entry, which others only read.
+        let is_shown = unsafe { entry.as_ref() }.is_some_and(|entry| {
+            entry.st_progress_command == pg_sys::ProgressCommandType::PROGRESS_COMMAND_INVALID
+        });
         if is_shown {
-            // SAFETY: as above.
+            // SAFETY: this backend's own status entry, which reports nothing else.
             unsafe {
                 pg_sys::pgstat_progress_start_command(
                     pg_sys::ProgressCommandType::PROGRESS_COMMAND_COPY,

@@ -3,7 +3,7 @@
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::error::SqlError;
-use super::text;
+use super::{lock, settings, text};
 
 /// PostgreSQL's `InvalidSubTransactionId` (c.h).
 const INVALID_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
@@ -49,19 +49,14 @@ impl Rel {
     #[cfg(feature = "pg15")]
     pub fn path(self) -> String {
         let (file, fork) = (self.locator(), pg_sys::ForkNumber::MAIN_FORKNUM);
-        // SAFETY: the result is a string of the current memory context, which is copied and given back.
-        unsafe {
-            let path = pg_sys::GetRelationPath(
-                file.dbNode,
-                file.spcNode,
-                file.relNode,
-                self.data().rd_backend,
-                fork,
-            );
-            let copy = core::ffi::CStr::from_ptr(path).to_string_lossy().into_owned();
-            pg_sys::pfree(path.cast());
-            copy
-        }
+        let backend = self.data().rd_backend;
+        // SAFETY: computes a name from numbers.
+        let path = unsafe { pg_sys::GetRelationPath(file.dbNode, file.spcNode, file.relNode, backend, fork) };
+        // SAFETY: the name is a C string in the current memory context.
+        let copy = unsafe { core::ffi::CStr::from_ptr(path) }.to_string_lossy().into_owned();
+        // SAFETY: it was allocated for this call, and nobody uses it any more.
+        unsafe { pg_sys::pfree(path.cast()) };
+        copy
     }
 
     pub fn oid(self) -> pg_sys::Oid {
@@ -115,8 +110,7 @@ impl Rel {
     /// PostgreSQL's `RelationNeedsWAL` (utils/rel.h).
     pub fn needs_wal(self) -> bool {
         let data = self.data();
-        // SAFETY: a plain read of a setting.
-        let wal_is_needed = unsafe { pg_sys::wal_level } >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32;
+        let wal_is_needed = settings::wal_level() >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32;
         self.class().relpersistence == pg_sys::RELPERSISTENCE_PERMANENT as core::ffi::c_char
             && (wal_is_needed
                 || (data.rd_createSubid == INVALID_SUBTRANSACTION && first_filenode_is_old(data)))
@@ -131,15 +125,33 @@ impl Rel {
     /// Whether PostgreSQL's planner ignores this index in the current transaction (plancat.c, `get_relation_info`),
     /// because its build saw HOT chains of which an older snapshot would get the wrong member.
     pub fn is_too_new_to_plan_with(self) -> bool {
-        let data = self.data();
-        // SAFETY: an index has its pg_index row, as struct and as tuple; the horizon is this process's own.
-        unsafe {
-            (*data.rd_index).indcheckxmin
-                && !pg_sys::TransactionIdPrecedes(
-                    xmin(&*(*data.rd_indextuple).t_data),
-                    pg_sys::TransactionXmin,
-                )
+        if !self.index_row().indcheckxmin {
+            return false;
         }
+        let tuple = of_index(self.data().rd_indextuple);
+        // SAFETY: the entry's copy of the index's row in pg_index.
+        let header = unsafe { &*tuple.t_data };
+        // SAFETY: a copy of a row on disk.
+        let written_by = unsafe { xmin(header) };
+        // SAFETY: a number of this process.
+        let horizon = unsafe { pg_sys::TransactionXmin };
+        // SAFETY: compares two numbers.
+        !unsafe { pg_sys::TransactionIdPrecedes(written_by, horizon) }
+    }
+
+    /// Of an index: its row in pg_index.
+    pub fn index_row(&self) -> &pg_sys::FormData_pg_index {
+        of_index(self.data().rd_index)
+    }
+
+    /// Of an index: what the access method's `amoptions` made of its options; null if it has none.
+    pub fn options(self) -> *const pg_sys::bytea {
+        self.data().rd_options
+    }
+
+    /// Of an index: operator family and input type of its first column.
+    pub fn operator_family(self) -> (pg_sys::Oid, pg_sys::Oid) {
+        (*of_index(self.data().rd_opfamily), *of_index(self.data().rd_opcintype))
     }
 
     /// Number of blocks in the main fork.
@@ -151,6 +163,13 @@ impl Rel {
         // SAFETY: the relation is open.
         unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, fork) }
     }
+}
+
+/// What the entry of an index points to and that of a table does not.
+fn of_index<'a, T>(pointer: *const T) -> &'a T {
+    // SAFETY: null, or what belongs to the entry and lives as long, which is as long as the relation is open.
+    let found = unsafe { pointer.as_ref() };
+    found.unwrap_or_else(|| pgrx::error!("a relation that should be an index is none"))
 }
 
 /// PostgreSQL's `HeapTupleHeaderGetXmin` (access/htup_details.h).
@@ -192,18 +211,16 @@ impl OpenRelation {
 
     /// As `open`, but also None if the lock is not available at once.
     pub fn try_open(oid: pg_sys::Oid, mode: u32) -> Option<Self> {
-        // SAFETY: takes the lock if it is free, and looks for the relation then.
-        let relation = unsafe {
-            if !pg_sys::ConditionalLockRelationOid(oid, mode as pg_sys::LOCKMODE) {
-                return None;
-            }
-            let relation = pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
-            if relation.is_null() {
-                pg_sys::UnlockRelationOid(oid, mode as pg_sys::LOCKMODE);
-            }
-            relation
-        };
-        (!relation.is_null()).then(|| OpenRelation { relation, mode })
+        if !lock::try_lock_relation(oid, mode) {
+            return None;
+        }
+        // SAFETY: the lock is held, so the relation stays if it is there.
+        let relation = unsafe { pg_sys::try_relation_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        if relation.is_null() {
+            lock::unlock_relation(oid, mode);
+            return None;
+        }
+        Some(OpenRelation { relation, mode })
     }
 
     /// Opens a table, or the table of an index. Afterwards a valid index of the table stays valid: DROP INDEX and

@@ -14,12 +14,14 @@ impl ResultRows {
     /// # Safety
     /// `call` is the running call of a function that is declared to return a set of records.
     pub unsafe fn begin(call: pg_sys::FunctionCallInfo) -> Self {
-        // SAFETY: the caller's promise; store and descriptor live as long as the calling query.
-        unsafe {
-            pg_sys::InitMaterializedSRF(call, 0);
-            let info = (*call).resultinfo.cast::<pg_sys::ReturnSetInfo>();
-            ResultRows { store: (*info).setResult, descriptor: (*info).setDesc }
-        }
+        // SAFETY: the caller's promise.
+        unsafe { pg_sys::InitMaterializedSRF(call, 0) };
+        // SAFETY: the caller's promise; a function that returns a set is called with a place for it.
+        let info = unsafe { (*call).resultinfo }.cast::<pg_sys::ReturnSetInfo>();
+        // SAFETY: checked by InitMaterializedSRF, which has filled it in.
+        let info = unsafe { &*info };
+        // Both live as long as the calling query.
+        ResultRows { store: info.setResult, descriptor: info.setDesc }
     }
 
     /// Adds a row: a value for each column, None for NULL. The values are copied.

@@ -11,9 +11,12 @@
 use std::cell::RefCell;
 use std::ffi::c_void;
 
-use pgrx::pg_sys::{self, NodeTag, PlanState};
+use pgrx::pg_sys::{self, NodeTag};
 
+use super::callback::{self, Function};
+use super::expression::Expression;
 use super::list::elements;
+use super::plan_node::PlanNode;
 
 /// The rows that will be taken from a scan.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +41,7 @@ enum LimitSource {
     All,
     /// A number of rows times a factor: the planner's estimate for the nodes between.
     Limit {
-        node: *mut pg_sys::LimitState,
+        node: PlanNode,
         factor: f64,
     },
     /// The rows that pass a run condition.
@@ -51,7 +54,7 @@ enum LimitSource {
 struct Scan {
     /// The key of a scan: the order-by keys that `amrescan` gets for an index scan, the node of a custom scan.
     key: *const c_void,
-    node: *mut PlanState,
+    node: PlanNode,
     source: LimitSource,
 }
 
@@ -89,12 +92,12 @@ struct Next {
 
 /// Installs the hooks, in `_PG_init`.
 pub fn initialise() {
-    // SAFETY: on the main thread, while the library is loaded; what was there is called from the hooks.
-    unsafe {
-        NEXT.set(Next { start: pg_sys::ExecutorStart_hook, run: pg_sys::ExecutorRun_hook });
-        pg_sys::ExecutorStart_hook = Some(executor_start);
-        pg_sys::ExecutorRun_hook = Some(executor_run);
-    }
+    let (start, run) = (&raw mut pg_sys::ExecutorStart_hook, &raw mut pg_sys::ExecutorRun_hook);
+    // SAFETY: PostgreSQL's hook, and the library is being loaded.
+    let start = unsafe { callback::install(start, executor_start) };
+    // SAFETY: PostgreSQL's hook, and the library is being loaded.
+    let run = unsafe { callback::install(run, executor_run) };
+    NEXT.set(Next { start, run });
 }
 
 /// The limit of the scan with this `key`: see [`Scan::key`].
@@ -102,54 +105,48 @@ pub fn of_scan(key: *const c_void) -> RowLimit {
     QUERIES.with_borrow(|queries| {
         let of_query = |query: &RunningQuery| {
             let scan = query.scans.iter().find(|scan| scan.key == key)?;
-            // SAFETY: nodes live as long as the executor's memory, with which the query leaves the list.
-            Some(unsafe { scan.limit(query.run) })
+            Some(scan.limit(query.run))
         };
         queries.iter().rev().find_map(of_query).unwrap_or(RowLimit::Unknown)
     })
 }
 
 impl Scan {
-    /// # Safety
-    /// The nodes are alive.
-    unsafe fn limit(&self, run: ExecutorRun) -> RowLimit {
+    fn limit(&self, run: ExecutorRun) -> RowLimit {
         let rows = match (self.source, run) {
             (LimitSource::Unknown, _) => return RowLimit::Unknown,
             (LimitSource::All, _) | (LimitSource::Query, ExecutorRun::ToTheEnd) => return RowLimit::All,
             (LimitSource::Query, ExecutorRun::Once { rows }) => rows as f64,
             (LimitSource::Fixed { rows, factor }, _) => rows * factor,
-            (LimitSource::Limit { node, factor }, _) => {
-                // SAFETY: the caller's promise.
-                let limit = unsafe { &*node };
-                if limit.lstate == pg_sys::LimitStateCond::LIMIT_INITIAL {
+            (LimitSource::Limit { node, factor }, _) => match node.as_a::<pg_sys::LimitState>() {
+                Some(limit) if limit.lstate == pg_sys::LimitStateCond::LIMIT_INITIAL => {
                     return RowLimit::Unknown;
                 }
-                if limit.noCount {
-                    return RowLimit::All;
+                Some(limit) if limit.noCount => return RowLimit::All,
+                Some(limit) => {
+                    // WITH TIES reads one more row to see whether it ties.
+                    let ties = limit.limitOption == pg_sys::LimitOption::LIMIT_OPTION_WITH_TIES;
+                    (limit.count.saturating_add(limit.offset) as f64 + f64::from(u8::from(ties))) * factor
                 }
-                // WITH TIES reads one more row to see whether it ties.
-                let ties = limit.limitOption == pg_sys::LimitOption::LIMIT_OPTION_WITH_TIES;
-                (limit.count.saturating_add(limit.offset) as f64 + f64::from(u8::from(ties))) * factor
-            }
+                None => return RowLimit::Unknown,
+            },
         };
-        // SAFETY: as above; a plan node's estimate is a number.
-        let filtered_rows =
-            unsafe { (!(*self.node).qual.is_null()).then(|| (*(*self.node).plan).plan_rows.max(1.0)) };
+        let filtered_rows = self.node.has_filter().then(|| self.node.rows().max(1.0));
         RowLimit::About { rows, filtered_rows }
     }
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
-    // SAFETY: PostgreSQL's own arguments, passed on; the plan state exists once the executor has started.
-    unsafe {
-        match NEXT.with_borrow(|next| next.start) {
-            Some(start) => start(query, flags),
-            None => pg_sys::standard_ExecutorStart(query, flags),
-        }
-        if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0 {
-            remember(query);
-        }
+    match NEXT.with_borrow(|next| next.start) {
+        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+        Some(start) => unsafe { start.call_next((query, flags)) },
+        // SAFETY: PostgreSQL's own arguments, passed on.
+        None => unsafe { pg_sys::standard_ExecutorStart(query, flags) },
+    }
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0 {
+        // SAFETY: PostgreSQL's own query, whose executor has just started.
+        remember(unsafe { &*query });
     }
 }
 
@@ -161,16 +158,15 @@ unsafe extern "C-unwind" fn executor_run(
     count: u64,
     execute_once: bool,
 ) {
-    // SAFETY: PostgreSQL's own arguments, passed on.
-    unsafe {
-        set_run(
-            query,
-            if execute_once && count > 0 { ExecutorRun::Once { rows: count } } else { ExecutorRun::ToTheEnd },
-        );
-        match NEXT.with_borrow(|next| next.run) {
-            Some(run) => run(query, direction, count, execute_once),
-            None => pg_sys::standard_ExecutorRun(query, direction, count, execute_once),
-        }
+    let run =
+        if execute_once && count > 0 { ExecutorRun::Once { rows: count } } else { ExecutorRun::ToTheEnd };
+    // SAFETY: PostgreSQL's own query, whose executor has started.
+    set_run(unsafe { &*query }, run);
+    match NEXT.with_borrow(|next| next.run) {
+        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+        Some(run) => unsafe { run.call_next((query, direction, count, execute_once)) },
+        // SAFETY: PostgreSQL's own arguments, passed on.
+        None => unsafe { pg_sys::standard_ExecutorRun(query, direction, count, execute_once) },
     }
 }
 
@@ -181,54 +177,53 @@ unsafe extern "C-unwind" fn executor_run(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    // SAFETY: PostgreSQL's own arguments, passed on.
-    unsafe {
-        // There may be another run.
-        set_run(query, ExecutorRun::ToTheEnd);
-        match NEXT.with_borrow(|next| next.run) {
-            Some(run) => run(query, direction, count),
-            None => pg_sys::standard_ExecutorRun(query, direction, count),
-        }
+    // There may be another run.
+    // SAFETY: PostgreSQL's own query, whose executor has started.
+    set_run(unsafe { &*query }, ExecutorRun::ToTheEnd);
+    match NEXT.with_borrow(|next| next.run) {
+        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+        Some(run) => unsafe { run.call_next((query, direction, count)) },
+        // SAFETY: PostgreSQL's own arguments, passed on.
+        None => unsafe { pg_sys::standard_ExecutorRun(query, direction, count) },
     }
 }
 
-/// # Safety
-/// `query` is one whose executor has started.
-unsafe fn set_run(query: *mut pg_sys::QueryDesc, run: ExecutorRun) {
-    // SAFETY: the caller's promise.
-    let state = unsafe { (*query).estate };
+fn set_run(query: &pg_sys::QueryDesc, run: ExecutorRun) {
     QUERIES.with_borrow_mut(|queries| {
-        if let Some(query) = queries.iter_mut().find(|query| query.state == state) {
-            query.run = run;
+        if let Some(known) = queries.iter_mut().find(|known| known.state == query.estate) {
+            known.run = run;
         }
     });
 }
 
-/// # Safety
 /// The executor of `query` has just started.
-unsafe fn remember(query: *mut pg_sys::QueryDesc) {
+fn remember(query: &pg_sys::QueryDesc) {
     let mut scans = Vec::new();
-    // SAFETY: plan states are valid nodes of the type that their tags say; the list holds plan states or nulls.
-    unsafe {
-        let state = (*query).estate;
-        walk((*query).planstate, LimitSource::Query, &mut scans);
-        for subplan in elements((*state).es_subplanstates) {
-            walk(subplan, LimitSource::Unknown, &mut scans);
-        }
-        if scans.is_empty() {
-            return;
-        }
-        let context = (*state).es_query_cxt;
-        let callback: *mut pg_sys::MemoryContextCallback =
-            pg_sys::MemoryContextAlloc(context, size_of::<pg_sys::MemoryContextCallback>()).cast();
-        (*callback).func = Some(forget);
-        (*callback).arg = state.cast();
-        pg_sys::MemoryContextRegisterResetCallback(context, callback);
-        QUERIES.with_borrow_mut(|queries| {
-            queries.push(RunningQuery { state, scans, run: ExecutorRun::ToTheEnd })
-        });
+    // SAFETY: nodes live as long as the executor's memory, with which the query leaves the list (`forget`).
+    walk(unsafe { PlanNode::new(query.planstate) }, LimitSource::Query, &mut scans);
+    // SAFETY: a started executor has its state.
+    let state = unsafe { &*query.estate };
+    // SAFETY: the list of the executor's subplans, each a node or null.
+    for subplan in unsafe { elements(state.es_subplanstates) } {
+        // SAFETY: as long as the executor's memory, like the query's other nodes.
+        walk(unsafe { PlanNode::new(subplan) }, LimitSource::Unknown, &mut scans);
     }
+    if scans.is_empty() {
+        return;
+    }
+    // SAFETY: the executor's memory, which is there while it runs.
+    let room = unsafe { pg_sys::MemoryContextAlloc(state.es_query_cxt, size_of::<Callback>()) };
+    let callback: *mut Callback = room.cast();
+    let arg = query.estate.cast();
+    // SAFETY: room for one, which was just allocated.
+    unsafe { callback.write(Callback { func: Some(forget), arg, next: core::ptr::null_mut() }) };
+    // SAFETY: the callback lies in the memory whose end it is called at.
+    unsafe { pg_sys::MemoryContextRegisterResetCallback(state.es_query_cxt, callback) };
+    let query = RunningQuery { state: query.estate, scans, run: ExecutorRun::ToTheEnd };
+    QUERIES.with_borrow_mut(|queries| queries.push(query));
 }
+
+type Callback = pg_sys::MemoryContextCallback;
 
 /// Runs when the executor's memory context is deleted, also after an error.
 #[pgrx::pg_guard]
@@ -238,92 +233,68 @@ unsafe extern "C-unwind" fn forget(state: *mut c_void) {
 }
 
 /// Collects the ordered scans at and below `node`, whose parent takes rows from it as `source` says.
-///
-/// # Safety
-/// `node` is a valid plan state, or null.
-unsafe fn walk(node: *mut PlanState, source: LimitSource, scans: &mut Vec<Scan>) {
-    if node.is_null() {
+fn walk(node: Option<PlanNode>, source: LimitSource, scans: &mut Vec<Scan>) {
+    let Some(node) = node else {
         return;
-    }
-    // SAFETY: the tag says what the node is; the caller's promise for what it points to.
-    unsafe {
-        match (*node).type_ {
-            NodeTag::T_IndexScanState => {
-                let scan: *mut pg_sys::IndexScanState = node.cast();
-                if (*scan).iss_NumOrderByKeys > 0 {
-                    scans.push(Scan { key: (*scan).iss_OrderByKeys.cast(), node, source });
-                }
+    };
+    match node.tag() {
+        NodeTag::T_IndexScanState => {
+            let scan = node.as_a::<pg_sys::IndexScanState>();
+            if let Some(scan) = scan.filter(|scan| scan.iss_NumOrderByKeys > 0) {
+                scans.push(Scan { key: scan.iss_OrderByKeys.cast(), node, source });
             }
-            NodeTag::T_CustomScanState => {
-                scans.push(Scan { key: node.cast(), node, source });
-                for child in elements((*node.cast::<pg_sys::CustomScanState>()).custom_ps) {
-                    walk(child, LimitSource::Unknown, scans);
-                }
-            }
-            NodeTag::T_LimitState => {
-                let below = LimitSource::Limit { node: node.cast(), factor: 1.0 };
-                walk((*node).lefttree, below, scans);
-            }
-            NodeTag::T_ResultState | NodeTag::T_LockRowsState | NodeTag::T_IncrementalSortState => {
-                walk((*node).lefttree, source.through(node, (*node).lefttree), scans);
-            }
-            // They return at most one row for each input row.
-            NodeTag::T_UniqueState | NodeTag::T_GroupState | NodeTag::T_AggState => {
-                let is_sorted = (*node).type_ != NodeTag::T_AggState
-                    || (*(*node).plan.cast::<pg_sys::Agg>()).aggstrategy == pg_sys::AggStrategy::AGG_SORTED;
-                let below = if is_sorted { source.through(node, (*node).lefttree) } else { LimitSource::All };
-                walk((*node).lefttree, below, scans);
-            }
-            NodeTag::T_WindowAggState => {
-                let below = run_condition_rows((*node).plan.cast()).map_or(source, |rows| {
-                    // One more row shows that the condition does not hold any longer.
-                    LimitSource::Fixed { rows: rows + 1.0, factor: 1.0 }
-                });
-                walk((*node).lefttree, below, scans);
-            }
-            NodeTag::T_SubqueryScanState => {
-                let below = (*node.cast::<pg_sys::SubqueryScanState>()).subplan;
-                walk(below, source.through(node, below), scans);
-            }
-            NodeTag::T_AppendState => {
-                let append: *mut pg_sys::AppendState = node.cast();
-                for at in 0..(*append).as_nplans as usize {
-                    walk(*(*append).appendplans.add(at), source, scans);
-                }
-            }
-            NodeTag::T_MergeAppendState => {
-                let append: *mut pg_sys::MergeAppendState = node.cast();
-                for at in 0..(*append).ms_nplans as usize {
-                    walk(*(*append).mergeplans.add(at), source, scans);
-                }
-            }
-            NodeTag::T_NestLoopState => {
-                walk((*node).lefttree, source.through(node, (*node).lefttree), scans);
-                walk((*node).righttree, LimitSource::Unknown, scans);
-            }
-            NodeTag::T_SortState | NodeTag::T_HashState | NodeTag::T_ModifyTableState => {
-                walk((*node).lefttree, LimitSource::All, scans);
-            }
-            _ => {
-                walk((*node).lefttree, LimitSource::Unknown, scans);
-                walk((*node).righttree, LimitSource::Unknown, scans);
-            }
+        }
+        NodeTag::T_CustomScanState => {
+            scans.push(Scan { key: node.as_ptr().cast(), node, source });
+            node.children().into_iter().for_each(|child| walk(Some(child), LimitSource::Unknown, scans));
+        }
+        NodeTag::T_LimitState => walk(node.left(), LimitSource::Limit { node, factor: 1.0 }, scans),
+        NodeTag::T_ResultState | NodeTag::T_LockRowsState | NodeTag::T_IncrementalSortState => {
+            walk(node.left(), source.through(node, node.left()), scans);
+        }
+        // They return at most one row for each input row.
+        NodeTag::T_UniqueState | NodeTag::T_GroupState | NodeTag::T_AggState => {
+            let strategy = node.plan_as().map(|plan: &pg_sys::Agg| plan.aggstrategy);
+            let is_sorted = strategy.is_none_or(|strategy| strategy == pg_sys::AggStrategy::AGG_SORTED);
+            let below = if is_sorted { source.through(node, node.left()) } else { LimitSource::All };
+            walk(node.left(), below, scans);
+        }
+        NodeTag::T_WindowAggState => {
+            let below = run_condition_rows(node).map_or(source, |rows| {
+                // One more row shows that the condition does not hold any longer.
+                LimitSource::Fixed { rows: rows + 1.0, factor: 1.0 }
+            });
+            walk(node.left(), below, scans);
+        }
+        NodeTag::T_SubqueryScanState => {
+            node.children().into_iter().for_each(|child| {
+                walk(Some(child), source.through(node, Some(child)), scans);
+            });
+        }
+        NodeTag::T_AppendState | NodeTag::T_MergeAppendState => {
+            node.children().into_iter().for_each(|child| walk(Some(child), source, scans));
+        }
+        NodeTag::T_NestLoopState => {
+            walk(node.left(), source.through(node, node.left()), scans);
+            walk(node.right(), LimitSource::Unknown, scans);
+        }
+        NodeTag::T_SortState | NodeTag::T_HashState | NodeTag::T_ModifyTableState => {
+            walk(node.left(), LimitSource::All, scans);
+        }
+        _ => {
+            walk(node.left(), LimitSource::Unknown, scans);
+            walk(node.right(), LimitSource::Unknown, scans);
         }
     }
 }
 
 impl LimitSource {
     /// The limit of a node's child, given the limit of the node.
-    ///
-    /// # Safety
-    /// Both are valid plan states, or `child` is null.
-    unsafe fn through(self, node: *mut PlanState, child: *mut PlanState) -> Self {
-        if child.is_null() {
+    fn through(self, node: PlanNode, child: Option<PlanNode>) -> Self {
+        let Some(child) = child else {
             return self;
-        }
-        // SAFETY: the caller's promise.
-        let (above, below) = unsafe { ((*(*node).plan).plan_rows, (*(*child).plan).plan_rows) };
-        let share = (below / above.max(1.0)).max(1.0);
+        };
+        let share = (child.rows() / node.rows().max(1.0)).max(1.0);
         match self {
             LimitSource::Limit { node, factor } => LimitSource::Limit { node, factor: factor * share },
             LimitSource::Fixed { rows, factor } => LimitSource::Fixed { rows, factor: factor * share },
@@ -334,21 +305,16 @@ impl LimitSource {
 
 /// Rows that a window function's run condition lets through, if it compares with a constant: `row_number() OVER (...)
 /// <= 20`. A rank lets more through if rows tie.
-///
-/// # Safety
-/// A valid plan node.
-unsafe fn run_condition_rows(plan: *mut pg_sys::WindowAgg) -> Option<f64> {
-    // SAFETY: a run condition is a list of expressions; the tag is each one's type, and an integer constant holds its
-    // value.
-    unsafe {
-        elements::<pg_sys::OpExpr>((*plan).runCondition)
-            .filter(|condition| (**condition).xpr.type_ == NodeTag::T_OpExpr)
-            .flat_map(|condition| elements::<pg_sys::Const>((*condition).args))
-            .find(|constant| {
-                (**constant).xpr.type_ == NodeTag::T_Const
-                    && !(**constant).constisnull
-                    && matches!((**constant).consttype, pg_sys::INT8OID | pg_sys::INT4OID)
-            })
-            .map(|constant| ((*constant).constvalue.value() as i64).max(0) as f64)
-    }
+fn run_condition_rows(node: PlanNode) -> Option<f64> {
+    let plan = node.plan_as::<pg_sys::WindowAgg>()?;
+    // SAFETY: a list of expressions, which the plan keeps.
+    let mut conditions = unsafe { Expression::all(plan.runCondition) };
+    let rows = conditions.find_map(|condition| {
+        condition.as_a::<pg_sys::OpExpr>()?;
+        let integer = |argument: Expression| {
+            argument.constant(pg_sys::INT8OID).or_else(|| argument.constant(pg_sys::INT4OID))
+        };
+        condition.arguments().find_map(integer)
+    });
+    rows.map(|rows| (rows.value() as i64).max(0) as f64)
 }

@@ -5,9 +5,9 @@ use pgrx::pg_sys;
 /// Runs `read` with a search path under which PostgreSQL prints qualified names (`pg_get_expr` and the like), so that
 /// they mean the same under any search path. An error ends it too: the transaction's abort restores the setting.
 pub fn with_catalogue_only<R>(read: impl FnOnce() -> R) -> R {
-    // SAFETY: a new nesting level of settings, ended below; the strings are constants.
-    let level = unsafe {
-        let level = pg_sys::NewGUCNestLevel();
+    let level = SettingsLevel::begin();
+    // SAFETY: within the level that was just begun; the strings are constants.
+    unsafe {
         pg_sys::set_config_option(
             c"search_path".as_ptr(),
             c"pg_catalog, pg_temp".as_ptr(),
@@ -17,11 +17,25 @@ pub fn with_catalogue_only<R>(read: impl FnOnce() -> R) -> R {
             true,
             0,
             false,
-        );
-        level
+        )
     };
     let result = read();
-    // SAFETY: the level was begun above.
-    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    level.end(true);
     result
+}
+
+/// A nesting level of settings: what is set in it ends with it, or with the transaction's abort.
+pub(super) struct SettingsLevel(i32);
+
+impl SettingsLevel {
+    pub fn begin() -> Self {
+        // SAFETY: counts levels; called in a transaction.
+        SettingsLevel(unsafe { pg_sys::NewGUCNestLevel() })
+    }
+
+    /// `is_done`: as at a commit.
+    pub fn end(self, is_done: bool) {
+        // SAFETY: a level that was begun and has not ended.
+        unsafe { pg_sys::AtEOXact_GUC(is_done, self.0) };
+    }
 }

@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::callback;
 use super::relation::Rel;
 
 /// A new snapshot, active so that functions in index expressions use it too. While it exists, the horizon
@@ -12,20 +13,21 @@ pub struct ActiveSnapshot(pg_sys::Snapshot);
 impl ActiveSnapshot {
     pub fn latest() -> Self {
         // SAFETY: called in a transaction.
-        unsafe {
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            ActiveSnapshot(pg_sys::GetActiveSnapshot())
-        }
+        Self::push(unsafe { pg_sys::GetLatestSnapshot() })
     }
 
     /// A new snapshot for catalogue lookups, whatever the isolation level: the snapshot of a REPEATABLE READ
     /// transaction can be older than the current meaning of a name.
     pub fn of_catalogue() -> Self {
-        // SAFETY: called in a transaction; what is pushed is a copy. Without a relation, it is a new one.
-        unsafe {
-            pg_sys::PushActiveSnapshot(pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid));
-            ActiveSnapshot(pg_sys::GetActiveSnapshot())
-        }
+        // SAFETY: called in a transaction; without a relation, it is a new one.
+        Self::push(unsafe { pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid) })
+    }
+
+    fn push(snapshot: pg_sys::Snapshot) -> Self {
+        // SAFETY: PostgreSQL's snapshot of this moment, of which a copy is pushed.
+        unsafe { pg_sys::PushActiveSnapshot(snapshot) };
+        // SAFETY: one was just pushed.
+        ActiveSnapshot(unsafe { pg_sys::GetActiveSnapshot() })
     }
 
     pub fn as_ptr(&self) -> pg_sys::Snapshot {
@@ -47,14 +49,18 @@ unsafe extern "C-unwind" {
     fn PredicateLockRelation(relation: pg_sys::Relation, snapshot: pg_sys::Snapshot);
 }
 
+type LockRelation = unsafe extern "C-unwind" fn(pg_sys::Relation, pg_sys::Snapshot);
+
 /// The calling query's snapshot, which outlives every function that the query calls.
 pub struct CallersSnapshot(pg_sys::Snapshot);
 
 impl CallersSnapshot {
     /// None outside a query.
     pub fn get() -> Option<Self> {
-        // SAFETY: asked for only where there is one.
-        unsafe { pg_sys::ActiveSnapshotSet().then(|| CallersSnapshot(pg_sys::GetActiveSnapshot())) }
+        // SAFETY: reads this process's state.
+        let is_set = unsafe { pg_sys::ActiveSnapshotSet() };
+        // SAFETY: there is one.
+        is_set.then(|| CallersSnapshot(unsafe { pg_sys::GetActiveSnapshot() }))
     }
 
     pub fn is(&self, other: pg_sys::Snapshot) -> bool {
@@ -64,8 +70,8 @@ impl CallersSnapshot {
     /// Registers a predicate lock on the whole index for serializable transactions, as PostgreSQL does at the start of
     /// a scan. Must be called before the first page is read: rows inserted from then on are conflicts.
     pub fn note_index_read(&self, index: Rel) {
-        // SAFETY: the relation is open, and the query's snapshot valid; the boundary turns an error into a panic.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockRelation(index.as_ptr(), self.0)) }
+        // SAFETY: the relation is open, and the query's snapshot valid.
+        unsafe { callback::call(PredicateLockRelation as LockRelation, (index.as_ptr(), self.0)) };
     }
 }
 

@@ -40,6 +40,15 @@ impl Row {
         unsafe { self.get::<text::Text>(column) }.map(text::Text::into_string)
     }
 
+    /// The values of the first columns; None for NULL.
+    ///
+    /// # Safety
+    /// They are of the SQL types that the elements of `C`, a tuple, stand for.
+    pub unsafe fn columns<C: Columns>(&self) -> C {
+        // SAFETY: the caller's promise.
+        unsafe { C::of(self) }
+    }
+
     /// The value of a varlena column, copied to the memory context that was current when the query began; None for
     /// NULL.
     pub fn kept_datum(&self, column: i32) -> Option<pg_sys::Datum> {
@@ -47,6 +56,31 @@ impl Row {
         self.datum(column).map(|datum| unsafe { pg_sys::SPI_datumTransfer(datum, false, -1) })
     }
 }
+
+/// Values of a row's first columns.
+pub trait Columns {
+    /// # Safety
+    /// As of [`Row::columns`].
+    unsafe fn of(row: &Row) -> Self;
+}
+
+macro_rules! columns {
+    ($($kind:ident: $column:literal),*) => {
+        impl<$($kind: FromDatum),*> Columns for ($(Option<$kind>,)*) {
+            unsafe fn of(row: &Row) -> Self {
+                ($(
+                    // SAFETY: the caller's promise.
+                    unsafe { row.get($column) },
+                )*)
+            }
+        }
+    };
+}
+
+columns!(A: 1, B: 2);
+columns!(A: 1, B: 2, C: 3, D: 4, E: 5);
+columns!(A: 1, B: 2, C: 3, D: 4, E: 5, F: 6, G: 7);
+columns!(A: 1, B: 2, C: 3, D: 4, E: 5, F: 6, G: 7, H: 8, I: 9, J: 10);
 
 impl Plan {
     pub fn prepare(query: &str, argument_types: &[pg_sys::Oid]) -> Self {
@@ -61,17 +95,17 @@ impl Plan {
     fn prepare_with(query: &str, argument_types: &[pg_sys::Oid], options: i32) -> Self {
         let mut types = argument_types.to_vec();
         let query = text::to_server(query);
-        // SAFETY: strings and arrays outlive the calls; the saved plan outlives the SPI connection.
-        unsafe {
-            connect();
-            let plan =
-                pg_sys::SPI_prepare_cursor(query.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
-            if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
-                pgrx::error!("could not prepare a query over the table");
-            }
-            pg_sys::SPI_finish();
-            Plan(plan)
+        connect();
+        // SAFETY: the string and the array, which has as many elements as is said, outlive the call.
+        let plan = unsafe {
+            pg_sys::SPI_prepare_cursor(query.as_ptr(), types.len() as i32, types.as_mut_ptr(), options)
+        };
+        // SAFETY: a plan of this connection, which it outlives from now on.
+        if plan.is_null() || unsafe { pg_sys::SPI_keepplan(plan) } != 0 {
+            pgrx::error!("could not prepare a query over the table");
         }
+        finish();
+        Plan(plan)
     }
 
     pub fn as_ptr(&self) -> pg_sys::SPIPlanPtr {
@@ -83,20 +117,29 @@ impl Plan {
     pub fn for_each_row(&self, arguments: &[Option<pg_sys::Datum>], mut visit: impl FnMut(&Row)) {
         let mut values: Vec<_> = arguments.iter().map(|value| value.unwrap_or(0.into())).collect();
         let nulls: Vec<_> = arguments.iter().map(|value| if value.is_some() { b' ' } else { b'n' }).collect();
-        // SAFETY: the plan is alive, with as many parameters as arguments; the result table stays until SPI_finish.
-        unsafe {
-            connect();
-            let code = pg_sys::SPI_execute_plan(self.0, values.as_mut_ptr(), nulls.as_ptr().cast(), true, 0);
-            if code != pg_sys::SPI_OK_SELECT as i32 {
-                pgrx::error!("could not run a query over the table");
-            }
-            let table = pg_sys::SPI_tuptable;
-            for at in 0..(*table).numvals as usize {
-                visit(&Row { tuple: *(*table).vals.add(at), descriptor: (*table).tupdesc });
-            }
-            pg_sys::SPI_finish();
+        connect();
+        let (values, nulls) = (values.as_mut_ptr(), nulls.as_ptr().cast());
+        // SAFETY: the plan is alive, with as many parameters as arguments.
+        let code = unsafe { pg_sys::SPI_execute_plan(self.0, values, nulls, true, 0) };
+        if code != pg_sys::SPI_OK_SELECT as i32 {
+            pgrx::error!("could not run a query over the table");
         }
+        // SAFETY: a query has a result, which stays until the connection ends.
+        rows(unsafe { &*result() }).for_each(|row| visit(&row));
+        finish();
     }
+}
+
+/// The table of the last query's rows.
+fn result() -> *mut pg_sys::SPITupleTable {
+    // SAFETY: a pointer of this process.
+    unsafe { pg_sys::SPI_tuptable }
+}
+
+fn rows(table: &pg_sys::SPITupleTable) -> impl Iterator<Item = Row> {
+    // SAFETY: a result has as many tuples as it says.
+    let tuples = unsafe { core::slice::from_raw_parts(table.vals, table.numvals as usize) };
+    tuples.iter().map(|&tuple| Row { tuple, descriptor: table.tupdesc })
 }
 
 /// A query whose result is read in batches: read-only, under the calling query's snapshot, without parallel workers.
@@ -105,37 +148,31 @@ pub struct QueryCursor(pg_sys::Portal);
 impl QueryCursor {
     pub fn open(query: &str) -> Self {
         let query = text::to_server(query);
-        // SAFETY: the query has no parameters; the portal lives until `drop`, or the transaction's abort.
-        unsafe {
-            connect();
-            let plan = pg_sys::SPI_prepare(query.as_ptr(), 0, core::ptr::null_mut());
-            if plan.is_null() {
-                pgrx::error!("could not prepare a query over the table");
-            }
-            QueryCursor(pg_sys::SPI_cursor_open(
-                core::ptr::null(),
-                plan,
-                core::ptr::null_mut(),
-                core::ptr::null(),
-                true,
-            ))
+        connect();
+        // SAFETY: the string outlives the call; the query has no parameters.
+        let plan = unsafe { pg_sys::SPI_prepare(query.as_ptr(), 0, core::ptr::null_mut()) };
+        if plan.is_null() {
+            pgrx::error!("could not prepare a query over the table");
         }
+        let (name, values, nulls) = (core::ptr::null(), core::ptr::null_mut(), core::ptr::null());
+        // SAFETY: a plan without parameters; the portal lives until `drop`, or the transaction's abort.
+        QueryCursor(unsafe { pg_sys::SPI_cursor_open(name, plan, values, nulls, true) })
     }
 
     /// Calls `visit` with the next rows, at most `limit`, and returns their number. The rows of one call are in memory
     /// together.
     pub fn fetch(&mut self, limit: usize, mut visit: impl FnMut(&Row)) -> usize {
-        // SAFETY: the portal is open, in the SPI connection that `open` made; the result table stays until it is freed.
-        unsafe {
-            pg_sys::SPI_cursor_fetch(self.0, true, limit as core::ffi::c_long);
-            let table = pg_sys::SPI_tuptable;
-            let rows = (*table).numvals as usize;
-            for at in 0..rows {
-                visit(&Row { tuple: *(*table).vals.add(at), descriptor: (*table).tupdesc });
-            }
-            pg_sys::SPI_freetuptable(table);
-            rows
+        // SAFETY: the portal is open, in the SPI connection that `open` made.
+        unsafe { pg_sys::SPI_cursor_fetch(self.0, true, limit as core::ffi::c_long) };
+        let (table, mut count) = (result(), 0);
+        // SAFETY: a query has a result, which stays until it is freed.
+        for row in rows(unsafe { &*table }) {
+            visit(&row);
+            count += 1;
         }
+        // SAFETY: the result of this fetch, which nobody reads any more.
+        unsafe { pg_sys::SPI_freetuptable(table) };
+        count
     }
 }
 
@@ -143,10 +180,8 @@ impl Drop for QueryCursor {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: opened in `open`; SPI connections made since were ended since.
-            unsafe {
-                pg_sys::SPI_cursor_close(self.0);
-                pg_sys::SPI_finish();
-            }
+            unsafe { pg_sys::SPI_cursor_close(self.0) };
+            finish();
         }
     }
 }
@@ -154,24 +189,27 @@ impl Drop for QueryCursor {
 /// Runs a statement that returns no rows, with the caller's privileges and in the caller's transaction.
 pub fn run(statement: &str) {
     let statement = text::to_server(statement);
-    // SAFETY: a C string that outlives the calls; an error ends the connection.
-    unsafe {
-        connect();
-        let code = pg_sys::SPI_execute(statement.as_ptr(), false, 0);
-        if code < 0 {
-            pgrx::error!("could not run a statement: SPI says {code}");
-        }
-        pg_sys::SPI_finish();
+    connect();
+    // SAFETY: a C string that outlives the call.
+    let code = unsafe { pg_sys::SPI_execute(statement.as_ptr(), false, 0) };
+    if code < 0 {
+        pgrx::error!("could not run a statement: SPI says {code}");
     }
+    finish();
 }
 
-/// # Safety
-/// The caller ends the connection with SPI_finish; an error ends it by itself.
-pub unsafe fn connect() {
+/// Begins a connection, which the caller ends with `finish`; an error ends it by itself.
+fn connect() {
     // SAFETY: called inside a transaction.
     if unsafe { pg_sys::SPI_connect() } != pg_sys::SPI_OK_CONNECT as i32 {
         pgrx::error!("could not connect to SPI");
     }
+}
+
+/// Ends the connection that was begun last, and frees its results.
+fn finish() {
+    // SAFETY: an error code where there is none.
+    unsafe { pg_sys::SPI_finish() };
 }
 
 impl Drop for Plan {

@@ -44,29 +44,31 @@ impl OuterContext {
     /// # Safety
     /// Called in a transaction, not in parallel mode.
     unsafe fn enter() -> Self {
+        // SAFETY: a pointer of this process.
+        let memory = unsafe { pg_sys::CurrentMemoryContext };
+        // SAFETY: a pointer of this process.
+        let owner = unsafe { pg_sys::CurrentResourceOwner };
         // SAFETY: the caller's promise; a subtransaction needs no name.
-        unsafe {
-            let before =
-                OuterContext { memory: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner };
-            pg_sys::BeginInternalSubTransaction(core::ptr::null());
-            pg_sys::MemoryContextSwitchTo(before.memory);
-            before
-        }
+        unsafe { pg_sys::BeginInternalSubTransaction(core::ptr::null()) };
+        // SAFETY: memory of the transaction around it, which outlives it.
+        unsafe { pg_sys::MemoryContextSwitchTo(memory) };
+        OuterContext { memory, owner }
     }
 
     /// # Safety
     /// The subtransaction that `enter` began is the current one.
     unsafe fn leave(self, is_done: bool) {
-        // SAFETY: the caller's promise; context and owner are those of the transaction around it, which still runs.
-        unsafe {
-            if is_done {
-                pg_sys::ReleaseCurrentSubTransaction();
-            } else {
-                pg_sys::RollbackAndReleaseCurrentSubTransaction();
-            }
-            pg_sys::MemoryContextSwitchTo(self.memory);
-            pg_sys::CurrentResourceOwner = self.owner;
+        if is_done {
+            // SAFETY: the caller's promise.
+            unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
         }
+        // SAFETY: memory of the transaction around it, which still runs.
+        unsafe { pg_sys::MemoryContextSwitchTo(self.memory) };
+        // SAFETY: a pointer of this process, and the owner of the transaction around it.
+        unsafe { pg_sys::CurrentResourceOwner = self.owner };
     }
 }
 

@@ -73,6 +73,7 @@ fn uncarry(text: &str) -> Vec<u8> {
 }
 
 /// An argument of type `text`.
+#[derive(Default)]
 pub struct Text(String);
 
 impl Text {
@@ -94,16 +95,16 @@ impl FromDatum for Text {
         if is_null {
             return None;
         }
-        // SAFETY: the caller vouches for a text, which is a varlena; what is copied is freed if it is a copy.
-        unsafe {
-            let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
-            let plain = pg_sys::pg_detoast_datum_packed(stored);
-            let text = from_server(pgrx::varlena::varlena_to_byte_slice(plain));
-            if plain != stored {
-                pg_sys::pfree(plain.cast());
-            }
-            Some(Text(text))
+        let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: the caller vouches for a text, which is a varlena.
+        let plain = unsafe { pg_sys::pg_detoast_datum_packed(stored) };
+        // SAFETY: detoasted, or stored so.
+        let text = from_server(unsafe { pgrx::varlena::varlena_to_byte_slice(plain) });
+        if plain != stored {
+            // SAFETY: a copy that was made for this call.
+            unsafe { pg_sys::pfree(plain.cast()) };
         }
+        Some(Text(text))
     }
 }
 
@@ -111,7 +112,7 @@ impl FromDatum for Text {
 unsafe impl<'fcx> ArgAbi<'fcx> for Text {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: the caller vouches for the argument's type. It is not NULL: those that may be are Option<Text>.
-        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_else(|| Text(String::new()))
+        unsafe { arg.unbox_arg_using_from_datum() }.unwrap_or_default()
     }
 }
 
@@ -126,22 +127,27 @@ unsafe extern "C-unwind" {
     fn errhint(format: *const c_char, ...) -> c_int;
 }
 
+/// A function of errmsg's kind, which replaces a string of the report that is being made.
+type Replace = unsafe extern "C-unwind" fn(*const c_char, ...) -> c_int;
+
 /// Wraps PostgreSQL's `CopyErrorData`, which pgrx calls after it has caught an error.
 ///
 /// # Safety
 /// As PostgreSQL's: called where an error was caught, outside of its memory context.
 #[unsafe(no_mangle)]
+#[expect(ffi_unwind_calls, reason = "pgrx calls PostgreSQL's function without a guard, and so does this one")]
 pub unsafe extern "C-unwind" fn __wrap_CopyErrorData() -> *mut pg_sys::ErrorData {
-    // SAFETY: the copy is this function's own, and its strings are NULL or palloc'd.
-    unsafe {
-        let copy = __real_CopyErrorData();
-        if !is_utf8() {
-            for text in [&mut (*copy).message, &mut (*copy).detail, &mut (*copy).hint] {
-                recode(text, |bytes| carry(bytes).into_bytes());
-            }
+    // SAFETY: the caller's promise.
+    let copy = unsafe { __real_CopyErrorData() };
+    if !is_utf8() {
+        // SAFETY: the copy is this function's own.
+        let report = unsafe { &mut *copy };
+        for text in [&mut report.message, &mut report.detail, &mut report.hint] {
+            // SAFETY: a copy's strings are NULL or palloc'd.
+            unsafe { recode(text, |bytes| carry(bytes).into_bytes()) };
         }
-        copy
     }
+    copy
 }
 
 /// Wraps PostgreSQL's `errfinish`, with which pgrx ends each error report.
@@ -149,27 +155,49 @@ pub unsafe extern "C-unwind" fn __wrap_CopyErrorData() -> *mut pg_sys::ErrorData
 /// # Safety
 /// As PostgreSQL's: called after `errstart` has returned true.
 #[unsafe(no_mangle)]
+#[expect(ffi_unwind_calls, reason = "an error jumps from here, over frames that own nothing")]
 pub unsafe extern "C-unwind" fn __wrap_errfinish(file: *const c_char, line: c_int, function: *const c_char) {
-    // SAFETY: a report is being made, whose strings `CopyErrorData` copies and the functions of errmsg's kind replace.
-    // No frame here owns anything when `errfinish` jumps.
-    unsafe {
-        if !is_utf8() {
-            let current = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
-            let copy = __real_CopyErrorData();
-            let set = |text: &mut *mut c_char,
-                       set: unsafe extern "C-unwind" fn(*const c_char, ...) -> c_int| {
-                if recode(text, |bytes| uncarry(&String::from_utf8_lossy(bytes))) {
-                    set(c"%s".as_ptr(), *text);
-                }
-            };
-            set(&mut (*copy).message, errmsg_internal);
-            set(&mut (*copy).detail, errdetail_internal);
-            set(&mut (*copy).hint, errhint);
-            pg_sys::FreeErrorData(copy);
-            pg_sys::MemoryContextSwitchTo(current);
-        }
-        __real_errfinish(file, line, function);
+    if !is_utf8() {
+        // SAFETY: the caller's promise.
+        unsafe { uncarry_report() };
     }
+    // SAFETY: the caller's promise.
+    unsafe { __real_errfinish(file, line, function) };
+}
+
+/// Gives the report that is being made the server's bytes.
+///
+/// # Safety
+/// As of `__wrap_errfinish`.
+#[expect(
+    ffi_unwind_calls,
+    reason = "pgrx calls PostgreSQL's functions of reports without a guard, and so does this one"
+)]
+unsafe fn uncarry_report() {
+    // SAFETY: a pointer of this process.
+    let lasting = unsafe { pg_sys::TopMemoryContext };
+    // SAFETY: memory that lives as long as the process. The copy must not lie in the report's own.
+    let current = unsafe { pg_sys::MemoryContextSwitchTo(lasting) };
+    // SAFETY: a report is being made.
+    let copy = unsafe { __real_CopyErrorData() };
+    // SAFETY: the copy is this function's own.
+    let report = unsafe { &mut *copy };
+    let texts: [(&mut *mut c_char, Replace); 3] = [
+        (&mut report.message, errmsg_internal),
+        (&mut report.detail, errdetail_internal),
+        (&mut report.hint, errhint),
+    ];
+    for (text, replace) in texts {
+        // SAFETY: a copy's strings are NULL or palloc'd.
+        if unsafe { recode(text, |bytes| uncarry(&String::from_utf8_lossy(bytes))) } {
+            // SAFETY: one argument, a C string, as the format says; it is copied into the report.
+            unsafe { replace(c"%s".as_ptr(), *text) };
+        }
+    }
+    // SAFETY: the copy, which nobody reads any more.
+    unsafe { pg_sys::FreeErrorData(copy) };
+    // SAFETY: the context that was current before.
+    unsafe { pg_sys::MemoryContextSwitchTo(current) };
 }
 
 /// Replaces a string by its recoded bytes; false if it is all ASCII.
@@ -180,16 +208,16 @@ unsafe fn recode(text: &mut *mut c_char, recoded: impl Fn(&[u8]) -> Vec<u8>) -> 
     if text.is_null() {
         return false;
     }
-    // SAFETY: the caller's promise; the new string is copied out of a vector that outlives the call.
-    unsafe {
-        let bytes = CStr::from_ptr(*text).to_bytes();
-        if bytes.is_ascii() {
-            return false;
-        }
-        let other = recoded(bytes);
-        pg_sys::pfree((*text).cast());
-        *text = pg_sys::pnstrdup(other.as_ptr().cast(), other.len());
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { CStr::from_ptr(*text) }.to_bytes();
+    if bytes.is_ascii() {
+        return false;
     }
+    let other = recoded(bytes);
+    // SAFETY: palloc'd, and nobody else's, by the caller's promise.
+    unsafe { pg_sys::pfree((*text).cast()) };
+    // SAFETY: the new string is copied out of a vector that outlives the call.
+    *text = unsafe { pg_sys::pnstrdup(other.as_ptr().cast(), other.len()) };
     true
 }
 

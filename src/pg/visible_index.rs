@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::list::{elements, list_of};
+use super::callback::{self, Function};
+use super::list::{elements, list_of, references};
 
 thread_local! {
     /// The index that stays visible, if the others of its table are hidden.
@@ -15,11 +16,9 @@ thread_local! {
 
 /// Installs the planner's hook, in `_PG_init`.
 pub fn initialise() {
-    // SAFETY: on the main thread, while the library is loaded.
-    unsafe {
-        NEXT.set(pg_sys::get_relation_info_hook);
-        pg_sys::get_relation_info_hook = Some(get_relation_info);
-    }
+    let hook = &raw mut pg_sys::get_relation_info_hook;
+    // SAFETY: PostgreSQL's hook, and the library is being loaded.
+    NEXT.set(unsafe { callback::install(hook, get_relation_info) });
 }
 
 /// Runs `query`, whose plans use no index of the table but `index` to order rows by an operator. Indexes of other kinds
@@ -43,19 +42,26 @@ unsafe extern "C-unwind" fn get_relation_info(
     is_parent: bool,
     description: *mut pg_sys::RelOptInfo,
 ) {
-    // SAFETY: PostgreSQL's own arguments; the list holds descriptions of the table's indexes.
-    unsafe {
-        if let Some(next) = NEXT.get() {
-            next(root, table, is_parent, description);
-        }
-        if let Some(only) = ONLY.get() {
-            let indexes = (*description).indexlist;
-            if elements::<pg_sys::IndexOptInfo>(indexes).any(|index| (*index).indexoid == only) {
-                let is_visible = |index: &*mut pg_sys::IndexOptInfo| {
-                    !(**index).amcanorderbyop || (**index).indexoid == only
-                };
-                (*description).indexlist = list_of(elements(indexes).filter(is_visible));
-            }
-        }
+    if let Some(next) = NEXT.get() {
+        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+        unsafe { next.call_next((root, table, is_parent, description)) };
+    }
+    if let Some(only) = ONLY.get() {
+        // SAFETY: the planner's description of a table, which is being made.
+        hide_others(unsafe { &mut *description }, only);
+    }
+}
+
+fn hide_others(table: &mut pg_sys::RelOptInfo, only: Oid) {
+    // SAFETY: the descriptions of the table's indexes, which are made and not changed here.
+    let mut indexes = unsafe { references::<pg_sys::IndexOptInfo>(table.indexlist) };
+    if indexes.any(|index| index.indexoid == only) {
+        let is_visible = |index: &*mut pg_sys::IndexOptInfo| {
+            // SAFETY: an element of the list of descriptions.
+            let index = unsafe { &**index };
+            !index.amcanorderbyop || index.indexoid == only
+        };
+        // SAFETY: the same list, of which another one is made.
+        table.indexlist = list_of(unsafe { elements(table.indexlist) }.filter(is_visible));
     }
 }

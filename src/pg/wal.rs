@@ -20,6 +20,22 @@ unsafe extern "C-unwind" {
     fn XLogInsert(rmid: pg_sys::RmgrId, info: u8) -> pg_sys::XLogRecPtr;
 }
 
+/// A section in which an error is a crash, so that no page is ever changed without its record.
+pub(super) struct CriticalSection(());
+
+impl CriticalSection {
+    pub fn begin() -> Self {
+        // SAFETY: a counter of this process.
+        unsafe { pg_sys::CritSectionCount += 1 };
+        CriticalSection(())
+    }
+
+    pub fn end(self) {
+        // SAFETY: a counter of this process, raised by `begin`.
+        unsafe { pg_sys::CritSectionCount -= 1 };
+    }
+}
+
 /// PostgreSQL's `MAX_GENERIC_XLOG_PAGES` (access/generic_xlog.h), a limit of the replay.
 const MAX_PAGES: usize = 4;
 
@@ -32,6 +48,7 @@ pub struct WalRecord {
 
 struct PageChange {
     buffer: pg_sys::Buffer,
+    page: pg_sys::Page,
     what: What,
 }
 
@@ -63,36 +80,39 @@ impl WalRecord {
         let buffer = lock.buffer();
         assert!(self.pages.len() < MAX_PAGES, "a WAL record has too many pages");
         assert!(self.pages.iter().all(|page| page.buffer != buffer), "a WAL record names a page twice");
-        self.pages.push(PageChange { buffer, what });
+        self.pages.push(PageChange { buffer, page: lock.page(), what });
     }
 
-    /// Applies the changes and logs them as one record.
+    /// Applies the changes and logs them as one record. The steps are those that access/transam/README prescribes
+    /// ("Write-Ahead Log Coding"): every buffer is exclusively locked by the caller and marked dirty before it is
+    /// registered. Nothing after the first change waits or allocates from PostgreSQL.
+    #[expect(ffi_unwind_calls, reason = "an error in a critical section ends the server: it does not unwind")]
     pub fn commit(self) {
         let is_logged = self.rel.needs_wal();
-        // SAFETY: the steps are those that access/transam/README prescribes ("Write-Ahead Log Coding"): every buffer is
-        // exclusively locked by the caller and marked dirty before it is registered; and from the first change on, an
-        // error is a crash, so that no page is ever changed without its record. Nothing in between waits or allocates
-        // from PostgreSQL, and the fragments stay where they are until the record is inserted.
-        unsafe {
-            if is_logged {
-                pg_sys::XLogBeginInsert();
-            }
-            pg_sys::CritSectionCount += 1;
-            for (block_id, change) in self.pages.iter().enumerate() {
-                change.apply();
-                MarkBufferDirty(change.buffer);
-                if is_logged {
-                    change.register(block_id as u8);
-                }
-            }
-            if is_logged {
-                let lsn = XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as pg_sys::RmgrId, 0);
-                for change in &self.pages {
-                    change.page().set_lsn(lsn);
-                }
-            }
-            pg_sys::CritSectionCount -= 1;
+        if is_logged {
+            // SAFETY: no other record is under construction: none is left between two calls of this function.
+            unsafe { pg_sys::XLogBeginInsert() };
         }
+        let critical = CriticalSection::begin();
+        for (block_id, change) in self.pages.iter().enumerate() {
+            // SAFETY: the caller holds the exclusive lock until this function returns.
+            unsafe { change.apply() };
+            // SAFETY: pinned and exclusively locked.
+            unsafe { MarkBufferDirty(change.buffer) };
+            if is_logged {
+                // SAFETY: the record was begun, the buffer is dirty, and `self` stays until the record is inserted.
+                unsafe { change.register(block_id as u8) };
+            }
+        }
+        if is_logged {
+            // SAFETY: the record was begun, and names its pages.
+            let lsn = unsafe { XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as pg_sys::RmgrId, 0) };
+            for change in &self.pages {
+                // SAFETY: the caller still holds the exclusive lock.
+                unsafe { change.page() }.set_lsn(lsn);
+            }
+        }
+        critical.end();
     }
 }
 
@@ -101,7 +121,7 @@ impl PageChange {
     /// The buffer is exclusively locked, and nobody else looks at the value.
     unsafe fn page(&self) -> PageMut<'_> {
         // SAFETY: the caller's promise.
-        unsafe { PageMut::new(pg_sys::BufferGetPage(self.buffer)) }
+        unsafe { PageMut::new(self.page) }
     }
 
     /// # Safety
@@ -121,20 +141,18 @@ impl PageChange {
     /// # Safety
     /// A record was begun, the buffer is exclusively locked and dirty, and the value stays until the record is
     /// inserted.
+    #[expect(ffi_unwind_calls, reason = "an error in a critical section ends the server: it does not unwind")]
     unsafe fn register(&self, block_id: u8) {
-        let standard = pg_sys::REGBUF_STANDARD as u8;
+        let whole = match &self.what {
+            What::Edit(_) => 0,
+            What::Create { .. } => pg_sys::REGBUF_FORCE_IMAGE as u8,
+        };
         // SAFETY: the caller's promise.
-        unsafe {
-            match &self.what {
-                What::Edit(Fragments(bytes)) => {
-                    XLogRegisterBuffer(block_id, self.buffer, standard);
-                    pg_sys::XLogRegisterBufData(block_id, bytes.as_ptr().cast_mut().cast(), bytes.len() as _);
-                }
-                What::Create { .. } => {
-                    let image = standard | pg_sys::REGBUF_FORCE_IMAGE as u8;
-                    XLogRegisterBuffer(block_id, self.buffer, image);
-                }
-            }
+        unsafe { XLogRegisterBuffer(block_id, self.buffer, pg_sys::REGBUF_STANDARD as u8 | whole) };
+        if let What::Edit(Fragments(bytes)) = &self.what {
+            let start = bytes.as_ptr().cast_mut().cast();
+            // SAFETY: the buffer was just registered, and the bytes stay by the caller's promise.
+            unsafe { pg_sys::XLogRegisterBufData(block_id, start, bytes.len() as _) };
         }
     }
 }

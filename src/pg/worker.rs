@@ -33,27 +33,25 @@ pub fn request(name: &str, main: &str, argument: u64) -> bool {
 /// Must be called first in a worker: connects to a database as the bootstrap superuser. From then on SIGTERM ends the
 /// process at its next check for interrupts, and nowhere else.
 pub fn connect(database: pg_sys::Oid) {
-    // SAFETY: called once, at the start of a background worker; `die` is PostgreSQL's own handler.
-    unsafe {
-        pqsignal(pg_sys::SIGTERM as i32, Some(die));
-        pg_sys::BackgroundWorkerUnblockSignals();
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
-    }
+    // SAFETY: PostgreSQL's own handler, in a background worker that has not unblocked signals yet.
+    unsafe { pqsignal(pg_sys::SIGTERM as i32, Some(die)) };
+    // SAFETY: the handler is installed.
+    unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
+    // SAFETY: called once, at the start of a background worker.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
 }
 
 /// Runs `work` in a transaction of its own. An error ends the process, as in any background worker.
 pub fn transaction<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: this process's own clock.
+    unsafe { pg_sys::SetCurrentStatementStartTimestamp() };
     // SAFETY: a connected background worker outside any transaction.
-    unsafe {
-        pg_sys::SetCurrentStatementStartTimestamp();
-        pg_sys::StartTransactionCommand();
-    }
+    unsafe { pg_sys::StartTransactionCommand() };
     let result = work();
     // SAFETY: the transaction was started above.
-    unsafe {
-        pg_sys::CommitTransactionCommand();
-        pg_sys::pgstat_report_stat(true);
-    }
+    unsafe { pg_sys::CommitTransactionCommand() };
+    // SAFETY: no transaction is running.
+    unsafe { pg_sys::pgstat_report_stat(true) };
     result
 }
 
@@ -67,11 +65,12 @@ pub fn report(activity: &str) {
 /// Sleeps until the time is over or the process's latch is set.
 pub fn nap(time: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: every process that is connected to a database has a latch.
-    unsafe {
-        let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
+    let milliseconds = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    // SAFETY: a pointer of this process, set when it was connected to a database.
+    let latch = unsafe { pg_sys::MyLatch };
+    // SAFETY: this process's latch.
+    unsafe { pg_sys::WaitLatch(latch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION) };
+    // SAFETY: this process's latch.
+    unsafe { pg_sys::ResetLatch(latch) };
     super::take_interrupts();
 }

@@ -57,6 +57,11 @@ impl PlanNode {
         !self.state().qual.is_null()
     }
 
+    /// Whether it must begin anew before it is asked for rows.
+    pub fn has_changed_parameters(self) -> bool {
+        !self.state().chgParam.is_null()
+    }
+
     pub fn left(self) -> Option<Self> {
         self.below(self.state().lefttree)
     }

@@ -4,9 +4,9 @@
 //! Rounded arithmetic never reverses the order of its argument, so such an expression is ordered wherever the distance
 //! is. A sum is left alone: `(embedding <-> $1) + 0` is how people keep PostgreSQL from using an index.
 
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys;
 
-use crate::pg::list::element;
+use crate::pg::expression::Expression;
 
 /// An index over one expression, as the planner knows it, and the table's place in the query.
 #[derive(Clone, Copy)]
@@ -15,13 +15,14 @@ pub struct IndexedDistance {
     index: *mut pg_sys::IndexOptInfo,
     /// The distance operator of the index's operator class.
     operator: pg_sys::Oid,
+    table: i32,
 }
 
 /// An expression that is monotonic in the distance to a vector.
 #[derive(Clone, Copy)]
 pub struct Monotonic {
     /// The vector.
-    pub query: *mut pg_sys::Node,
+    pub query: Expression,
     /// Whether it falls as the distance rises.
     pub falls: bool,
     /// Its value by the distance, where that needs constants only.
@@ -39,149 +40,122 @@ pub struct Linear {
 #[derive(Clone, Copy)]
 pub struct Radius {
     /// What the expression is compared with.
-    pub bound: *mut pg_sys::Node,
+    pub bound: Expression,
     pub linear: Linear,
 }
 
 impl IndexedDistance {
     /// # Safety
-    /// Both belong to the query that is being planned; the index is a faiss index.
+    /// Both belong to the query that is being planned, for as long as the value and its results are used; the index is a
+    /// faiss index.
     pub unsafe fn new(root: *mut pg_sys::PlannerInfo, index: *mut pg_sys::IndexOptInfo) -> Option<Self> {
-        // SAFETY: an index has at least one key column with its operator family and type.
-        let operator = unsafe {
-            let (family, of_type) = (*(*index).opfamily, *(*index).opcintype);
-            pg_sys::get_opfamily_member(family, of_type, of_type, 1)
+        // SAFETY: the caller's promise.
+        let about = unsafe { &*index };
+        // SAFETY: an index has at least one key column with its operator family.
+        let family = unsafe { *about.opfamily };
+        // SAFETY: and with its type.
+        let of_type = unsafe { *about.opcintype };
+        // SAFETY: looks a catalogue row up by its key.
+        let operator = unsafe { pg_sys::get_opfamily_member(family, of_type, of_type, 1) };
+        // SAFETY: an index has a table.
+        let table = unsafe { (*about.rel).relid } as i32;
+        (operator != pg_sys::InvalidOid).then_some(IndexedDistance { root, index, operator, table })
+    }
+
+    /// `expression` is one of the query that is being planned.
+    pub fn monotonic(&self, expression: Expression) -> Option<Monotonic> {
+        let function = expression.function()?;
+        let is_distance = match expression.as_a::<pg_sys::OpExpr>() {
+            Some(operation) => operation.opno == self.operator,
+            // SAFETY: looks a catalogue row up by its oid.
+            None => function == unsafe { pg_sys::get_opcode(self.operator) },
         };
-        (operator != pg_sys::InvalidOid).then_some(IndexedDistance { root, index, operator })
-    }
-
-    /// # Safety
-    /// `node` is an expression of the query that is being planned.
-    pub unsafe fn monotonic(&self, node: *mut pg_sys::Node) -> Option<Monotonic> {
-        // SAFETY: the tag says what a node is.
-        unsafe {
-            let (function, arguments) = match (*node).type_ {
-                NodeTag::T_OpExpr => {
-                    let operation: *mut pg_sys::OpExpr = node.cast();
-                    if (*operation).opno == self.operator {
-                        return self.distance((*operation).args);
-                    }
-                    (pg_sys::get_opcode((*operation).opno), (*operation).args)
-                }
-                NodeTag::T_FuncExpr => {
-                    let call: *mut pg_sys::FuncExpr = node.cast();
-                    if (*call).funcid == pg_sys::get_opcode(self.operator) {
-                        return self.distance((*call).args);
-                    }
-                    ((*call).funcid, (*call).args)
-                }
-                _ => return None,
-            };
-            self.arithmetic(function, arguments)
+        match is_distance {
+            true => self.distance(expression),
+            false => self.arithmetic(function.to_u32(), expression),
         }
     }
 
-    /// # Safety
-    /// `arguments` are those of a distance operator or its function.
-    unsafe fn distance(&self, arguments: *mut pg_sys::List) -> Option<Monotonic> {
-        // SAFETY: a distance has two arguments.
-        let (a, b): (*mut pg_sys::Node, *mut pg_sys::Node) =
-            unsafe { (element(arguments, 0), element(arguments, 1)) };
-        // SAFETY: the caller's promise. A distance is the same from either end.
-        let query = unsafe {
-            if pg_sys::match_index_to_operand(a, 0, self.index) {
-                b
-            } else if pg_sys::match_index_to_operand(b, 0, self.index) {
-                a
-            } else {
-                return None;
-            }
+    /// `call`: of the distance operator, or of its function.
+    fn distance(&self, call: Expression) -> Option<Monotonic> {
+        let (a, b) = both_arguments(call)?;
+        // A distance is the same from either end.
+        let query = match (self.is_indexed(a), self.is_indexed(b)) {
+            (true, _) => b,
+            (false, true) => a,
+            (false, false) => return None,
         };
-        // SAFETY: as above.
-        unsafe { self.is_constant(query) }.then_some(Monotonic {
-            query,
-            falls: false,
-            linear: Some(Linear { scale: 1.0, offset: 0.0 }),
-        })
+        let linear = Some(Linear { scale: 1.0, offset: 0.0 });
+        self.is_constant(query).then_some(Monotonic { query, falls: false, linear })
     }
 
-    /// # Safety
-    /// `arguments` are those of a call of `function`.
-    unsafe fn arithmetic(&self, function: pg_sys::Oid, arguments: *mut pg_sys::List) -> Option<Monotonic> {
-        // SAFETY: these functions have one or two arguments.
-        unsafe {
-            let argument = |at| -> *mut pg_sys::Node { element(arguments, at) };
-            let function = function.to_u32();
-            match function {
-                pg_sys::F_FLOAT8UM => {
-                    return self.monotonic(argument(0)).map(|inner| inner.then(-1.0, Some(0.0)));
-                }
-                pg_sys::F_FLOAT8MI | pg_sys::F_FLOAT8MUL | pg_sys::F_FLOAT8DIV => (),
-                _ => return None,
+    fn is_indexed(&self, expression: Expression) -> bool {
+        // SAFETY: an expression and an index of the same query (contract of `new`).
+        unsafe { pg_sys::match_index_to_operand(expression.as_ptr(), 0, self.index) }
+    }
+
+    /// `call`: of `function`.
+    fn arithmetic(&self, function: u32, call: Expression) -> Option<Monotonic> {
+        match function {
+            pg_sys::F_FLOAT8UM => {
+                let inner = self.monotonic(call.arguments().next()?)?;
+                return Some(inner.then(-1.0, Some(0.0)));
             }
-            let (left, right) = (argument(0), argument(1));
-            let (inner, other, distance_is_left) = match self.monotonic(left) {
-                Some(inner) => (inner, right, true),
-                None => (self.monotonic(right)?, left, false),
-            };
-            if !self.is_constant(other) {
-                return None;
+            pg_sys::F_FLOAT8MI | pg_sys::F_FLOAT8MUL | pg_sys::F_FLOAT8DIV => (),
+            _ => return None,
+        }
+        let (left, right) = both_arguments(call)?;
+        let (inner, other, distance_is_left) = match self.monotonic(left) {
+            Some(inner) => (inner, right, true),
+            None => (self.monotonic(right)?, left, false),
+        };
+        if !self.is_constant(other) {
+            return None;
+        }
+        let constant = float8(other).filter(|value| value.is_finite());
+        match function {
+            pg_sys::F_FLOAT8MI if distance_is_left => Some(inner.then(1.0, constant.map(|value| -value))),
+            pg_sys::F_FLOAT8MI => Some(inner.then(-1.0, constant)),
+            // The sign of a parameter is not known.
+            pg_sys::F_FLOAT8MUL => Some(inner.then(constant.filter(|&value| value != 0.0)?, Some(0.0))),
+            _ if distance_is_left => {
+                Some(inner.then(1.0 / constant.filter(|&value| value != 0.0)?, Some(0.0)))
             }
-            let constant = float8(other).filter(|value| value.is_finite());
-            match function {
-                pg_sys::F_FLOAT8MI if distance_is_left => Some(inner.then(1.0, constant.map(|value| -value))),
-                pg_sys::F_FLOAT8MI => Some(inner.then(-1.0, constant)),
-                // The sign of a parameter is not known.
-                pg_sys::F_FLOAT8MUL => Some(inner.then(constant.filter(|&value| value != 0.0)?, Some(0.0))),
-                _ if distance_is_left => {
-                    Some(inner.then(1.0 / constant.filter(|&value| value != 0.0)?, Some(0.0)))
-                }
-                _ => None,
-            }
+            _ => None,
         }
     }
 
-    /// The radius that a condition sets around `query`, if it is one.
-    ///
-    /// # Safety
-    /// `condition` and `query` are expressions of the query that is being planned.
-    pub unsafe fn radius(&self, condition: *mut pg_sys::Node, query: *mut pg_sys::Node) -> Option<Radius> {
-        // SAFETY: the tag says what a node is; a comparison has two arguments.
-        unsafe {
-            if (*condition).type_ != NodeTag::T_OpExpr {
-                return None;
-            }
-            let comparison: *mut pg_sys::OpExpr = condition.cast();
-            let is_less = match pg_sys::get_opcode((*comparison).opno).to_u32() {
-                pg_sys::F_FLOAT8LT | pg_sys::F_FLOAT8LE => true,
-                pg_sys::F_FLOAT8GT | pg_sys::F_FLOAT8GE => false,
-                _ => return None,
-            };
-            let argument = |at| -> *mut pg_sys::Node { element((*comparison).args, at) };
-            let (left, right) = (argument(0), argument(1));
-            let (inner, bound, is_upper) = match self.monotonic(left) {
-                Some(inner) => (inner, right, is_less),
-                None => (self.monotonic(right)?, left, !is_less),
-            };
-            let linear = inner.linear?;
-            let bounds_distance = is_upper != inner.falls && self.is_constant(bound);
-            (bounds_distance && pg_sys::equal(inner.query.cast(), query.cast()))
-                .then_some(Radius { bound, linear })
-        }
+    /// The radius that a condition sets around `query`, if it is one. Both are of the query that is being planned.
+    pub fn radius(&self, condition: Expression, query: Expression) -> Option<Radius> {
+        condition.as_a::<pg_sys::OpExpr>()?;
+        let is_less = match condition.function()?.to_u32() {
+            pg_sys::F_FLOAT8LT | pg_sys::F_FLOAT8LE => true,
+            pg_sys::F_FLOAT8GT | pg_sys::F_FLOAT8GE => false,
+            _ => return None,
+        };
+        let (left, right) = both_arguments(condition)?;
+        let (inner, bound, is_upper) = match self.monotonic(left) {
+            Some(inner) => (inner, right, is_less),
+            None => (self.monotonic(right)?, left, !is_less),
+        };
+        let linear = inner.linear?;
+        let bounds_distance = is_upper != inner.falls && self.is_constant(bound);
+        (bounds_distance && inner.query.equals(query)).then_some(Radius { bound, linear })
     }
 
     /// The same for every row: neither a column of the table nor volatile.
-    ///
-    /// # Safety
-    /// `node` is an expression of the query that is being planned.
-    pub unsafe fn is_constant(&self, node: *mut pg_sys::Node) -> bool {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let table = (*(*self.index).rel).relid as i32;
-            !pg_sys::bms_is_member(table, pg_sys::pull_varnos(self.root, node))
-                && !pg_sys::contain_volatile_functions(node)
-        }
+    fn is_constant(&self, expression: Expression) -> bool {
+        // SAFETY: an expression of the query (contract of `new`).
+        let tables = unsafe { pg_sys::pull_varnos(self.root, expression.as_ptr()) };
+        // SAFETY: the set that was just made.
+        let is_of_table = unsafe { pg_sys::bms_is_member(self.table, tables) };
+        !is_of_table && !expression.is_volatile()
     }
+}
+
+fn both_arguments(call: Expression) -> Option<(Expression, Expression)> {
+    let mut arguments = call.arguments();
+    arguments.next().zip(arguments.next())
 }
 
 impl Monotonic {
@@ -205,16 +179,6 @@ impl Linear {
 }
 
 /// The value of a constant of type float8.
-///
-/// # Safety
-/// `node` is an expression.
-pub unsafe fn float8(node: *mut pg_sys::Node) -> Option<f64> {
-    // SAFETY: the tag and the type say what the value is.
-    unsafe {
-        let constant: *mut pg_sys::Const = node.cast();
-        let is_value = (*node).type_ == NodeTag::T_Const
-            && !(*constant).constisnull
-            && (*constant).consttype == pg_sys::FLOAT8OID;
-        is_value.then(|| f64::from_bits((*constant).constvalue.value() as u64))
-    }
+pub fn float8(expression: Expression) -> Option<f64> {
+    expression.constant(pg_sys::FLOAT8OID).map(|value| f64::from_bits(value.value() as u64))
 }

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::distance_expression::{Linear, float8};
-use super::plan::NAME;
+use super::plan::{NAME, index_of, plan_of};
 use super::run::{Executor, Run, start};
 use crate::am::distance_operator::DistanceOperator;
 use crate::am::expected_rows;
 use crate::pg::error::OrRaise;
+use crate::pg::expression::Expression;
 use crate::pg::list::{element, elements, list_of};
 use crate::pg::relation::Rel;
 
@@ -58,13 +59,13 @@ unsafe impl Sync for Methods {}
 
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn create(_scan: *mut pg_sys::CustomScan) -> *mut pg_sys::Node {
-    // SAFETY: zeroed memory of the executor's is a node once it has its tag.
-    unsafe {
-        let node: *mut Node = pg_sys::palloc0(size_of::<Node>()).cast();
-        (*node).custom.ss.ps.type_ = pg_sys::NodeTag::T_CustomScanState;
-        (*node).custom.methods = &raw const EXECUTE.0;
-        node.cast()
-    }
+    // SAFETY: raises an error where there is no memory.
+    let node: *mut Node = unsafe { pg_sys::palloc0(size_of::<Node>()) }.cast();
+    // SAFETY: zeroed memory of that size is a node once it has its tag.
+    let custom = unsafe { &mut (*node).custom };
+    custom.ss.ps.type_ = pg_sys::NodeTag::T_CustomScanState;
+    custom.methods = &raw const EXECUTE.0;
+    node.cast()
 }
 
 #[pgrx::pg_guard]
@@ -73,47 +74,65 @@ unsafe extern "C-unwind" fn begin(
     estate: *mut pg_sys::EState,
     flags: i32,
 ) {
-    // SAFETY: `plan_path` made the plan, `create` the node; PostgreSQL has opened the table.
-    unsafe {
-        let plan: *mut pg_sys::CustomScan = (*node).ss.ps.plan.cast();
-        let start = |child| pg_sys::ExecInitNode(child, estate, flags);
-        (*node).custom_ps = list_of(elements((*plan).custom_plans).map(start));
-        if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
-            return;
-        }
-        use_table_slots(node, estate);
-        let index: *mut pg_sys::Integer = element((*plan).custom_private, 0);
-        let index = pg_sys::Oid::from((*index).ival.cast_unsigned());
-        let entry: *mut pg_sys::RangeTblEntry =
-            element((*estate).es_range_table, (*plan).scan.scanrelid as usize - 1);
-        let index = pg_sys::index_open(index, (*entry).rellockmode);
-        let expressions: Vec<*mut pg_sys::Expr> = elements((*plan).custom_exprs).collect();
-        let parent = &raw mut (*node).ss.ps;
-        let compile = |at: usize| pg_sys::ExecInitExpr(expressions[at], parent);
-        let radius = (expressions.len() > 2).then(|| {
-            let constant = |at: usize| float8(expressions[at].cast()).unwrap_or(f64::NAN);
-            (compile(2), Linear { scale: constant(3), offset: constant(4) })
-        });
-        // While rows are locked, PostgreSQL checks the conditions on their new versions; else they are checked before
-        // rows are sorted.
-        let filter = if (*estate).es_epq_active.is_null() {
-            std::mem::replace(&mut (*node).ss.ps.qual, core::ptr::null_mut())
-        } else {
-            core::ptr::null_mut()
-        };
-        let state = State {
-            index,
-            operator: Rc::new(DistanceOperator::of(Rel::new(index))),
-            query: compile(1),
-            radius,
-            filter,
-            is_volatile: pg_sys::contain_volatile_functions((*plan).scan.plan.qual.cast()),
-            has_run_child: false,
-            run: None,
-        };
-        let state = PgMemoryContexts::For((*estate).es_query_cxt).leak_and_drop_on_delete(state);
-        (*node.cast::<Node>()).state = state;
+    // SAFETY: `create` made the node.
+    let plan = unsafe { plan_of(node) };
+    // SAFETY: a child's plan, for the executor that initialises this node.
+    let start = |child| unsafe { pg_sys::ExecInitNode(child, estate, flags) };
+    // SAFETY: the list of the children's plans.
+    let children = list_of(unsafe { elements(plan.custom_plans) }.map(start));
+    // SAFETY: the node is being initialised here.
+    unsafe { (*node).custom_ps = children };
+    if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 != 0 {
+        return;
     }
+    // SAFETY: the node is being initialised, and PostgreSQL has opened its table.
+    unsafe { use_table_slots(node, estate) };
+    // SAFETY: the executor that initialises this node.
+    let executor = unsafe { &*estate };
+    let index = open_index(plan, executor);
+    // SAFETY: the plan's list of expressions.
+    let expressions: Vec<Expression> = unsafe { Expression::all(plan.custom_exprs) }.collect();
+    let parent: *mut pg_sys::PlanState = node.cast();
+    // SAFETY: an expression of the plan, and the node that evaluates it.
+    let compile = |at: usize| unsafe { pg_sys::ExecInitExpr(expressions[at].as_ptr().cast(), parent) };
+    let radius = (expressions.len() > 2).then(|| {
+        let constant = |at: usize| float8(expressions[at]).unwrap_or(f64::NAN);
+        (compile(2), Linear { scale: constant(3), offset: constant(4) })
+    });
+    // While rows are locked, PostgreSQL checks the conditions on their new versions; else they are checked before rows
+    // are sorted.
+    let filter = match executor.es_epq_active.is_null() {
+        // SAFETY: the node is being initialised here.
+        true => std::mem::replace(unsafe { &mut (*node).ss.ps.qual }, core::ptr::null_mut()),
+        false => core::ptr::null_mut(),
+    };
+    let state = State {
+        index: index.as_ptr(),
+        operator: Rc::new(DistanceOperator::of(index)),
+        query: compile(1),
+        radius,
+        filter,
+        // SAFETY: the plan's conditions.
+        is_volatile: unsafe { pg_sys::contain_volatile_functions(plan.scan.plan.qual.cast()) },
+        has_run_child: false,
+        run: None,
+    };
+    let state = PgMemoryContexts::For(executor.es_query_cxt).leak_and_drop_on_delete(state);
+    // SAFETY: `create` made the node with a place for it.
+    unsafe { (*node.cast::<Node>()).state = state };
+}
+
+/// Opens the index that a plan searches, under the lock that the query holds on its table.
+fn open_index(plan: &pg_sys::CustomScan, executor: &pg_sys::EState) -> Rel {
+    let number = plan.scan.scanrelid as usize;
+    // SAFETY: the executor has an entry for each table of the query.
+    let entry: *mut pg_sys::RangeTblEntry = unsafe { element(executor.es_range_table, number - 1) };
+    // SAFETY: an entry for a table.
+    let mode = unsafe { (*entry).rellockmode };
+    // SAFETY: an error where it does not exist.
+    let index = unsafe { pg_sys::index_open(index_of(plan), mode) };
+    // SAFETY: open until the node ends.
+    unsafe { Rel::new(index) }
 }
 
 /// PostgreSQL gives custom scans slots for rows that they make; this one fetches rows of the table. So what PostgreSQL
@@ -122,21 +141,29 @@ unsafe extern "C-unwind" fn begin(
 /// # Safety
 /// The node is being initialised.
 unsafe fn use_table_slots(node: *mut pg_sys::CustomScanState, estate: *mut pg_sys::EState) {
+    let scan: *mut pg_sys::ScanState = node.cast();
+    // SAFETY: the caller's promise.
+    let table = unsafe { (*scan).ss_currentRelation };
+    // SAFETY: the table is open.
+    let rows = unsafe { (*table).rd_att };
+    // SAFETY: the table is open.
+    let callbacks = unsafe { pg_sys::table_slot_callbacks(table) };
     // SAFETY: as `ExecInitCustomScan` of executor/nodeCustom.c does.
-    unsafe {
-        let scan = &raw mut (*node).ss;
-        let table = (*scan).ss_currentRelation;
-        let callbacks = pg_sys::table_slot_callbacks(table);
-        pg_sys::ExecInitScanTupleSlot(estate, scan, (*table).rd_att, callbacks);
-        pg_sys::ExecAssignScanProjectionInfo(scan);
-        (*scan).ps.qual = pg_sys::ExecInitQual((*(*scan).ps.plan).qual, &raw mut (*scan).ps);
-    }
+    unsafe { pg_sys::ExecInitScanTupleSlot(estate, scan, rows, callbacks) };
+    // SAFETY: the slot was just made.
+    unsafe { pg_sys::ExecAssignScanProjectionInfo(scan) };
+    // SAFETY: a node of ours.
+    let conditions = unsafe { plan_of(node) }.scan.plan.qual;
+    // SAFETY: the plan's conditions, and the node that evaluates them.
+    let filter = unsafe { pg_sys::ExecInitQual(conditions, node.cast()) };
+    // SAFETY: the caller's promise.
+    unsafe { (*scan).ps.qual = filter };
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn next_slot(node: *mut pg_sys::CustomScanState) -> *mut pg_sys::TupleTableSlot {
     // SAFETY: an initialised node.
-    unsafe { pg_sys::ExecScan(&raw mut (*node).ss, Some(next_row), Some(recheck)) }
+    unsafe { pg_sys::ExecScan(node.cast(), Some(next_row), Some(recheck)) }
 }
 
 /// Of a row's new version PostgreSQL checks all conditions anyway.
@@ -150,12 +177,15 @@ unsafe extern "C-unwind" fn recheck(
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn next_row(scan: *mut pg_sys::ScanState) -> *mut pg_sys::TupleTableSlot {
-    // SAFETY: the state is this node's own, and nobody else uses it during the call.
-    let (node, state) = unsafe { (scan.cast::<Node>(), &mut *(*scan.cast::<Node>()).state) };
+    let node = scan.cast::<Node>();
+    // SAFETY: an initialised node, whose state nobody else uses during the call.
+    let Some(state) = (unsafe { state_of(node) }) else {
+        pgrx::error!("a scan that was not begun is asked for a row");
+    };
     // SAFETY: an initialised node.
     let executor = unsafe { Executor::of(node, state) };
     if state.run.is_none() {
-        // SAFETY: as above.
+        // SAFETY: an initialised node.
         state.run = Some(unsafe { start(node, state, false) }.or_raise());
     }
     while let Some(run) = state.run.as_mut() {
@@ -174,10 +204,10 @@ unsafe extern "C-unwind" fn next_row(scan: *mut pg_sys::ScanState) -> *mut pg_sy
         if run.is_over {
             break;
         }
-        // SAFETY: as above.
+        // SAFETY: an initialised node, whose slot is free for the next row.
         let is_patient = unsafe { executor.collect(run) }.or_raise();
         if !is_patient {
-            // SAFETY: as above.
+            // SAFETY: an initialised node.
             state.run = Some(unsafe { start(node, state, true) }.or_raise());
         }
     }
@@ -187,37 +217,57 @@ unsafe extern "C-unwind" fn next_row(scan: *mut pg_sys::ScanState) -> *mut pg_sy
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn rescan(node: *mut pg_sys::CustomScanState) {
-    // SAFETY: an initialised node; the state is its own.
-    unsafe {
-        end_run(&mut *(*node.cast::<Node>()).state);
-        for child in elements::<pg_sys::PlanState>((*node).custom_ps) {
-            if !(*node).ss.ps.chgParam.is_null() {
-                pg_sys::UpdateChangedParamSet(child, (*node).ss.ps.chgParam);
-            }
-        }
-        pg_sys::ExecScanReScan(&raw mut (*node).ss);
+    // SAFETY: an initialised node, whose state nobody else uses during the call.
+    if let Some(state) = unsafe { state_of(node.cast()) } {
+        end_run(state);
     }
+    // SAFETY: an initialised node.
+    let children = unsafe { (*node).custom_ps };
+    // SAFETY: an initialised node.
+    let changed = unsafe { (*node).ss.ps.chgParam };
+    // SAFETY: the list of the node's children.
+    for child in unsafe { elements::<pg_sys::PlanState>(children) } {
+        if !changed.is_null() {
+            // SAFETY: a child, and the parameters that have changed for this node.
+            unsafe { pg_sys::UpdateChangedParamSet(child, changed) };
+        }
+    }
+    // SAFETY: an initialised node.
+    unsafe { pg_sys::ExecScanReScan(node.cast()) };
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn end(node: *mut pg_sys::CustomScanState) {
     // SAFETY: an initialised node, or one that was only made for EXPLAIN.
-    unsafe {
-        for child in elements((*node).custom_ps) {
-            pg_sys::ExecEndNode(child);
-        }
-        if let Some(state) = (*node.cast::<Node>()).state.as_mut() {
-            end_run(state);
-            pg_sys::index_close(state.index, pg_sys::NoLock as pg_sys::LOCKMODE);
-        }
+    let children = unsafe { (*node).custom_ps };
+    // SAFETY: the list of the node's children.
+    for child in unsafe { elements(children) } {
+        // SAFETY: initialised with the node.
+        unsafe { pg_sys::ExecEndNode(child) };
+    }
+    // SAFETY: a node of ours, whose state nobody else uses during the call.
+    if let Some(state) = unsafe { state_of(node.cast()) } {
+        end_run(state);
+        // SAFETY: opened in `begin`.
+        unsafe { pg_sys::index_close(state.index, pg_sys::NoLock as pg_sys::LOCKMODE) };
     }
 }
 
+/// None for a node that was only made for EXPLAIN.
+///
 /// # Safety
+/// `node` is one of ours, and no other reference to its state is in use.
+unsafe fn state_of<'a>(node: *mut Node) -> Option<&'a mut State> {
+    // SAFETY: the caller's promise.
+    let state = unsafe { (*node).state };
+    // SAFETY: null, or what `begin` put there, which lives as long as the executor's memory.
+    unsafe { state.as_mut() }
+}
+
 /// The index is open.
-unsafe fn end_run(state: &mut State) {
+fn end_run(state: &mut State) {
     if let Some(rows) = state.run.take().and_then(|run| run.returned_rows) {
-        // SAFETY: the caller's promise.
+        // SAFETY: opened in `begin`, and closed in `end`.
         expected_rows::remember(unsafe { Rel::new(state.index) }.oid(), rows);
     }
 }

@@ -11,7 +11,10 @@ use super::execute;
 use super::order::{Ordering, ordering};
 use crate::am::cost::amcostestimate;
 use crate::am::plan_hint;
-use crate::pg::list::{element, elements, list_of};
+use crate::pg::callback::{self, Function};
+use crate::pg::expression::Expression;
+use crate::pg::list::{element, elements, list_of, references};
+use crate::pg::{node, settings};
 
 /// As EXPLAIN shows it.
 pub const NAME: &CStr = c"FaissScan";
@@ -40,12 +43,11 @@ thread_local! {
 
 /// Installs the planner's hook, in `_PG_init`.
 pub fn initialise() {
-    // SAFETY: on the main thread, while the library is loaded.
-    unsafe {
-        NEXT.set(pg_sys::set_rel_pathlist_hook);
-        pg_sys::set_rel_pathlist_hook = Some(set_rel_pathlist);
-        pg_sys::RegisterCustomScanMethods(&raw const SCAN_METHODS.0);
-    }
+    let hook = &raw mut pg_sys::set_rel_pathlist_hook;
+    // SAFETY: PostgreSQL's hook, and the library is being loaded.
+    NEXT.set(unsafe { callback::install(hook, set_rel_pathlist) });
+    // SAFETY: the methods are static.
+    unsafe { pg_sys::RegisterCustomScanMethods(&raw const SCAN_METHODS.0) };
 }
 
 #[pgrx::pg_guard]
@@ -55,18 +57,18 @@ unsafe extern "C-unwind" fn set_rel_pathlist(
     number: pg_sys::Index,
     entry: *mut pg_sys::RangeTblEntry,
 ) {
-    // SAFETY: PostgreSQL's own arguments.
-    unsafe {
-        if let Some(next) = NEXT.get() {
-            next(root, table, number, entry);
-        }
-        let is_table = (*entry).rtekind == pg_sys::RTEKind::RTE_RELATION
-            && !(*entry).inh
-            && (*entry).tablesample.is_null()
-            && !pg_sys::is_dummy_rel(table);
-        if is_table && pg_sys::enable_indexscan {
-            add_paths(root, table);
-        }
+    if let Some(next) = NEXT.get() {
+        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+        unsafe { next.call_next((root, table, number, entry)) };
+    }
+    // SAFETY: the table's entry in the query.
+    let entry = unsafe { &*entry };
+    let is_table =
+        entry.rtekind == pg_sys::RTEKind::RTE_RELATION && !entry.inh && entry.tablesample.is_null();
+    // SAFETY: PostgreSQL's own argument.
+    if is_table && settings::enable_indexscan() && !unsafe { pg_sys::is_dummy_rel(table) } {
+        // SAFETY: a table of the query, whose other paths are made.
+        unsafe { add_paths(root, table) };
     }
 }
 
@@ -75,36 +77,55 @@ unsafe extern "C-unwind" fn set_rel_pathlist(
 /// # Safety
 /// `table` is a table of the query that `root` plans, whose other paths are made.
 unsafe fn add_paths(root: *mut pg_sys::PlannerInfo, table: *mut pg_sys::RelOptInfo) {
-    // SAFETY: lists of the planner's nodes.
-    unsafe {
-        let (wanted, indexes) = ((*root).query_pathkeys, (*table).indexlist);
-        if wanted.is_null() {
-            return;
+    // SAFETY: the caller's promise.
+    let wanted = unsafe { (*root).query_pathkeys };
+    // SAFETY: a list of path keys, which stays as it is.
+    let mut keys = unsafe { elements::<pg_sys::PathKey>(wanted) };
+    let Some(first) = keys.next() else {
+        return;
+    };
+    let has_more_keys = keys.next().is_some();
+    // SAFETY: the caller's promise.
+    let indexes = unsafe { (*table).indexlist };
+    // SAFETY: a list of indexes, which is put back as it was where it is replaced (`bitmap_path`).
+    for index in unsafe { elements::<pg_sys::IndexOptInfo>(indexes) } {
+        // SAFETY: an index of the query that is being planned.
+        if !unsafe { is_usable(root, index) } {
+            continue;
         }
-        for index in elements::<pg_sys::IndexOptInfo>(indexes) {
-            let is_faiss = (*index).amcostestimate.is_some_and(|estimate| {
-                std::ptr::fn_addr_eq(
-                    estimate,
-                    amcostestimate as unsafe extern "C-unwind" fn(_, _, _, _, _, _, _, _),
-                )
-            });
-            let hint = plan_hint::is_filtered(root, (*index).indexoid);
-            if !is_faiss
-                || (*index).hypothetical
-                || (!(*index).indpred.is_null() && !(*index).predOK)
-                || hint == Some(false)
-            {
-                continue;
-            }
-            let key: *mut pg_sys::PathKey = element(wanted, 0);
-            if let Some(order) = IndexedDistance::new(root, index)
-                && let Some(ordering) = ordering(&order, table, key)
-                && (!ordering.is_plain || !(*table).baserestrictinfo.is_null() || (*wanted).length > 1)
-            {
-                add_path(root, table, index, &order, &ordering, key);
-            }
+        // SAFETY: a faiss index of the query that is being planned.
+        let Some(order) = (unsafe { IndexedDistance::new(root, index) }) else {
+            continue;
+        };
+        // SAFETY: the caller's promise; nothing changes the table while it is looked at.
+        let about = unsafe { &*table };
+        // SAFETY: a path key of the query.
+        let key = unsafe { &*first };
+        // SAFETY: of the query that is being planned.
+        if let Some(ordering) = unsafe { ordering(&order, about, key) }
+            && (!ordering.is_plain || !about.baserestrictinfo.is_null() || has_more_keys)
+        {
+            // SAFETY: of the query that is being planned.
+            unsafe { add_path(root, table, index, &order, &ordering, first) };
         }
     }
+}
+
+/// Whether it is a faiss index that may answer the query.
+///
+/// # Safety
+/// `index` belongs to the query that `root` plans.
+unsafe fn is_usable(root: *const pg_sys::PlannerInfo, index: *const pg_sys::IndexOptInfo) -> bool {
+    // SAFETY: the caller's promise.
+    let index = unsafe { &*index };
+    let is_faiss = index.amcostestimate.is_some_and(|estimate| {
+        std::ptr::fn_addr_eq(estimate, amcostestimate as unsafe extern "C-unwind" fn(_, _, _, _, _, _, _, _))
+    });
+    is_faiss
+        && !index.hypothetical
+        && (index.indpred.is_null() || index.predOK)
+        // SAFETY: the caller's promise.
+        && unsafe { plan_hint::is_filtered(root, index.indexoid) } != Some(false)
 }
 
 /// # Safety
@@ -117,72 +138,76 @@ unsafe fn add_path(
     ordering: &Ordering,
     key: *mut pg_sys::PathKey,
 ) {
-    // SAFETY: the node's memory is the planner's; its fields are set as PostgreSQL's own path functions do
-    // (optimizer/util/pathnode.c).
-    unsafe {
-        let outer = (*table).lateral_relids;
-        let bitmap = bitmap_path(root, table, outer);
-        let radius = radius(order, table, ordering.monotonic.query);
-        let work = Work { root, table, index, bitmap, has_radius: radius.is_some() };
-        let mut path = pgrx::PgBox::<pg_sys::CustomPath>::alloc_node(NodeTag::T_CustomPath);
-        path.path.pathtype = NodeTag::T_CustomScan;
-        path.path.parent = table;
-        path.path.pathtarget = (*table).reltarget;
-        path.path.param_info = pg_sys::get_baserel_parampathinfo(root, table, outer);
-        path.path.rows = (*table).rows;
-        path.path.pathkeys = list_of([key]);
-        // A hinted index is to be taken, whatever it costs.
-        let is_hinted = plan_hint::is_filtered(root, (*index).indexoid).is_some();
-        (path.path.startup_cost, path.path.total_cost) = if is_hinted { (0.0, 0.0) } else { cost::of(&work) };
-        path.flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
-        if let Some(bitmap) = bitmap {
-            path.custom_paths = list_of([bitmap]);
-        }
-        path.custom_private = private(index, ordering, radius);
-        path.methods = &raw const PATH_METHODS.0;
-        if ordering.is_plain && !(*table).baserestrictinfo.is_null() {
-            remove_index_scans(table, index);
-        }
-        pg_sys::add_path(table, path.into_pg().cast());
+    // SAFETY: the caller's promise.
+    let index_oid = unsafe { (*index).indexoid };
+    // SAFETY: the node's memory is the planner's, and the tag belongs to the type. Its fields are set as PostgreSQL's
+    // own path functions do (optimizer/util/pathnode.c).
+    let mut path = unsafe { pgrx::PgBox::<pg_sys::CustomPath>::alloc_node(NodeTag::T_CustomPath) };
+    path.path.pathtype = NodeTag::T_CustomScan;
+    path.path.parent = table;
+    // SAFETY: the caller's promise; nothing changes the table while it is looked at.
+    let about = unsafe { &*table };
+    path.path.pathtarget = about.reltarget;
+    path.path.rows = about.rows;
+    path.path.pathkeys = list_of([key]);
+    let (outer, has_conditions) = (about.lateral_relids, !about.baserestrictinfo.is_null());
+    // SAFETY: the table's conditions.
+    let radius = unsafe { radius(order, about, ordering.monotonic.query) };
+    // SAFETY: the caller's promise.
+    path.path.param_info = unsafe { pg_sys::get_baserel_parampathinfo(root, table, outer) };
+    // SAFETY: the caller's promise.
+    let bitmap = unsafe { bitmap_path(root, table, outer) };
+    // SAFETY: the caller's promise. A hinted index is to be taken, whatever it costs.
+    let is_hinted = unsafe { plan_hint::is_filtered(root, index_oid) }.is_some();
+    (path.path.startup_cost, path.path.total_cost) = if is_hinted {
+        (0.0, 0.0)
+    } else {
+        // SAFETY: everything belongs to the same query.
+        unsafe { cost::of(&Work { root, table, index, bitmap, has_radius: radius.is_some() }) }
+    };
+    path.flags = pg_sys::CUSTOMPATH_SUPPORT_PROJECTION;
+    if let Some(bitmap) = bitmap {
+        path.custom_paths = list_of([bitmap]);
     }
+    path.custom_private = private(index_oid, ordering, radius);
+    path.methods = &raw const PATH_METHODS.0;
+    if ordering.is_plain && has_conditions {
+        // SAFETY: nobody else looks at the table now.
+        remove_index_scans(unsafe { &mut *table }, index);
+    }
+    // SAFETY: a complete path.
+    unsafe { pg_sys::add_path(table, path.into_pg().cast()) };
 }
 
 /// Takes away the scans of a faiss index that know nothing of the conditions.
-///
-/// # Safety
-/// Both belong to the query that is being planned.
-unsafe fn remove_index_scans(table: *mut pg_sys::RelOptInfo, index: *mut pg_sys::IndexOptInfo) {
-    // SAFETY: the tag says what a path is.
-    unsafe {
-        let stays = |path: &*mut pg_sys::IndexPath| {
-            let is_scan = (**path).path.type_ == NodeTag::T_IndexPath && (**path).indexinfo == index;
-            !is_scan || !pg_sys::bms_equal(required_outer((**path).path.param_info), (*table).lateral_relids)
-        };
-        (*table).pathlist = list_of(elements((*table).pathlist).filter(stays));
-    }
+fn remove_index_scans(table: &mut pg_sys::RelOptInfo, index: *mut pg_sys::IndexOptInfo) {
+    let outer = table.lateral_relids;
+    let stays = |path: &*mut pg_sys::Path| {
+        // SAFETY: a path of the table.
+        let scan = unsafe { node::read::<pg_sys::IndexPath>(*path) };
+        !scan.is_some_and(|scan| scan.indexinfo == index && requires(&scan.path, outer))
+    };
+    // SAFETY: the list of the table's paths, of which another one is made.
+    table.pathlist = list_of(unsafe { elements(table.pathlist) }.filter(stays));
 }
 
-/// # Safety
-/// `info` is a path's, or null.
-unsafe fn required_outer(info: *mut pg_sys::ParamPathInfo) -> pg_sys::Relids {
-    // SAFETY: the caller's promise.
-    if info.is_null() { core::ptr::null_mut() } else { unsafe { (*info).ppi_req_outer } }
+/// Whether these are the tables that a path needs to be given values of.
+fn requires(path: &pg_sys::Path, outer: pg_sys::Relids) -> bool {
+    // SAFETY: null, or what belongs to the path.
+    let info = unsafe { path.param_info.as_ref() };
+    // SAFETY: two sets of the planner's, or null, which is the empty one.
+    unsafe { pg_sys::bms_equal(info.map_or(core::ptr::null_mut(), |info| info.ppi_req_outer), outer) }
 }
 
 /// The radius of a condition on the distance that the order goes by.
 ///
 /// # Safety
-/// Everything belongs to the query that is being planned.
-unsafe fn radius(
-    order: &IndexedDistance,
-    table: *mut pg_sys::RelOptInfo,
-    query: *mut pg_sys::Node,
-) -> Option<Radius> {
-    // SAFETY: the table's conditions are RestrictInfo nodes.
-    unsafe {
-        elements::<pg_sys::RestrictInfo>((*table).baserestrictinfo)
-            .find_map(|condition| order.radius((*condition).clause.cast(), query))
-    }
+/// Everything belongs to the query that is being planned, for as long as the result is used.
+unsafe fn radius(order: &IndexedDistance, table: &pg_sys::RelOptInfo, query: Expression) -> Option<Radius> {
+    // SAFETY: the table's conditions.
+    let mut conditions = unsafe { references::<pg_sys::RestrictInfo>(table.baserestrictinfo) };
+    // SAFETY: a condition's expression, which the planner keeps.
+    conditions.find_map(|condition| order.radius(unsafe { Expression::new(condition.clause) }?, query))
 }
 
 /// A bitmap of the table's own indexes that answers the conditions, or a part of them.
@@ -194,24 +219,29 @@ unsafe fn bitmap_path(
     table: *mut pg_sys::RelOptInfo,
     outer: pg_sys::Relids,
 ) -> Option<*mut pg_sys::BitmapHeapPath> {
-    // SAFETY: the lists are the table's own, and put back before anybody else sees them.
-    unsafe {
-        let has_bitmaps = |index: &*mut pg_sys::IndexOptInfo| (**index).amhasgetbitmap;
-        let indexes = list_of(elements((*table).indexlist).filter(has_bitmaps));
-        if (*table).baserestrictinfo.is_null() || indexes.is_null() {
-            return None;
-        }
-        // PostgreSQL has discarded paths that cost more than reading the table or than another path, because it does
-        // not know that the table need not be read. So the paths of these indexes are made again, to compete with each
-        // other only.
-        let lists = ((*table).pathlist, (*table).partial_pathlist, (*table).indexlist);
-        ((*table).pathlist, (*table).partial_pathlist) = (core::ptr::null_mut(), core::ptr::null_mut());
-        (*table).indexlist = indexes;
-        pg_sys::create_index_paths(root, table);
-        let paths = (*table).pathlist;
-        ((*table).pathlist, (*table).partial_pathlist, (*table).indexlist) = lists;
-        cheapest_bitmap(root, table, paths, outer)
+    // SAFETY: an element of the list of the table's indexes.
+    let has_bitmaps = |index: &*mut pg_sys::IndexOptInfo| unsafe { (**index).amhasgetbitmap };
+    // SAFETY: the caller's promise; nobody else looks at the table now.
+    let about = unsafe { &mut *table };
+    // SAFETY: the list of the table's indexes, of which another one is made.
+    let indexes = list_of(unsafe { elements(about.indexlist) }.filter(has_bitmaps));
+    if about.baserestrictinfo.is_null() || indexes.is_null() {
+        return None;
     }
+    // PostgreSQL has discarded paths that cost more than reading the table or than another path, because it does not
+    // know that the table need not be read. So the paths of these indexes are made again, to compete with each other
+    // only. The lists are put back before anybody else sees them.
+    let lists = (about.pathlist, about.partial_pathlist, about.indexlist);
+    let nothing = core::ptr::null_mut();
+    (about.pathlist, about.partial_pathlist, about.indexlist) = (nothing, nothing, indexes);
+    // SAFETY: the caller's promise.
+    unsafe { pg_sys::create_index_paths(root, table) };
+    // SAFETY: nobody else looks at the table now.
+    let about = unsafe { &mut *table };
+    let paths = about.pathlist;
+    (about.pathlist, about.partial_pathlist, about.indexlist) = lists;
+    // SAFETY: the paths of the table that were just made.
+    unsafe { cheapest_bitmap(root, table, paths, outer) }
 }
 
 /// # Safety
@@ -222,53 +252,72 @@ unsafe fn cheapest_bitmap(
     paths: *mut pg_sys::List,
     outer: pg_sys::Relids,
 ) -> Option<*mut pg_sys::BitmapHeapPath> {
-    // SAFETY: the tag says what a path is.
-    unsafe {
-        let is_usable = |path: &*mut pg_sys::Path| {
-            pg_sys::bms_equal(required_outer((**path).param_info), outer) && (**path).parallel_workers == 0
-        };
-        let by_cost =
-            |a: &*mut pg_sys::Path, b: &*mut pg_sys::Path| (**a).total_cost.total_cmp(&(**b).total_cost);
-        let bitmaps =
-            elements::<pg_sys::Path>(paths).filter(|path| (**path).type_ == NodeTag::T_BitmapHeapPath);
-        if let Some(path) = bitmaps.filter(is_usable).min_by(by_cost) {
-            return Some(path.cast());
-        }
-        // An index scan that is cheaper than the bitmap of the same index has taken its place.
-        let scans = elements::<pg_sys::Path>(paths).filter(|path| {
-            let scan: *mut pg_sys::IndexPath = (*path).cast();
-            (**path).type_ == NodeTag::T_IndexPath
-                && !(*scan).indexclauses.is_null()
-                && (*(*scan).indexinfo).amhasgetbitmap
-        });
-        let cheapest = scans.filter(is_usable).min_by(by_cost)?;
-        Some(pg_sys::create_bitmap_heap_path(root, table, cheapest, outer, 1.0, 0))
+    // SAFETY: an element of the list of paths, which nobody changes meanwhile.
+    let about = |path: &*mut pg_sys::Path| unsafe { &**path };
+    let usable = |is_wanted: &dyn Fn(&pg_sys::Path) -> bool| {
+        // SAFETY: the caller's promise.
+        unsafe { elements::<pg_sys::Path>(paths) }
+            .filter(|path| is_wanted(about(path)))
+            .filter(|path| requires(about(path), outer) && about(path).parallel_workers == 0)
+            .min_by(|a, b| about(a).total_cost.total_cmp(&about(b).total_cost))
+    };
+    if let Some(path) = usable(&|path| path.type_ == NodeTag::T_BitmapHeapPath) {
+        return Some(path.cast());
     }
+    // An index scan that is cheaper than the bitmap of the same index has taken its place.
+    let cheapest = usable(&|path| {
+        // SAFETY: a path of the planner's.
+        let scan = unsafe { node::read::<pg_sys::IndexPath>(path) };
+        // SAFETY: a scan has an index.
+        scan.is_some_and(|scan| !scan.indexclauses.is_null() && unsafe { (*scan.indexinfo).amhasgetbitmap })
+    })?;
+    // SAFETY: a path of an index of the table.
+    Some(unsafe { pg_sys::create_bitmap_heap_path(root, table, cheapest, outer, 1.0, 0) })
 }
 
 /// What the plan needs: `[index, falls, order, query, [bound, scale, offset]]`, of which the first two are integers and
 /// the rest expressions, the last three those of the radius.
+fn private(index: pg_sys::Oid, ordering: &Ordering, radius: Option<Radius>) -> *mut pg_sys::List {
+    // SAFETY: makes a node in the planner's memory.
+    let integer = |value| unsafe { pg_sys::makeInteger(value) }.cast();
+    let nodes: [*mut pg_sys::Node; 4] = [
+        integer(index.to_u32().cast_signed()),
+        integer(i32::from(ordering.monotonic.falls)),
+        ordering.expression.as_ptr(),
+        ordering.monotonic.query.as_ptr(),
+    ];
+    let radius = radius.map(|Radius { bound, linear }| {
+        [bound.as_ptr(), float8_constant(linear.scale).cast(), float8_constant(linear.offset).cast()]
+    });
+    list_of(nodes.into_iter().chain(radius.into_iter().flatten()))
+}
+
+/// A node's plan.
 ///
 /// # Safety
-/// Nodes of the query that is being planned.
-unsafe fn private(
-    index: *mut pg_sys::IndexOptInfo,
-    ordering: &Ordering,
-    radius: Option<Radius>,
-) -> *mut pg_sys::List {
-    // SAFETY: makes list cells in the planner's memory.
-    unsafe {
-        let index = pg_sys::makeInteger((*index).indexoid.to_u32().cast_signed());
-        let falls = pg_sys::makeInteger(i32::from(ordering.monotonic.falls));
-        let nodes: [*mut pg_sys::Node; 4] =
-            [index.cast(), falls.cast(), ordering.expression, ordering.monotonic.query];
-        let radius = radius.map(|radius| {
-            let constants =
-                [radius.linear.scale, radius.linear.offset].map(|value| float8_constant(value).cast());
-            [radius.bound, constants[0], constants[1]]
-        });
-        list_of(nodes.into_iter().chain(radius.into_iter().flatten()))
-    }
+/// `node` is one of ours, and lives for 'a.
+pub unsafe fn plan_of<'a>(node: *const pg_sys::CustomScanState) -> &'a pg_sys::CustomScan {
+    // SAFETY: the caller's promise.
+    let plan = unsafe { (*node).ss.ps.plan };
+    // SAFETY: `plan_path` made it.
+    unsafe { &*plan.cast() }
+}
+
+/// The index that a plan searches.
+pub fn index_of(plan: &pg_sys::CustomScan) -> pg_sys::Oid {
+    pg_sys::Oid::from(integer(plan, 0).cast_unsigned())
+}
+
+/// Whether a plan's order falls as the distance rises.
+pub fn falls(plan: &pg_sys::CustomScan) -> bool {
+    integer(plan, 1) != 0
+}
+
+fn integer(plan: &pg_sys::CustomScan, at: usize) -> i32 {
+    // SAFETY: `plan_path` made the list, of integers.
+    let integer: *mut pg_sys::Integer = unsafe { element(plan.custom_private, at) };
+    // SAFETY: an integer.
+    unsafe { (*integer).ival }
 }
 
 fn float8_constant(value: f64) -> *mut pg_sys::Const {
@@ -286,21 +335,22 @@ unsafe extern "C-unwind" fn plan_path(
     conditions: *mut pg_sys::List,
     children: *mut pg_sys::List,
 ) -> *mut pg_sys::Plan {
-    // SAFETY: `path` is one of those above; PostgreSQL sorts the conditions as they must be evaluated, and copies the
-    // costs into the plan.
-    unsafe {
-        let mut scan = pgrx::PgBox::<pg_sys::CustomScan>::alloc_node(NodeTag::T_CustomScan);
-        scan.scan.plan.targetlist = targets;
-        scan.scan.plan.qual = pg_sys::extract_actual_clauses(conditions, false);
-        scan.scan.scanrelid = (*table).relid;
-        scan.flags = (*path).flags;
-        scan.custom_plans = children;
-        // PostgreSQL looks through expressions.
-        let private = (*path).custom_private;
-        let nodes: Vec<*mut pg_sys::Node> = elements(private).collect();
-        scan.custom_private = list_of(nodes[..2].iter().copied());
-        scan.custom_exprs = list_of(nodes[2..].iter().copied());
-        scan.methods = &raw const SCAN_METHODS.0;
-        scan.into_pg().cast()
-    }
+    // SAFETY: one of those above.
+    let path = unsafe { &*path };
+    // SAFETY: the node's memory is the planner's, and the tag belongs to the type. PostgreSQL copies the costs into it.
+    let mut scan = unsafe { pgrx::PgBox::<pg_sys::CustomScan>::alloc_node(NodeTag::T_CustomScan) };
+    scan.scan.plan.targetlist = targets;
+    // SAFETY: the table's conditions, which PostgreSQL has sorted as they must be evaluated.
+    scan.scan.plan.qual = unsafe { pg_sys::extract_actual_clauses(conditions, false) };
+    // SAFETY: PostgreSQL's own argument.
+    scan.scan.scanrelid = unsafe { (*table).relid };
+    scan.flags = path.flags;
+    scan.custom_plans = children;
+    // SAFETY: a list that `private` made.
+    let nodes: Vec<*mut pg_sys::Node> = unsafe { elements(path.custom_private) }.collect();
+    // PostgreSQL looks through expressions.
+    scan.custom_private = list_of(nodes[..2].iter().copied());
+    scan.custom_exprs = list_of(nodes[2..].iter().copied());
+    scan.methods = &raw const SCAN_METHODS.0;
+    scan.into_pg().cast()
 }

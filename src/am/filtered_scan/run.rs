@@ -15,7 +15,8 @@ use crate::index::format::Tid;
 use crate::index::search::{Candidates, Cursor, FIRST_ROUND_ROWS, Order, Request};
 use crate::pg::bitmap;
 use crate::pg::error::SqlError;
-use crate::pg::list::element;
+use crate::pg::list::elements;
+use crate::pg::plan_node::PlanNode;
 use crate::pg::relation::Rel;
 use crate::pg::row_limit::{self, RowLimit};
 use crate::pg::snapshot::CallersSnapshot;
@@ -70,90 +71,126 @@ pub struct Row {
     pub tid: Tid,
 }
 
+/// What a scan is asked for with one set of parameters.
+struct Asked {
+    params: SearchParams,
+    query: Option<Vec<f32>>,
+    radius: Option<f64>,
+}
+
+/// # Safety
+/// The state is that of a node that evaluates expressions in `context`.
+unsafe fn asked(state: &State, index: Rel, context: *mut pg_sys::ExprContext) -> Asked {
+    // SAFETY: the caller's promise; what the last row has left is not used any more.
+    unsafe { reset(context) };
+    let evaluate = |expression: *mut pg_sys::ExprState| {
+        let mut is_null = false;
+        // SAFETY: compiled for this node and context. It is evaluated in the memory of a row.
+        let value = unsafe { pg_sys::ExecEvalExprSwitchContext(expression, context, &mut is_null) };
+        (!is_null).then_some(value)
+    };
+    let vector = evaluate(state.query);
+    // SAFETY: the expression is of type vector.
+    let hinted = vector.and_then(|vector| unsafe { plan_hint::request(index.oid(), vector) });
+    // SAFETY: the expression is of the operator's type.
+    let query = vector.map(|vector| unsafe { state.operator.kind.read(vector) }.to_vec());
+    let radius = state.radius.map(|(bound, linear)| {
+        // A condition that compares with NULL holds for no row.
+        let bound = evaluate(bound).map(|value| f64::from_bits(value.value() as u64));
+        bound.map_or(f64::MIN, |bound| linear.distance_at(bound))
+    });
+    match hinted {
+        Some(hinted) => Asked { params: hinted.params, query, radius: hinted.radius.or(radius) },
+        None => Asked { params: SearchParams::default(), query, radius },
+    }
+}
+
 /// # Safety
 /// An initialised node.
 pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result<Run, SqlError> {
-    // SAFETY: the caller's promise; expressions are evaluated in the memory of a row.
-    unsafe {
-        // SAFETY: open until the node ends.
-        let index = Rel::new(state.index);
-        let context = (*node).custom.ss.ps.ps_ExprContext;
-        pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
-        let evaluate = |expression: *mut pg_sys::ExprState| {
-            let mut is_null = false;
-            let value = pg_sys::ExecEvalExprSwitchContext(expression, context, &mut is_null);
-            (!is_null).then_some(value)
-        };
-        let vector = evaluate(state.query);
-        let hinted = vector.and_then(|vector| plan_hint::request(index.oid(), vector));
-        let query = vector.map(|vector| state.operator.kind.read(vector).to_vec());
-        let radius = state.radius.map(|(bound, linear)| {
-            // A condition that compares with NULL holds for no row.
-            let bound = evaluate(bound).map(|value| f64::from_bits(value.value() as u64));
-            bound.map_or(f64::MIN, |bound| linear.distance_at(bound))
-        });
-        let (asked, radius) = match hinted {
-            Some(hinted) => (hinted.params, hinted.radius.or(radius)),
-            None => (SearchParams::default(), radius),
-        };
-        let limit = row_limit::of_scan(node.cast_const().cast());
-        let rows = index.estimated_rows().max(1.0);
-        let estimate = (*(*node).custom.ss.ps.plan).plan_rows.clamp(1.0, rows);
-        let wanted = match limit {
-            RowLimit::About { rows, .. } => rows.ceil().max(1.0),
-            // The number of rows within the radius is unknown in advance.
-            RowLimit::All if radius.is_some() => FIRST_ROUND_ROWS as f64,
-            RowLimit::All => estimate,
-            RowLimit::Unknown => expected_rows::recent(index.oid()) as f64,
-        };
-        let bitmap = Bitmap { node, rows, wanted, is_forced: gave_up || limit == RowLimit::All };
-        let (candidates, passing) = bitmap.read(state)?;
-        let examined = (wanted * rows / passing.unwrap_or(estimate).max(1.0)).min(rows);
-        let reads_all = limit == RowLimit::All && radius.is_none();
-        let can_switch =
-            !(*node).custom.custom_ps.is_null() && !state.has_run_child && !reads_all && !state.is_volatile;
-        let searched = match candidates.is_some() {
-            true => wanted,
-            false => (examined * OVER_FETCH).min(wanted.max(MAX_FIRST_ROUND_ROWS as f64)),
-        };
-        let mut params = search_options::effective(index, asked);
-        params.recall = params.recall.or(Some(FILTERED_RECALL));
-        let request = Request {
-            candidates: candidates.map(Rc::new),
-            radius,
-            reads_all,
-            // Each batch is sorted.
-            order: if reads_all { Order::Strict } else { Order::Relaxed },
-            ..Request::of(searched as usize, params)
-        };
-        index.count_scan();
-        if let Some(snapshot) = CallersSnapshot::get() {
-            snapshot.note_index_read(index);
+    // SAFETY: open until the node ends.
+    let index = unsafe { Rel::new(state.index) };
+    // SAFETY: the caller's promise.
+    let executor = unsafe { Executor::of(node, state) };
+    // SAFETY: the node's own state and context.
+    let Asked { params, query, radius } = unsafe { asked(state, index, executor.context) };
+    let limit = row_limit::of_scan(node.cast_const().cast());
+    let rows = index.estimated_rows().max(1.0);
+    // SAFETY: the caller's promise; a custom scan's state begins with that of any node.
+    let estimate = unsafe { PlanNode::new(node.cast()) }.map_or(1.0, PlanNode::rows).clamp(1.0, rows);
+    let wanted = match limit {
+        RowLimit::About { rows, .. } => rows.ceil().max(1.0),
+        // The number of rows within the radius is unknown in advance.
+        RowLimit::All if radius.is_some() => FIRST_ROUND_ROWS as f64,
+        RowLimit::All => estimate,
+        RowLimit::Unknown => expected_rows::recent(index.oid()) as f64,
+    };
+    // SAFETY: the caller's promise.
+    let child = unsafe { child_of(node) };
+    let (candidates, passing) = match child {
+        Some(scan) => {
+            Bitmap { scan, rows, wanted, is_forced: gave_up || limit == RowLimit::All }.read(state)?
         }
-        let executor = Executor::of(node, state);
-        let exact = executor.distances(query.as_deref());
-        Ok(Run {
-            cursor: Cursor::open(index, query.as_deref(), &request, &exact)?,
-            query,
-            collected: Vec::new(),
-            returned: 0,
-            wanted: match limit {
-                RowLimit::All if reads_all => 1,
-                RowLimit::All => usize::MAX,
-                _ => wanted as usize,
-            },
-            last: f64::NEG_INFINITY,
-            is_over: false,
-            grows: !reads_all,
-            budget_rows: can_switch.then(|| (examined * SWITCH_FACTOR).max(MIN_EXAMINED_ROWS) as usize),
-            returned_rows: (limit == RowLimit::Unknown).then_some(0),
-        })
+        None => (None, None),
+    };
+    let examined = (wanted * rows / passing.unwrap_or(estimate).max(1.0)).min(rows);
+    let reads_all = limit == RowLimit::All && radius.is_none();
+    let can_switch = child.is_some() && !state.has_run_child && !reads_all && !state.is_volatile;
+    let searched = match candidates.is_some() {
+        true => wanted,
+        false => (examined * OVER_FETCH).min(wanted.max(MAX_FIRST_ROUND_ROWS as f64)),
+    };
+    let mut params = search_options::effective(index, params);
+    params.recall = params.recall.or(Some(FILTERED_RECALL));
+    let request = Request {
+        candidates: candidates.map(Rc::new),
+        radius,
+        reads_all,
+        // Each batch is sorted.
+        order: if reads_all { Order::Strict } else { Order::Relaxed },
+        ..Request::of(searched as usize, params)
+    };
+    index.count_scan();
+    if let Some(snapshot) = CallersSnapshot::get() {
+        snapshot.note_index_read(index);
     }
+    let exact = executor.distances(query.as_deref());
+    let cursor = Cursor::open(index, query.as_deref(), &request, &exact)?;
+    drop(exact);
+    Ok(Run {
+        cursor,
+        query,
+        collected: Vec::new(),
+        returned: 0,
+        wanted: match limit {
+            RowLimit::All if reads_all => 1,
+            RowLimit::All => usize::MAX,
+            _ => wanted as usize,
+        },
+        last: f64::NEG_INFINITY,
+        is_over: false,
+        grows: !reads_all,
+        budget_rows: can_switch.then(|| (examined * SWITCH_FACTOR).max(MIN_EXAMINED_ROWS) as usize),
+        returned_rows: (limit == RowLimit::Unknown).then_some(0),
+    })
+}
+
+/// The bitmap scan below a node, if it has one.
+///
+/// # Safety
+/// An initialised node.
+unsafe fn child_of(node: *mut Node) -> Option<PlanNode> {
+    // SAFETY: the caller's promise.
+    let children = unsafe { (*node).custom.custom_ps };
+    // SAFETY: the list of the node's children.
+    let child = unsafe { elements(children) }.next()?;
+    // SAFETY: initialised with the node.
+    unsafe { PlanNode::new(child) }
 }
 
 /// The child of a node, which is a bitmap scan that is not to read the table.
 struct Bitmap {
-    node: *mut Node,
+    scan: PlanNode,
     /// Of the index.
     rows: f64,
     wanted: f64,
@@ -163,38 +200,30 @@ struct Bitmap {
 
 impl Bitmap {
     /// The candidates from the bitmap, or None if ranking them does not pay; and their number, if the bitmap was read.
-    ///
-    /// # Safety
-    /// The node is initialised.
-    unsafe fn read(&self, state: &mut State) -> Result<(Option<Candidates>, Option<f64>), SqlError> {
-        // SAFETY: the caller's promise; a bitmap scan's only child makes the bitmap.
-        unsafe {
-            let children = (*self.node).custom.custom_ps;
-            if children.is_null() {
-                return Ok((None, None));
-            }
-            let scan: *mut pg_sys::PlanState = element(children, 0);
-            let indexes = (*scan).lefttree;
-            let estimate = (*(*indexes).plan).plan_rows;
-            if !self.is_forced && !is_worth_a_bitmap(estimate, self.wanted, self.rows) {
-                return Ok((None, None));
-            }
-            if state.has_run_child || !(*scan).chgParam.is_null() {
-                pg_sys::ExecReScan(scan);
-            }
-            state.has_run_child = true;
-            let (mut candidates, mut count, mut outcome) =
-                (Candidates::default(), 0.0, Ok::<(), IndexError>(()));
-            bitmap::read(indexes, &mut |block, offsets| {
-                if outcome.is_ok() {
-                    outcome = candidates.add_page(block, offsets);
-                    count += offsets.map_or(ROWS_OF_A_LOSSY_PAGE, |offsets| offsets.len() as f64);
-                }
-            });
-            outcome?;
-            let is_worth = self.is_forced || is_worth_a_bitmap(count, self.wanted, self.rows);
-            Ok((is_worth.then_some(candidates), Some(count)))
+    fn read(&self, state: &mut State) -> Result<(Option<Candidates>, Option<f64>), SqlError> {
+        let Some(indexes) = self.scan.left() else {
+            return Ok((None, None));
+        };
+        if !self.is_forced && !is_worth_a_bitmap(indexes.rows(), self.wanted, self.rows) {
+            return Ok((None, None));
         }
+        if state.has_run_child || self.scan.has_changed_parameters() {
+            // SAFETY: an initialised node, which does not run.
+            unsafe { pg_sys::ExecReScan(self.scan.as_ptr()) };
+        }
+        state.has_run_child = true;
+        let (mut candidates, mut count, mut outcome) = (Candidates::default(), 0.0, Ok::<(), IndexError>(()));
+        let visit = &mut |block, offsets: Option<&[u16]>| {
+            if outcome.is_ok() {
+                outcome = candidates.add_page(block, offsets);
+                count += offsets.map_or(ROWS_OF_A_LOSSY_PAGE, |offsets| offsets.len() as f64);
+            }
+        };
+        // SAFETY: a bitmap scan's only child makes the bitmap.
+        unsafe { bitmap::read(indexes.as_ptr(), visit) };
+        outcome?;
+        let is_worth = self.is_forced || is_worth_a_bitmap(count, self.wanted, self.rows);
+        Ok((is_worth.then_some(candidates), Some(count)))
     }
 }
 
@@ -215,18 +244,18 @@ impl Executor {
     /// The node is initialised.
     pub unsafe fn of(node: *mut Node, state: &State) -> Self {
         // SAFETY: the caller's promise.
-        unsafe {
-            let scan = &(*node).custom.ss;
-            Executor {
-                table: scan.ss_currentRelation,
-                index: state.index,
-                operator: state.operator.clone(),
-                snapshot: (*scan.ps.state).es_snapshot,
-                slot: scan.ss_ScanTupleSlot,
-                context: scan.ps.ps_ExprContext,
-                filter: state.filter,
-                instruments: scan.ps.instrument,
-            }
+        let scan = unsafe { &(*node).custom.ss };
+        // SAFETY: the executor that initialised the node.
+        let snapshot = unsafe { (*scan.ps.state).es_snapshot };
+        Executor {
+            table: scan.ss_currentRelation,
+            index: state.index,
+            operator: state.operator.clone(),
+            snapshot,
+            slot: scan.ss_ScanTupleSlot,
+            context: scan.ps.ps_ExprContext,
+            filter: state.filter,
+            instruments: scan.ps.instrument,
         }
     }
 
@@ -256,8 +285,10 @@ impl Executor {
                 break;
             };
             examined += 1;
-            // SAFETY: as above.
-            if unsafe { self.fetch(fetch, found.tid) && self.passes() } {
+            // SAFETY: a fetch of the table, begun above.
+            let is_there = unsafe { self.fetch(fetch, found.tid) };
+            // SAFETY: the slot holds the row.
+            if is_there && unsafe { self.passes() } {
                 run.collected.try_reserve(1).map_err(IndexError::from)?;
                 run.collected.push(Row { distance: found.distance.0, tid: found.tid });
             } else {
@@ -308,13 +339,13 @@ impl Executor {
     /// # Safety
     /// As of `collect`.
     pub unsafe fn fetch_one(&self, tid: Tid) -> bool {
-        // SAFETY: the table is open; the slot pins the page of its row itself.
-        unsafe {
-            let fetch = pg_sys::table_index_fetch_begin(self.table);
-            let is_there = self.fetch(fetch, tid);
-            pg_sys::table_index_fetch_end(fetch);
-            is_there
-        }
+        // SAFETY: the table is open.
+        let fetch = unsafe { pg_sys::table_index_fetch_begin(self.table) };
+        // SAFETY: a fetch of the table.
+        let is_there = unsafe { self.fetch(fetch, tid) };
+        // SAFETY: begun above; the slot pins the page of its row itself.
+        unsafe { pg_sys::table_index_fetch_end(fetch) };
+        is_there
     }
 
     /// Whether the row in the slot passes the filter.
@@ -322,20 +353,34 @@ impl Executor {
     /// # Safety
     /// The slot holds a row.
     unsafe fn passes(&self) -> bool {
-        // SAFETY: the caller's promise; the filter was compiled for this slot and context.
-        unsafe {
-            if self.filter.is_null() {
-                return true;
-            }
-            pg_sys::MemoryContextReset((*self.context).ecxt_per_tuple_memory);
-            (*self.context).ecxt_scantuple = self.slot;
-            let passes = pg_sys::ExecQual(self.filter, self.context);
-            if !passes && !self.instruments.is_null() {
-                (*self.instruments).nfiltered1 += 1.0;
-            }
-            passes
+        if self.filter.is_null() {
+            return true;
         }
+        // SAFETY: the node's context; what the last row has left is not used any more.
+        unsafe { reset(self.context) };
+        // SAFETY: the node's context.
+        unsafe { (*self.context).ecxt_scantuple = self.slot };
+        // SAFETY: the filter was compiled for this slot and context.
+        let passes = unsafe { pg_sys::ExecQual(self.filter, self.context) };
+        // SAFETY: the node's own, or null.
+        let instruments = unsafe { self.instruments.as_mut() };
+        if let Some(instruments) = instruments.filter(|_| !passes) {
+            instruments.nfiltered1 += 1.0;
+        }
+        passes
     }
+}
+
+/// Frees what expressions have left in the memory of a row.
+///
+/// # Safety
+/// `context` is a node's, and nothing in that memory is used any more.
+#[inline]
+unsafe fn reset(context: *mut pg_sys::ExprContext) {
+    // SAFETY: the caller's promise.
+    let memory = unsafe { (*context).ecxt_per_tuple_memory };
+    // SAFETY: the caller's promise.
+    unsafe { pg_sys::MemoryContextReset(memory) };
 }
 
 /// Of distances: NaN last, as PostgreSQL has it.

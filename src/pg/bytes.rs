@@ -38,12 +38,17 @@ impl NewBytes {
         // SAFETY: `zeroed` allocated as many bytes behind the header; `self` is the only handle to them.
         unsafe { std::slice::from_raw_parts_mut(bytes, length) }
     }
+
+    /// The finished value, as a datum of another type that is a varlena too.
+    pub fn into_datum(self) -> pg_sys::Datum {
+        self.0.as_ptr().into()
+    }
 }
 
 // SAFETY: the datum is a complete bytea, palloc'd in the context that PostgreSQL gave for the result.
 unsafe impl BoxRet for NewBytes {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         // SAFETY: see above.
-        unsafe { fcinfo.return_raw_datum(self.0.as_ptr().into()) }
+        unsafe { fcinfo.return_raw_datum(self.into_datum()) }
     }
 }

@@ -20,6 +20,22 @@ pub fn base_type(of: pg_sys::Oid, mut typmod: i32) -> (pg_sys::Oid, i32) {
     (base, typmod)
 }
 
+/// How values of a type are stored.
+pub struct Storage {
+    /// In bytes; -1: a varlena, -2: a C string.
+    pub length: i16,
+    pub is_by_value: bool,
+    pub alignment: core::ffi::c_char,
+}
+
+pub fn storage_of(kind: pg_sys::Oid) -> Storage {
+    let mut storage = Storage { length: 0, is_by_value: false, alignment: 0 };
+    let Storage { length, is_by_value, alignment } = &mut storage;
+    // SAFETY: looks a catalogue row up by its oid, and writes what it says of the type.
+    unsafe { pg_sys::get_typlenbyvalalign(kind, length, is_by_value, alignment) };
+    storage
+}
+
 /// Whether this database has the relation, as visible to this transaction.
 pub fn relation_exists(oid: u32) -> bool {
     exists(SysCacheIdentifier::RELOID, oid)

@@ -5,7 +5,6 @@
 
 use pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
 use pgrx::pg_extern;
-use pgrx::pg_sys;
 
 use super::array::{Array, NewArray};
 use super::error::{check_dims, check_expected_dims, check_finite, overflow, raise};
@@ -13,15 +12,11 @@ use super::{NewVector, Vector};
 
 /// The number of rows and the sums in a state, which SQL can pass with any content.
 fn state<'a>(array: &'a Array, caller: &str) -> (f64, &'a [f64]) {
-    let is_state = matches!(*array.dims(), [len] if len >= 1)
-        && array.element_type() == pg_sys::FLOAT8OID
-        && !array.has_null_bitmap();
-    if !is_state {
-        raise(ERRCODE_INTERNAL_ERROR, format!("{caller}: expected state array"));
+    let is_list = matches!(*array.dims(), [_]) && !array.has_null_bitmap();
+    match array.elements() {
+        Some([rows, sums @ ..]) if is_list => (*rows, sums),
+        _ => raise(ERRCODE_INTERNAL_ERROR, format!("{caller}: expected state array")),
     }
-    // SAFETY: the elements are float8 and not null, as just checked.
-    let elements: &[f64] = unsafe { array.elements() };
-    (elements[0], &elements[1..])
 }
 
 fn new_state(rows: f64, sums: impl ExactSizeIterator<Item = f64>) -> NewArray<f64> {

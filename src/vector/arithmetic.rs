@@ -1,11 +1,10 @@
 //! Functions from vectors to vectors, and to bits.
 
-use std::ptr::NonNull;
-
 use pgrx::pg_extern;
 
 use super::error::{check_dims, check_overflow, check_same_dims, underflow};
-use super::{Finished, NewVector, Vector, palloc_varlena};
+use super::{Finished, NewVector, Vector};
+use crate::pg::bytes::NewBytes;
 
 #[pg_extern]
 fn vector_add(a: Vector<'_>, b: Vector<'_>) -> NewVector {
@@ -78,19 +77,13 @@ fn subvector(vector: Vector<'_>, start: i32, count: i32) -> NewVector {
 #[pg_extern]
 fn binary_quantize(vector: Vector<'_>) -> Finished {
     // VarBit of src/include/utils/varbit.h: varlena header, int32 number of bits, the bits.
-    const HEADER_BYTES: usize = 8;
-    let bytes = vector.dims().div_ceil(8);
-    let varbit = palloc_varlena(HEADER_BYTES + bytes);
-    // SAFETY: the allocation covers the header and `bytes` zeroed bytes, aligned, and no one else has it.
-    let bits = unsafe {
-        varbit.byte_add(4).cast::<i32>().write(vector.dims() as i32);
-        let start: NonNull<u8> = varbit.byte_add(HEADER_BYTES).cast();
-        std::slice::from_raw_parts_mut(start.as_ptr(), bytes)
-    };
+    let mut varbit = NewBytes::zeroed(size_of::<i32>() + vector.dims().div_ceil(8));
+    let (count, bits) = varbit.as_mut_slice().split_at_mut(size_of::<i32>());
+    count.copy_from_slice(&(vector.dims() as i32).to_ne_bytes());
     for (byte, elements) in bits.iter_mut().zip(vector.chunks(8)) {
         for (position, &element) in elements.iter().enumerate() {
             *byte |= u8::from(element > 0.0) << (7 - position);
         }
     }
-    Finished(varbit.as_ptr().into())
+    Finished(varbit.into_datum())
 }

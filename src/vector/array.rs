@@ -2,14 +2,15 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 
 use pgrx::array::RawArray;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::{FromDatum, pg_sys};
 
 use super::error::null_argument;
-use super::palloc_varlena;
+use crate::pg::bytes::palloc_varlena;
+use crate::pg::catalogue::{Storage, storage_of};
 
 /// An array argument in plain storage. A detoasted copy is freed with the current memory context.
 pub(super) struct Array<'a> {
@@ -43,13 +44,36 @@ impl Array<'_> {
         unsafe { pg_sys::array_contains_nulls(self.as_ptr()) }
     }
 
-    /// The elements of an array of fixed-length numbers.
-    ///
-    /// # Safety
-    /// `T` is the representation of the element type, any bits are a valid `T`, and no element is null.
-    pub(super) unsafe fn elements<T>(&self) -> &[T] {
+    /// The elements of an array of such numbers without nulls.
+    pub(super) fn elements<T: Element>(&self) -> Option<&[T]> {
+        let has_nulls = self.has_null_bitmap() && self.contains_nulls();
         // SAFETY: without nulls the elements lie one behind the other, aligned as their type wants.
-        unsafe { &*self.raw().data::<T>().as_ptr() }
+        (self.element_type() == T::OID && !has_nulls).then(|| unsafe { &*self.raw().data::<T>().as_ptr() })
+    }
+
+    /// The elements of an array of any type; None for NULL.
+    pub(super) fn datums(&self) -> impl Iterator<Item = Option<pg_sys::Datum>> {
+        let kind = self.element_type();
+        let Storage { length, is_by_value, alignment } = storage_of(kind);
+        let (mut datums, mut nulls, mut count) = (null_mut(), null_mut(), 0);
+        // SAFETY: the array is in plain storage, and its elements are stored as the catalogue has it of their type.
+        unsafe {
+            pg_sys::deconstruct_array(
+                self.as_ptr(),
+                kind,
+                i32::from(length),
+                is_by_value,
+                alignment,
+                &mut datums,
+                &mut nulls,
+                &mut count,
+            )
+        };
+        // SAFETY: as many datums as were counted, in the current memory context.
+        let datums = unsafe { std::slice::from_raw_parts(datums, count as usize) };
+        // SAFETY: as many flags as were counted, in the current memory context.
+        let nulls = unsafe { std::slice::from_raw_parts(nulls, count as usize) };
+        std::iter::zip(datums, nulls).map(|(datum, is_null)| (!is_null).then_some(*datum))
     }
 
     fn raw(&self) -> RawArray {
@@ -80,9 +104,24 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Array<'fcx> {
 /// A number that an array can hold.
 ///
 /// # Safety
-/// Zero bytes are a valid value, and `OID` is the type that PostgreSQL stores in these bytes.
+/// Any bytes are a valid value, and `OID` is the type that PostgreSQL stores in these bytes.
 pub(super) unsafe trait Element {
     const OID: pg_sys::Oid;
+}
+
+// SAFETY: two's complement, as int2.
+unsafe impl Element for i16 {
+    const OID: pg_sys::Oid = pg_sys::INT2OID;
+}
+
+// SAFETY: two's complement, as int4.
+unsafe impl Element for i32 {
+    const OID: pg_sys::Oid = pg_sys::INT4OID;
+}
+
+// SAFETY: two's complement, as int8.
+unsafe impl Element for i64 {
+    const OID: pg_sys::Oid = pg_sys::INT8OID;
 }
 
 // SAFETY: IEEE 754 single precision, as float4.
@@ -95,9 +134,16 @@ unsafe impl Element for f64 {
     const OID: pg_sys::Oid = pg_sys::FLOAT8OID;
 }
 
-/// ARR_OVERHEAD_NONULLS(1) of src/include/utils/array.h: `ArrayType`, one length and one lower bound, a multiple
-/// of the maximal alignment.
-const ARRAY_HEADER_BYTES: usize = size_of::<pg_sys::ArrayType>() + 2 * size_of::<i32>();
+/// What lies before the elements of a one-dimensional array without nulls (src/include/utils/array.h).
+#[repr(C)]
+struct ArrayHeader {
+    array: pg_sys::ArrayType,
+    length: i32,
+    lower_bound: i32,
+}
+
+/// ARR_OVERHEAD_NONULLS(1) of src/include/utils/array.h, a multiple of the maximal alignment.
+const ARRAY_HEADER_BYTES: usize = size_of::<ArrayHeader>();
 const _: () = assert!(ARRAY_HEADER_BYTES.is_multiple_of(8));
 
 /// A one-dimensional array without nulls, under construction in the current memory context. Its elements are 0
@@ -107,17 +153,14 @@ pub(super) struct NewArray<T>(NonNull<[T]>);
 impl<T: Element> NewArray<T> {
     pub(super) fn zeroed(len: usize) -> NewArray<T> {
         let varlena = palloc_varlena(ARRAY_HEADER_BYTES + len * size_of::<T>());
-        let array: NonNull<pg_sys::ArrayType> = varlena.cast();
-        // SAFETY: the allocation covers the header, the length, the lower bound and `len` elements, aligned.
-        unsafe {
-            (*array.as_ptr()).ndim = 1;
-            (*array.as_ptr()).elemtype = T::OID;
-            let bounds: NonNull<i32> = array.add(1).cast();
-            bounds.write(len as i32);
-            bounds.add(1).write(1);
-            let elements = array.byte_add(ARRAY_HEADER_BYTES).cast();
-            NewArray(NonNull::slice_from_raw_parts(elements, len))
-        }
+        // SAFETY: the allocation begins with the header, aligned and zeroed, and no one else has it.
+        let header: &mut ArrayHeader = unsafe { varlena.cast().as_mut() };
+        header.array.ndim = 1;
+        header.array.elemtype = T::OID;
+        (header.length, header.lower_bound) = (len as i32, 1);
+        // SAFETY: `len` elements follow the header in the allocation.
+        let elements = unsafe { varlena.byte_add(ARRAY_HEADER_BYTES) }.cast();
+        NewArray(NonNull::slice_from_raw_parts(elements, len))
     }
 }
 

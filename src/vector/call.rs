@@ -47,13 +47,18 @@ pub(super) unsafe fn distance(
     call: pg_sys::FunctionCallInfo,
     distance: impl Fn(&[f32], &[f32]) -> f64,
 ) -> pg_sys::Datum {
-    // SAFETY: the caller's promise; the vectors stay readable during the call.
-    unsafe {
-        let arguments = (*call).args.as_slice(2);
-        match (read(arguments[0]), read(arguments[1])) {
-            (Some(a), Some(b)) if a.len() == b.len() => distance(a, b).to_bits().into(),
-            _ => raise_error(arguments),
-        }
+    // SAFETY: the call that PostgreSQL passed.
+    let call = unsafe { &*call };
+    // SAFETY: the call has two arguments.
+    let arguments = unsafe { call.args.as_slice(2) };
+    // SAFETY: of type vector, and stays readable during the call.
+    let a = unsafe { read(arguments[0]) };
+    // SAFETY: of type vector, and stays readable during the call.
+    let b = unsafe { read(arguments[1]) };
+    match (a, b) {
+        (Some(a), Some(b)) if a.len() == b.len() => distance(a, b).to_bits().into(),
+        // SAFETY: of type vector, and one of them is not as it should be.
+        _ => unsafe { raise_error(arguments) },
     }
 }
 
@@ -67,20 +72,29 @@ unsafe fn read<'a>(argument: pg_sys::NullableDatum) -> Option<&'a [f32]> {
     if argument.isnull {
         return None;
     }
-    // SAFETY: the caller's promise; `in_place` and `copy` checked that the elements are there.
-    unsafe {
-        let header = in_place::<f32>(argument.value).or_else(|| copy(argument.value))?;
-        let Header { dims, .. } = *header.as_ref();
-        Some(elements_behind(header, dims as usize).as_ref())
-    }
+    // SAFETY: of type vector, by the caller's promise, and not null.
+    let header = match unsafe { in_place::<f32>(argument.value) } {
+        Some(header) => header,
+        // SAFETY: of type vector, by the caller's promise, and not null.
+        None => unsafe { copy(argument.value) }?,
+    };
+    // SAFETY: `in_place` and `copy` checked that the header is there.
+    let Header { dims, .. } = *unsafe { header.as_ref() };
+    // SAFETY: and as many elements as it says.
+    let elements = unsafe { elements_behind(header, dims as usize) };
+    // SAFETY: they stay readable for 'a, or for as long as the call where they are a copy.
+    Some(unsafe { elements.as_ref() })
 }
 
 /// # Safety
 /// `datum` is a non-null datum of a varlena type.
 #[inline(never)]
+#[expect(ffi_unwind_calls, reason = "an error jumps over our frames, which own nothing")]
 unsafe fn copy(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
-    // SAFETY: the caller vouches for a varlena; the copy is palloc'd, so it is aligned and has a 4-byte header.
-    unsafe { check::<f32>(pg_detoast_datum_copy(datum.cast_mut_ptr())) }.ok()
+    // SAFETY: the caller vouches for a varlena.
+    let copy = unsafe { pg_detoast_datum_copy(datum.cast_mut_ptr()) };
+    // SAFETY: the copy is palloc'd, so it is aligned and has a 4-byte header.
+    unsafe { check::<f32>(copy) }.ok()
 }
 
 /// Reads the arguments again in the general way, which raises the right error.

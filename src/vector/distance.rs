@@ -105,11 +105,11 @@ fn prefetch(chunk: &[f32; LANES]) {
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let ahead = chunk.as_ptr().wrapping_byte_add(PREFETCH_BYTES).cast();
-        // SAFETY: a prefetch is a hint, for any address; it never faults. A chunk is two cache lines.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(ahead);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(64));
-        }
+        // SAFETY: a prefetch is a hint, for any address; it never faults.
+        let line = |address| unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+        // A chunk is two cache lines.
+        line(ahead);
+        line(ahead.wrapping_byte_add(64));
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = chunk;
@@ -120,16 +120,22 @@ fn prefetch(chunk: &[f32; LANES]) {
 #[cfg(all(target_arch = "x86_64", target_feature = "avx"))]
 #[inline(always)]
 fn total(sums: &[f32; LANES]) -> f32 {
+    // SAFETY: the processor has AVX, or else the library does not load (`processor`).
+    unsafe { total_avx(sums) }
+}
+
+#[cfg(all(target_arch = "x86_64", target_feature = "avx"))]
+#[target_feature(enable = "avx")]
+#[inline]
+fn total_avx(sums: &[f32; LANES]) -> f32 {
     use std::arch::x86_64::*;
     let (registers, _) = sums.as_chunks::<8>();
-    // SAFETY: the processor has AVX, or else the library does not load (`processor`); each load covers 8 floats.
-    unsafe {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|i: usize| _mm256_loadu_ps(registers[i].as_ptr()));
-        let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
-        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-    }
+    // SAFETY: a register is 8 floats.
+    let [a, b, c, d] = [0, 1, 2, 3].map(|i: usize| unsafe { _mm256_loadu_ps(registers[i].as_ptr()) });
+    let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_feature = "avx")))]

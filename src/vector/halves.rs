@@ -1,5 +1,7 @@
 //! pgvector's type `halfvec`: IEEE 754's 16-bit floats, read as the floats of the same values, and made of floats.
 
+use std::ptr::NonNull;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use pgrx::PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE;
@@ -7,8 +9,9 @@ use pgrx::callconv::{Arg, ArgAbi};
 use pgrx::{FromDatum, pg_extern, pg_sys};
 
 use super::error::{check_expected_dims, check_finite, corrupted, null_argument, raise};
-use super::layout::{HEADER_BYTES, Header, check, elements_behind, in_place, mark, palloc_varlena};
+use super::layout::{HEADER_BYTES, Header, check, elements_behind, in_place, mark};
 use super::{NewVector, text};
+use crate::pg::bytes::palloc_varlena;
 
 /// The elements of a datum of type `halfvec`.
 ///
@@ -17,18 +20,34 @@ use super::{NewVector, text};
 /// # Safety
 /// `datum` is a non-null datum of type `halfvec`.
 pub(super) unsafe fn read(datum: pg_sys::Datum) -> Vec<f32> {
-    // SAFETY: the caller's promise. A value that is compressed or elsewhere is copied, which makes it aligned, with a
-    // 4-byte header; its elements are read before the copy is freed.
-    unsafe {
-        if let Some(header) = in_place::<f16>(datum) {
-            return floats(elements_behind(header, header.as_ref().dims as usize).as_ref());
-        }
-        let copy = pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr());
-        let header = check::<f16>(copy).unwrap_or_else(|malformed| corrupted("halfvec", malformed));
-        let floats = floats(elements_behind(header, header.as_ref().dims as usize).as_ref());
-        pg_sys::pfree(copy.cast());
-        floats
+    // SAFETY: the caller's promise.
+    if let Some(header) = unsafe { in_place::<f16>(datum) } {
+        // SAFETY: `in_place` found a complete value.
+        return floats(unsafe { elements(header) });
     }
+    // SAFETY: the caller vouches for a varlena.
+    let copy = unsafe { pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()) };
+    // SAFETY: the copy is palloc'd, so it is aligned and has a 4-byte header.
+    let header = match unsafe { check::<f16>(copy) } {
+        Ok(header) => header,
+        Err(malformed) => corrupted("halfvec", malformed),
+    };
+    // SAFETY: `check` found a complete value.
+    let floats = floats(unsafe { elements(header) });
+    // SAFETY: made above; its elements were copied.
+    unsafe { pg_sys::pfree(copy.cast()) };
+    floats
+}
+
+/// # Safety
+/// `header` is that of a complete value of halves, which stays readable for `'a`.
+unsafe fn elements<'a>(header: NonNull<Header>) -> &'a [f16] {
+    // SAFETY: the caller's promise.
+    let dims = unsafe { header.as_ref() }.dims as usize;
+    // SAFETY: the value has as many elements as its header says.
+    let elements = unsafe { elements_behind(header, dims) };
+    // SAFETY: they stay readable for 'a.
+    unsafe { elements.as_ref() }
 }
 
 fn floats(halves: &[f16]) -> Vec<f32> {
@@ -43,13 +62,15 @@ fn floats(halves: &[f16]) -> Vec<f32> {
 /// Raises pgvector's error for an element beyond the largest half.
 pub(super) fn into_datum(elements: &[f32], is_marked: bool) -> pg_sys::Datum {
     let mut header = palloc_varlena(HEADER_BYTES + size_of::<f16>() * elements.len()).cast::<Header>();
-    // SAFETY: `palloc_varlena` gave that many zeroed, aligned bytes, which are nobody else's; so many dimensions fit.
-    unsafe {
-        header.as_mut().dims = elements.len() as i16;
-        fill(elements_behind(header, elements.len()).as_mut(), elements);
-        if is_marked {
-            mark(header);
-        }
+    // SAFETY: `palloc_varlena` returned that many zeroed, aligned bytes, which are nobody else's.
+    unsafe { header.as_mut() }.dims = elements.len() as i16;
+    // SAFETY: there is room for them.
+    let mut halves = unsafe { elements_behind(header, elements.len()) };
+    // SAFETY: zeroes are halves.
+    fill(unsafe { halves.as_mut() }, elements);
+    if is_marked {
+        // SAFETY: made above.
+        unsafe { mark(header) };
     }
     header.as_ptr().into()
 }

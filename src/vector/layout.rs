@@ -33,20 +33,10 @@ pub(super) unsafe fn mark(mut header: NonNull<Header>) {
 /// # Safety
 /// `datum` is a non-null datum of a varlena type.
 pub unsafe fn is_marked(datum: pg_sys::Datum) -> bool {
-    // SAFETY: the caller's promise; what is stored otherwise than in place has no mark.
-    unsafe { header_in_place(datum).is_some_and(|header| header.as_ref().unused == MARK) }
-}
-
-/// Allocates a varlena of `bytes` bytes, its 4-byte header included, in the current memory context; all but
-/// the header is zero.
-pub(super) fn palloc_varlena(bytes: usize) -> NonNull<pg_sys::varlena> {
-    // SAFETY: palloc0 returns maximally aligned memory of that size or raises an error; sizes here are far
-    // below its limit of 1 GB, which is also what the header can hold.
-    unsafe {
-        let varlena: *mut pg_sys::varlena = pg_sys::palloc0(bytes).cast();
-        varlena::set_varsize_4b(varlena, bytes as i32);
-        NonNull::new_unchecked(varlena)
-    }
+    // SAFETY: the caller's promise; a value that is stored otherwise than in place has no mark.
+    let header = unsafe { header_in_place(datum) };
+    // SAFETY: the header is there.
+    header.is_some_and(|header| unsafe { header.as_ref() }.unused == MARK)
 }
 
 /// A varlena that is no valid value: its length in bytes, and the dimensions in its header, 0 if it has none.
@@ -78,13 +68,14 @@ pub(super) unsafe fn in_place<T>(datum: pg_sys::Datum) -> Option<NonNull<Header>
 /// `datum` is a non-null datum of a varlena type.
 unsafe fn header_in_place(datum: pg_sys::Datum) -> Option<NonNull<Header>> {
     let stored: *mut pg_sys::varlena = datum.cast_mut_ptr();
-    // SAFETY: the caller vouches for a varlena; its first byte tells how the rest is stored, and how long it is.
-    let has_header = unsafe {
-        varlena::varatt_is_4b_u(stored)
-            && stored.cast::<Header>().is_aligned()
-            && varlena::varsize_4b(stored) >= HEADER_BYTES
-    };
-    NonNull::new(stored.cast()).filter(|_| has_header)
+    // SAFETY: the caller vouches for a varlena; its first byte tells how the rest is stored.
+    let is_inline = unsafe { varlena::varatt_is_4b_u(stored) };
+    if !is_inline || !stored.cast::<Header>().is_aligned() {
+        return None;
+    }
+    // SAFETY: as just seen, it begins with a 4-byte header.
+    let bytes = unsafe { varlena::varsize_4b(stored) };
+    NonNull::new(stored.cast()).filter(|_| bytes >= HEADER_BYTES)
 }
 
 /// Whether the length of a varlena and the dimensions in it agree, if its elements are `T`.

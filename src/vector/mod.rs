@@ -45,9 +45,10 @@ use std::ptr::NonNull;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::{FromDatum, pg_sys};
 
+use crate::pg::bytes::palloc_varlena;
 use error::{check_dims, corrupted, null_argument};
 pub use layout::is_marked;
-use layout::{HEADER_BYTES, Header, check, elements_behind, in_place, palloc_varlena};
+use layout::{HEADER_BYTES, Header, check, elements_behind, in_place};
 pub use value::{Value, ValueKind};
 pub use vectors::Vectors;
 
@@ -80,9 +81,10 @@ impl<'a> Vector<'a> {
         if let Some(header) = unsafe { in_place::<f32>(datum) } {
             return Vector { header, is_copy: false, datum: PhantomData };
         }
-        // SAFETY: the caller vouches for a varlena; the result is palloc'd, so it is aligned and has a 4-byte header.
-        let checked = unsafe { check::<f32>(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) };
-        match checked {
+        // SAFETY: the caller vouches for a varlena.
+        let copy = unsafe { pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr()) };
+        // SAFETY: the copy is palloc'd, so it is aligned and has a 4-byte header.
+        match unsafe { check::<f32>(copy) } {
             Ok(header) => Vector { header, is_copy: true, datum: PhantomData },
             Err(malformed) => corrupted("vector", malformed),
         }
@@ -91,9 +93,10 @@ impl<'a> Vector<'a> {
     /// The elements, in order.
     #[inline]
     pub fn as_slice(&self) -> &[f32] {
-        // SAFETY: `from_datum` checked that the elements that the header counts are there, aligned; the datum
-        // or the copy outlives `self`.
-        unsafe { elements_behind(self.header, self.dims()).as_ref() }
+        // SAFETY: `from_datum` checked that the elements that the header counts are there, aligned.
+        let elements = unsafe { elements_behind(self.header, self.dims()) };
+        // SAFETY: the datum or the copy outlives `self`.
+        unsafe { elements.as_ref() }
     }
 
     /// The number of elements, 1 to [`MAX_DIMS`].
@@ -174,21 +177,28 @@ impl NewVector {
     pub(crate) fn into_datum(self) -> pg_sys::Datum {
         self.0.as_ptr().into()
     }
+
+    fn elements(&self) -> NonNull<[f32]> {
+        // SAFETY: `zeroed` wrote the header.
+        let dims = unsafe { self.0.as_ref() }.dims;
+        // SAFETY: and allocated as many elements.
+        unsafe { elements_behind(self.0, dims as usize) }
+    }
 }
 
 impl Deref for NewVector {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: `zeroed` allocated and initialised as many elements as it wrote to the header.
-        unsafe { elements_behind(self.0, self.0.as_ref().dims as usize).as_ref() }
+        // SAFETY: `zeroed` initialised them, and they live as long as `self` is used.
+        unsafe { self.elements().as_ref() }
     }
 }
 
 impl DerefMut for NewVector {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `deref`; `self` is the only handle to the allocation.
-        unsafe { elements_behind(self.0, self.0.as_ref().dims as usize).as_mut() }
+        // SAFETY: `zeroed` initialised them, and `self` is the only handle to the allocation.
+        unsafe { self.elements().as_mut() }
     }
 }
 

@@ -15,6 +15,7 @@ use pgrx::{pg_extern, pg_guard, pg_sys};
 use super::Vector;
 use super::error::raise;
 use crate::pg::error::SqlError;
+use crate::pg::list::{element, list_of};
 
 static ROUTINES: pg_sys::SubscriptRoutines = pg_sys::SubscriptRoutines {
     transform: Some(transform),
@@ -43,22 +44,32 @@ unsafe extern "C-unwind" fn transform(
     is_slice: bool,
     is_assignment: bool,
 ) {
-    // SAFETY: the parser passes at least one A_Indices. The error that `analyse` raises at its boundary runs the
-    // callback while this frame is alive, and then jumps over it: no value here needs to be dropped, and whoever
-    // catches the error restores the stack of callbacks.
-    unsafe {
-        let first: *const pg_sys::A_Indices = (*(*indirection).elements).ptr_value.cast();
-        let shown = if (*first).lidx.is_null() { (*first).uidx } else { (*first).lidx };
-        let mut place = QueryLocation { parse_state, location: pg_sys::exprLocation(shown) };
-        let mut callback = pg_sys::ErrorContextCallback {
-            previous: pg_sys::error_context_stack,
-            callback: Some(point_to),
-            arg: (&raw mut place).cast(),
-        };
-        pg_sys::error_context_stack = &raw mut callback;
-        analyse(node, indirection, parse_state, is_slice, is_assignment);
-        pg_sys::error_context_stack = callback.previous;
-    }
+    // SAFETY: the parser passes at least one subscript.
+    let first = unsafe { first_of(indirection) };
+    let shown = if first.lidx.is_null() { first.uidx } else { first.lidx };
+    // SAFETY: a subscript has an expression.
+    let location = unsafe { pg_sys::exprLocation(shown) };
+    let mut place = QueryLocation { parse_state, location };
+    // SAFETY: a pointer of this process.
+    let previous = unsafe { pg_sys::error_context_stack };
+    let arg = (&raw mut place).cast();
+    let mut callback = pg_sys::ErrorContextCallback { previous, callback: Some(point_to), arg };
+    // SAFETY: the error that `analyse` raises at its boundary runs the callback while this frame is alive, and then jumps
+    // over it: no value here needs to be dropped, and whoever catches the error restores the stack of callbacks.
+    unsafe { pg_sys::error_context_stack = &raw mut callback };
+    // SAFETY: the parser's own arguments.
+    unsafe { analyse(node, indirection, parse_state, is_slice, is_assignment) };
+    // SAFETY: the callbacks that were there before.
+    unsafe { pg_sys::error_context_stack = previous };
+}
+
+/// # Safety
+/// `indirection` is the parser's list of at least one A_Indices.
+unsafe fn first_of<'a>(indirection: *mut pg_sys::List) -> &'a pg_sys::A_Indices {
+    // SAFETY: the caller's promise.
+    let first: *mut pg_sys::A_Indices = unsafe { element(indirection, 0) };
+    // SAFETY: the caller's promise.
+    unsafe { &*first }
 }
 
 /// A location in a query's text, for errors.
@@ -71,10 +82,9 @@ struct QueryLocation {
 /// `place` is a [`QueryLocation`], and an error is being raised.
 unsafe extern "C-unwind" fn point_to(place: *mut c_void) {
     // SAFETY: the caller's promise.
-    unsafe {
-        let QueryLocation { parse_state, location } = *place.cast();
-        pg_sys::parser_errposition(parse_state, location);
-    }
+    let QueryLocation { parse_state, location } = *unsafe { &*place.cast() };
+    // SAFETY: the parser's state, and an error is being raised.
+    unsafe { pg_sys::parser_errposition(parse_state, location) };
 }
 
 /// # Safety
@@ -97,32 +107,41 @@ unsafe extern "C-unwind" fn analyse(
             .hint("Assign a whole vector.")
             .raise();
     }
-    // SAFETY: the parser's node and list; the functions called are those that PostgreSQL's array_subscript_transform
-    // uses, and raise errors.
-    unsafe {
-        if (*indirection).length > 1 {
-            raise(ERRCODE_FEATURE_NOT_SUPPORTED, "vector allows only one subscript");
-        }
-        let indices: *const pg_sys::A_Indices = (*(*indirection).elements).ptr_value.cast();
-        let subscript = pg_sys::transformExpr(parse_state, (*indices).uidx, (*parse_state).p_expr_kind);
-        let subscript = pg_sys::coerce_to_target_type(
+    // SAFETY: the parser's list.
+    if unsafe { (*indirection).length } > 1 {
+        raise(ERRCODE_FEATURE_NOT_SUPPORTED, "vector allows only one subscript");
+    }
+    // SAFETY: the parser passes at least one subscript.
+    let written = unsafe { first_of(indirection) }.uidx;
+    // SAFETY: the parser's state.
+    let place = unsafe { (*parse_state).p_expr_kind };
+    // The functions are those that PostgreSQL's array_subscript_transform uses, and raise errors.
+    // SAFETY: the parser's state and a subscript that is not a slice, so it has this expression.
+    let subscript = unsafe { pg_sys::transformExpr(parse_state, written, place) };
+    // SAFETY: the expression that was just made.
+    let kind = unsafe { pg_sys::exprType(subscript) };
+    // SAFETY: the parser's state and the expression that was just made, of this type.
+    let subscript = unsafe {
+        pg_sys::coerce_to_target_type(
             parse_state,
             subscript,
-            pg_sys::exprType(subscript),
+            kind,
             pg_sys::INT4OID,
             -1,
             COERCION_ASSIGNMENT,
             COERCE_IMPLICIT_CAST,
             -1,
-        );
-        if subscript.is_null() {
-            raise(ERRCODE_DATATYPE_MISMATCH, "vector subscript must have type integer");
-        }
-        (*node).refupperindexpr = pg_sys::lappend(null_mut(), subscript.cast());
-        (*node).reflowerindexpr = null_mut();
-        (*node).refrestype = pg_sys::FLOAT4OID;
-        (*node).reftypmod = -1;
+        )
+    };
+    if subscript.is_null() {
+        raise(ERRCODE_DATATYPE_MISMATCH, "vector subscript must have type integer");
     }
+    // SAFETY: the parser's node, which it is waiting for.
+    let node = unsafe { &mut *node };
+    node.refupperindexpr = list_of([subscript]);
+    node.reflowerindexpr = null_mut();
+    node.refrestype = pg_sys::FLOAT4OID;
+    node.reftypmod = -1;
 }
 
 /// # Safety
@@ -149,22 +168,31 @@ unsafe extern "C-unwind" fn fetch(
     step: *mut pg_sys::ExprEvalStep,
     _context: *mut pg_sys::ExprContext,
 ) {
-    // SAFETY: the caller's promise; the one subscript is an int4, as `analyse` made it.
-    unsafe {
-        let subscripting = (*step).d.sbsref.state;
-        let position =
-            (!*(*subscripting).upperindexnull).then(|| (*(*subscripting).upperindex).value() as i32);
-        let vector = Vector::from_datum(*(*step).resvalue);
-        let element = position.and_then(|position| element(&vector, position));
-        drop(vector);
-        *(*step).resnull = element.is_none();
-        *(*step).resvalue =
-            element.map_or(pg_sys::Datum::null(), |element| pg_sys::Datum::from(element.to_bits()));
-    }
+    // SAFETY: the caller's promise.
+    let step = unsafe { &*step };
+    // SAFETY: a step of this kind.
+    let state = unsafe { step.d.sbsref.state };
+    // SAFETY: such a step has its state.
+    let subscripting = unsafe { &*state };
+    // SAFETY: there is one subscript, as `analyse` made it.
+    let is_null = unsafe { *subscripting.upperindexnull };
+    // SAFETY: it is an int4.
+    let position = (!is_null).then(|| unsafe { *subscripting.upperindex }.value() as i32);
+    // SAFETY: the step's result is set.
+    let value = unsafe { *step.resvalue };
+    // SAFETY: it is a vector.
+    let vector = unsafe { Vector::from_datum(value) };
+    let found = position.and_then(|position| element_at(&vector, position));
+    drop(vector);
+    // SAFETY: the step's place for its result.
+    unsafe { *step.resnull = found.is_none() };
+    let value = found.map_or(pg_sys::Datum::null(), |element| pg_sys::Datum::from(element.to_bits()));
+    // SAFETY: the step's place for its result.
+    unsafe { *step.resvalue = value };
 }
 
 /// The element at a position that counts from 1.
-fn element(elements: &[f32], position: c_int) -> Option<f32> {
+fn element_at(elements: &[f32], position: c_int) -> Option<f32> {
     let index = usize::try_from(position).ok()?.checked_sub(1)?;
     elements.get(index).copied()
 }
@@ -175,10 +203,10 @@ mod tests {
 
     #[test]
     fn positions_count_from_one() {
-        assert_eq!(element(&[5.0, 6.0], 1), Some(5.0));
-        assert_eq!(element(&[5.0, 6.0], 2), Some(6.0));
+        assert_eq!(element_at(&[5.0, 6.0], 1), Some(5.0));
+        assert_eq!(element_at(&[5.0, 6.0], 2), Some(6.0));
         for outside in [0, 3, -1, c_int::MIN, c_int::MAX] {
-            assert_eq!(element(&[5.0, 6.0], outside), None);
+            assert_eq!(element_at(&[5.0, 6.0], outside), None);
         }
     }
 }

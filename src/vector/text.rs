@@ -55,20 +55,21 @@ pub(super) fn read(literal: &CStr) -> Result<NewVector, InputError<'_>> {
 pub(super) fn write(elements: &[f32]) -> *mut c_char {
     // Each element with a comma or the closing bracket, the opening bracket, and a NUL.
     let bytes = elements.len() * FLOAT_SHORTEST_DECIMAL_LEN + 2;
-    // SAFETY: every element writes at most FLOAT_SHORTEST_DECIMAL_LEN - 1 bytes and its separator one, so
-    // all writes stay within `bytes`.
-    unsafe {
-        let text: *mut c_char = pg_sys::palloc(bytes).cast();
-        let mut end = text;
-        for (position, &element) in elements.iter().enumerate() {
-            *end = if position == 0 { b'[' } else { b',' } as c_char;
-            end = end.add(1);
-            end = end.add(float_to_shortest_decimal_bufn(element, end) as usize);
-        }
-        *end = b']' as c_char;
-        *end.add(1) = 0;
-        text
+    // SAFETY: raises an error where there is no memory.
+    let text: *mut c_char = unsafe { pg_sys::palloc(bytes) }.cast();
+    let mut end = text;
+    // Every element writes at most FLOAT_SHORTEST_DECIMAL_LEN - 1 bytes and its separator one, so all writes stay within
+    // `bytes`.
+    for (position, &element) in elements.iter().enumerate() {
+        // SAFETY: within the allocation.
+        unsafe { *end = if position == 0 { b'[' } else { b',' } as c_char };
+        let start = end.wrapping_add(1);
+        // SAFETY: there is room for the longest number.
+        end = start.wrapping_add(unsafe { float_to_shortest_decimal_bufn(element, start) } as usize);
     }
+    // SAFETY: two bytes are left.
+    unsafe { end.cast::<[u8; 2]>().write([b']', 0]) };
+    text
 }
 
 /// An element as a literal has it.
@@ -134,8 +135,9 @@ fn parse_element(bytes: &[u8], start: usize) -> Option<(f32, usize)> {
     let mut end = std::ptr::null_mut();
     // SAFETY: `bytes` ends in a NUL at or after `start`, so strtof stays inside; it sets `end` to a position
     // in the same text.
-    let (value, read) = unsafe { (strtof(text, &mut end), end.cast_const().offset_from(text)) };
-    (read > 0).then_some((value, start + read as usize))
+    let value = unsafe { strtof(text, &mut end) };
+    let read = end.addr() - text.addr();
+    (read > 0).then_some((value, start + read))
 }
 
 /// strtof returns infinity both for an overflow and for the word; only a number starts with a digit or a point.

@@ -14,10 +14,9 @@ fn vector_typmod_in(modifiers: Array<'_>) -> i32 {
     let mut count = 0;
     // SAFETY: the argument is a `cstring[]` in plain storage; PostgreSQL checks its elements and raises errors
     // for what is not an integer.
-    let dims = unsafe {
-        let first = pg_sys::ArrayGetIntegerTypmods(modifiers.as_ptr(), &mut count);
-        if count == 1 { Some(*first) } else { None }
-    };
+    let integers = unsafe { pg_sys::ArrayGetIntegerTypmods(modifiers.as_ptr(), &mut count) };
+    // SAFETY: there is one.
+    let dims = (count == 1).then(|| unsafe { *integers });
     let invalid = |message: String| -> ! { raise(ERRCODE_INVALID_PARAMETER_VALUE, message) };
     match dims {
         None => invalid("invalid type modifier".to_owned()),

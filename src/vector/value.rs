@@ -5,6 +5,7 @@ use std::ops::Deref;
 use pgrx::pg_sys;
 
 use super::{NewVector, Vector, halves, layout};
+use crate::pg::catalogue::{Storage, storage_of};
 
 /// How the values of a column store their elements. The numbers are those that the support function of an operator
 /// class returns.
@@ -61,12 +62,11 @@ impl ValueKind {
     /// `datum` is a non-null datum of a column of this kind, and stays readable and unchanged for `'a`.
     #[inline]
     pub unsafe fn read<'a>(self, datum: pg_sys::Datum) -> Value<'a> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self {
-                ValueKind::Single => Value::Single(Vector::from_datum(datum)),
-                ValueKind::Half => Value::Half(halves::read(datum)),
-            }
+        match self {
+            // SAFETY: the caller's promise.
+            ValueKind::Single => Value::Single(unsafe { Vector::from_datum(datum) }),
+            // SAFETY: the caller's promise.
+            ValueKind::Half => Value::Half(unsafe { halves::read(datum) }),
         }
     }
 
@@ -113,22 +113,16 @@ impl ValueKind {
         values: impl Iterator<Item = &'a [f32]>,
     ) -> pg_sys::Datum {
         let mut datums: Vec<pg_sys::Datum> = values.map(|value| self.into_marked_datum(value)).collect();
-        // SAFETY: the datums are values of the type, which the array copies.
-        unsafe {
-            let (mut length, mut by_value, mut align) = (0, false, 0);
-            pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut align);
-            let array = pg_sys::construct_array(
-                datums.as_mut_ptr(),
-                datums.len() as i32,
-                element_type,
-                i32::from(length),
-                by_value,
-                align,
-            );
-            for datum in datums {
-                pg_sys::pfree(datum.cast_mut_ptr());
-            }
-            array.into()
+        let Storage { length, is_by_value, alignment } = storage_of(element_type);
+        let (start, count) = (datums.as_mut_ptr(), datums.len() as i32);
+        // SAFETY: the datums are of this type, and are copied.
+        let array = unsafe {
+            pg_sys::construct_array(start, count, element_type, i32::from(length), is_by_value, alignment)
+        };
+        for datum in datums {
+            // SAFETY: made above, and nobody else's.
+            unsafe { pg_sys::pfree(datum.cast_mut_ptr()) };
         }
+        array.into()
     }
 }

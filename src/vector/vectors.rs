@@ -18,38 +18,16 @@ impl Vectors<'_> {
 
     /// Subscript of the first element of an array that is not empty.
     pub fn first_subscript(&self) -> i32 {
+        let lengths = self.0.as_ptr().wrapping_add(1).cast::<i32>();
         // SAFETY: PostgreSQL's ARR_LBOUND (utils/array.h): behind the header lie the lengths of the dimensions and then
         // their lower bounds, and there is at least one dimension.
-        unsafe {
-            let lengths = self.0.as_ptr().add(1).cast::<i32>();
-            *lengths.add(self.0.dims().len())
-        }
+        unsafe { *lengths.wrapping_add(self.0.dims().len()) }
     }
 
     /// The elements in order; None for NULL.
     pub fn elements(&self) -> impl Iterator<Item = Option<Vector<'_>>> {
-        let element_type = self.0.element_type();
-        let (mut datums, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-        // SAFETY: the array is in plain storage, and its elements are stored as the catalogue has it of their type.
-        unsafe {
-            let (mut length, mut by_value, mut align) = (0, false, 0);
-            pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut align);
-            pg_sys::deconstruct_array(
-                self.0.as_ptr(),
-                element_type,
-                i32::from(length),
-                by_value,
-                align,
-                &mut datums,
-                &mut nulls,
-                &mut count,
-            );
-        }
-        // SAFETY: both have `count` elements in the current memory context; the datums are vectors within the array.
-        (0..count as usize).map(move |at| unsafe {
-            let is_null = *nulls.add(at);
-            (!is_null).then(|| Vector::from_datum(*datums.add(at)))
-        })
+        // SAFETY: they are vectors, within the array.
+        self.0.datums().map(|datum| datum.map(|datum| unsafe { Vector::from_datum(datum) }))
     }
 }
 

@@ -23,7 +23,7 @@ pub unsafe extern "C-unwind" fn ambuild(
     info: *mut pg_sys::IndexInfo,
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: PostgreSQL keeps both relations open and locked for the build.
-    let (heap, index) = unsafe { (Rel::new(heap), Rel::new(index)) };
+    let [heap, index] = [heap, index].map(|relation| unsafe { Rel::new(relation) });
     if index.blocks() != 0 {
         pgrx::error!("index \"{}\" already contains data", index.name());
     }

@@ -92,8 +92,10 @@ pub fn reconstruct(
 /// index has the TID of the first version of the chain, not of the visible one.
 fn find(open: &IndexAndTable, versions: &[Tid]) -> Result<Vec<Option<IndexedRow>>, SqlError> {
     let kind = options::value_kind(open.index()).unwrap_or_default();
+    // SAFETY: called in a query, which has a snapshot.
+    let snapshot = unsafe { pg_sys::GetActiveSnapshot() };
     // SAFETY: the relations stay open while the rows live, and the query's snapshot for longer.
-    let mut rows = unsafe { TableRows::open(open.table(), open.index(), kind, pg_sys::GetActiveSnapshot()) };
+    let mut rows = unsafe { TableRows::open(open.table(), open.index(), kind, snapshot) };
     versions.iter().map(|&version| Ok(find_version(open.index(), &mut rows, version)?)).collect()
 }
 

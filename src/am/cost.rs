@@ -14,6 +14,7 @@ use crate::index;
 use crate::index::search::request;
 use crate::index::segment::session;
 use crate::pg::relation::Rel;
+use crate::pg::settings;
 use crate::vector::cost::operators_per_distance;
 
 #[pgrx::pg_guard]
@@ -28,18 +29,35 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     correlation: *mut f64,
     pages: *mut f64,
 ) {
-    // SAFETY: PostgreSQL passes a valid path and room for each result.
-    let cost = unsafe {
-        if (*path).indexorderbys.is_null() { Cost::never(path) } else { Cost::of(root, (*path).indexinfo) }
+    // SAFETY: PostgreSQL's own argument.
+    let (index, has_order) = unsafe { index_and_order(path) };
+    let cost = match has_order {
+        // SAFETY: PostgreSQL's own arguments.
+        true => unsafe { Cost::of(root, index) },
+        // SAFETY: PostgreSQL's own argument.
+        false => unsafe { Cost::never(path) },
     };
-    // SAFETY: as above.
-    unsafe {
-        *startup = cost.startup;
-        *total = cost.total;
-        *selectivity = cost.selectivity;
-        *correlation = 0.0;
-        *pages = cost.pages;
+    let results = [
+        (startup, cost.startup),
+        (total, cost.total),
+        (selectivity, cost.selectivity),
+        (correlation, 0.0),
+        (pages, cost.pages),
+    ];
+    for (result, value) in results {
+        // SAFETY: PostgreSQL passes room for each result.
+        unsafe { *result = value };
     }
+}
+
+/// The index of a path, and whether the path gives an order.
+///
+/// # Safety
+/// `path` is a valid path.
+unsafe fn index_and_order(path: *const pg_sys::IndexPath) -> (*const pg_sys::IndexOptInfo, bool) {
+    // SAFETY: the caller's promise.
+    let path = unsafe { &*path };
+    (path.indexinfo, !path.indexorderbys.is_null())
 }
 
 struct Cost {
@@ -70,16 +88,18 @@ impl Cost {
     /// # Safety
     /// `root` is the planner's state, `info` its description of a faiss index that is locked by the query.
     unsafe fn of(root: *const pg_sys::PlannerInfo, info: *const pg_sys::IndexOptInfo) -> Self {
-        // SAFETY: the caller's promise; the cost settings are plain numbers.
-        let (info, tuple_cost) = unsafe { (&*info, pg_sys::cpu_index_tuple_cost) };
+        // SAFETY: the caller's promise.
+        let info = unsafe { &*info };
         // SAFETY: the caller's promise.
         if let Some(selectivity) = unsafe { plan_hint::selectivity(root, info.indexoid) } {
             return Cost { startup: 0.0, total: 0.0, pages: 0.0, selectivity };
         }
         let rows = info.tuples.max(1.0);
-        // SAFETY: the index's table and the query belong to the planner.
-        let (limit, passing) =
-            unsafe { ((*root).limit_tuples, (*info.rel).rows / (*info.rel).tuples.max(1.0)) };
+        // SAFETY: the caller's promise.
+        let limit = unsafe { (*root).limit_tuples };
+        // SAFETY: the planner's description of the index's table.
+        let table = unsafe { &*info.rel };
+        let passing = table.rows / table.tuples.max(1.0);
         let wanted = match limit > 0.0 {
             true => limit / passing.clamp(1.0 / rows, 1.0),
             false => request::FIRST_ROUND_ROWS as f64,
@@ -91,7 +111,8 @@ impl Cost {
         };
         let startup = about.search_cost(rows, wanted);
         // Who reads on reads everything.
-        let all = about.search_cost(rows, rows).max(startup) + rows * tuple_cost + About::sort_cost(rows);
+        let tuples = rows * settings::cpu_index_tuple_cost();
+        let all = about.search_cost(rows, rows).max(startup) + tuples + About::sort_cost(rows);
         let pages = (f64::from(info.pages) * about.visited_rows(rows, wanted) / rows).ceil();
         Cost { startup, total: all, pages, selectivity: 1.0 }
     }
@@ -110,8 +131,7 @@ pub struct About {
 impl About {
     /// Of one distance, as the operator is charged.
     pub fn distance_cost(&self) -> f64 {
-        // SAFETY: a plain number.
-        unsafe { pg_sys::cpu_operator_cost * operators_per_distance(self.dims) }
+        settings::cpu_operator_cost() * operators_per_distance(self.dims)
     }
 
     /// Of the search for the `wanted` nearest of `rows`.
@@ -121,14 +141,12 @@ impl About {
 
     /// Of the order of so many rows, as PostgreSQL charges a sort (`cost_tuplesort`, optimizer/path/costsize.c).
     pub fn sort_cost(rows: f64) -> f64 {
-        // SAFETY: a plain number.
-        unsafe { 2.0 * pg_sys::cpu_operator_cost * rows * rows.max(2.0).log2() }
+        2.0 * settings::cpu_operator_cost() * rows * rows.max(2.0).log2()
     }
 
     /// Of finding the nearest of so many candidates.
     pub fn ranking_cost(&self, candidates: f64) -> f64 {
-        // SAFETY: a plain number.
-        candidates * (self.distance_cost() + unsafe { pg_sys::cpu_index_tuple_cost })
+        candidates * (self.distance_cost() + settings::cpu_index_tuple_cost())
     }
 
     fn visited_rows(&self, rows: f64, wanted: f64) -> f64 {

@@ -13,8 +13,7 @@ use crate::vector::ValueKind;
 
 /// Err if the index's columns are not supported.
 pub fn read(index: Rel) -> Result<Definition, SqlError> {
-    // SAFETY: an open index has its pg_index row.
-    let keys = usize::from(unsafe { (*(*index.as_ptr()).rd_index).indnkeyatts }.unsigned_abs());
+    let keys = usize::from(index.index_row().indnkeyatts.unsigned_abs());
     // SAFETY: the relation stays open while the value is used, and is not closed by it.
     let relation = unsafe { PgRelation::from_pg(index.as_ptr()) };
     let columns = relation.tuple_desc();

@@ -27,19 +27,19 @@ impl DistanceOperator {
     /// The operator of an index. A function to call is looked up in the current memory context.
     pub fn of(index: Rel) -> Self {
         let kind = options::value_kind(index).unwrap_or_default();
-        // SAFETY: an open index has a family and an input type for its column; `fmgr_info` fills the structure.
-        unsafe {
-            let relation = index.as_ptr();
-            let (family, input) = (*(*relation).rd_opfamily, *(*relation).rd_opcintype);
-            let operator = pg_sys::get_opfamily_member(family, input, input, STRATEGY);
-            let mut function = Box::new(pg_sys::FmgrInfo::default());
-            pg_sys::fmgr_info(pg_sys::get_opcode(operator), &mut *function);
-            if function.fn_addr.is_some_and(distance::is_own_operator) {
-                let metric = options::metric(index).unwrap_or(Metric::L2);
-                return DistanceOperator { kind, function: Function::Own(metric) };
-            }
-            DistanceOperator { kind, function: Function::Foreign(function) }
+        let (family, input) = index.operator_family();
+        // SAFETY: looks a catalogue row up by its key.
+        let operator = unsafe { pg_sys::get_opfamily_member(family, input, input, STRATEGY) };
+        // SAFETY: looks a catalogue row up by its oid.
+        let code = unsafe { pg_sys::get_opcode(operator) };
+        let mut function = Box::new(pg_sys::FmgrInfo::default());
+        // SAFETY: fills the structure, or raises an error.
+        unsafe { pg_sys::fmgr_info(code, &mut *function) };
+        if function.fn_addr.is_some_and(distance::is_own_operator) {
+            let metric = options::metric(index).unwrap_or(Metric::L2);
+            return DistanceOperator { kind, function: Function::Own(metric) };
         }
+        DistanceOperator { kind, function: Function::Foreign(function) }
     }
 
     /// The operator's value; NaN for vectors of different dimensions.
@@ -49,15 +49,17 @@ impl DistanceOperator {
         }
         match &self.function {
             Function::Own(metric) => own_distance(*metric, query, row),
-            // SAFETY: the function takes two datums of this kind, and returns a float8.
-            Function::Foreign(function) => unsafe {
+            Function::Foreign(function) => {
                 let function = core::ptr::from_ref(&**function).cast_mut();
-                let arguments = [query, row].map(|elements| self.kind.into_datum(elements));
-                let value =
-                    pg_sys::FunctionCall2Coll(function, pg_sys::InvalidOid, arguments[0], arguments[1]);
-                arguments.iter().for_each(|argument| pg_sys::pfree(argument.cast_mut_ptr()));
+                let [a, b] = [query, row].map(|elements| self.kind.into_datum(elements));
+                // SAFETY: the function takes two datums of this kind, and returns a float8.
+                let value = unsafe { pg_sys::FunctionCall2Coll(function, pg_sys::InvalidOid, a, b) };
+                for argument in [a, b] {
+                    // SAFETY: made above, and nobody else's.
+                    unsafe { pg_sys::pfree(argument.cast_mut_ptr()) };
+                }
                 f64::from_bits(value.value() as u64)
-            },
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::index::format::Tid;
 use crate::index::table::{LinePointers, Table, TableRow, VisitRow};
 use crate::pg::buffer::PageLock;
 use crate::pg::relation::Rel;
+use crate::pg::snapshot;
 use crate::vector::ValueKind;
 
 /// The relations must stay open while it lives. It may hold pins: drop it before the end of the call that created it,
@@ -56,8 +57,8 @@ impl IndexedTable {
     pub fn for_query(heap: Rel, index: Rel, id_attribute: pg_sys::AttrNumber) -> Self {
         let mut table = Self::new(heap, index);
         table.id_attribute = Some(id_attribute);
-        // SAFETY: called in a query, which has a snapshot; forgotten in `drop`, or by an error's abort.
-        table.snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) };
+        // Forgotten in `drop`, or by an error's abort.
+        table.snapshot = snapshot::registered_active();
         table.is_registered = true;
         table
     }
@@ -74,23 +75,29 @@ impl IndexedTable {
         if !self.info.is_null() {
             return self.info;
         }
-        // SAFETY: the index is open. The array has room for any index, and PostgreSQL fills a value for each column.
-        unsafe {
-            let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
-            if let Some(attribute) = self.id_attribute {
-                (*info).ii_NumIndexAttrs = 2;
-                (*info).ii_IndexAttrNumbers[1] = attribute;
-            }
-            info
+        // SAFETY: the index is open.
+        let info = unsafe { pg_sys::BuildIndexInfo(self.index.as_ptr()) };
+        if let Some(attribute) = self.id_attribute {
+            // SAFETY: just made, for us alone.
+            let about = unsafe { &mut *info };
+            // The array has room for any index, and PostgreSQL fills a value for each column.
+            about.ii_NumIndexAttrs = 2;
+            about.ii_IndexAttrNumbers[1] = attribute;
         }
+        info
     }
 
     /// Width of the id column's type; None if there is no id column.
     fn id_bytes(&self, info: *const pg_sys::IndexInfo) -> Option<i16> {
-        // SAFETY: from `info`; the array has room for any index.
-        let (columns, attribute) = unsafe { ((*info).ii_NumIndexAttrs, (*info).ii_IndexAttrNumbers[1]) };
-        // SAFETY: looks catalogue rows up.
-        (columns > 1).then(|| unsafe { pg_sys::get_typlen(pg_sys::get_atttype(self.heap.oid(), attribute)) })
+        // SAFETY: from `info`.
+        let info = unsafe { &*info };
+        if info.ii_NumIndexAttrs < 2 {
+            return None;
+        }
+        // SAFETY: looks a catalogue row up.
+        let id_type = unsafe { pg_sys::get_atttype(self.heap.oid(), info.ii_IndexAttrNumbers[1]) };
+        // SAFETY: looks a catalogue row up by its oid.
+        Some(unsafe { pg_sys::get_typlen(id_type) })
     }
 
     fn collector<'a, 'v>(
@@ -126,10 +133,11 @@ impl Table for IndexedTable {
     ) -> Result<f64, IndexError> {
         let info = self.info();
         let mut collector = self.collector(info, visit);
+        // SAFETY: from `info`.
+        let any_visible = sample && !unsafe { (*info).ii_Concurrent };
         // SAFETY: the relations are open, the info is the index's, and the state is the collector that `collect` takes.
         // Synchronised scans start anywhere, so a run of blocks forbids them. No progress: it would count runs.
         let heap_rows = unsafe {
-            let any_visible = sample && !(*info).ii_Concurrent;
             pg_sys::table_index_build_range_scan(
                 self.heap.as_ptr(),
                 self.index.as_ptr(),
@@ -151,8 +159,7 @@ impl Table for IndexedTable {
         self.forget_snapshot();
         // Always a new snapshot, whatever the isolation level: an older one may see rows that the index does not
         // contain.
-        // SAFETY: called in a transaction, on the main thread.
-        self.snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) };
+        self.snapshot = snapshot::registered_latest();
         self.is_registered = true;
     }
 
@@ -214,19 +221,25 @@ unsafe extern "C-unwind" fn collect(
     is_alive: bool,
     state: *mut c_void,
 ) {
-    // SAFETY: `state` is the collector of a scan, which is waiting for this call to end; the arrays have an element for
-    // each column of the index, at least one.
-    let (collector, datum, is_null) = unsafe { (&mut *state.cast::<Collector>(), *values, *nulls) };
+    // SAFETY: `state` is the collector of a scan, which is waiting for this call to end.
+    let collector = unsafe { &mut *state.cast::<Collector>() };
+    // SAFETY: the arrays have an element for each column of the index, at least one.
+    let is_null = unsafe { *nulls };
     if is_null || collector.outcome.is_err() {
         return;
     }
     let id = collector.id_bytes.and_then(|bytes| {
         // SAFETY: there is a second column.
-        let (id, is_null) = unsafe { (*values.add(1), *nulls.add(1)) };
-        (!is_null).then(|| integer(id, bytes))
+        let is_null = unsafe { *nulls.wrapping_add(1) };
+        // SAFETY: there is a second column.
+        (!is_null).then(|| integer(unsafe { *values.wrapping_add(1) }, bytes))
     });
+    // SAFETY: PostgreSQL's own argument.
+    let tid = unsafe { tid_of(tid) };
+    // SAFETY: there is a first column.
+    let datum = unsafe { *values };
     // SAFETY: the column is of this kind, and the tuple stays while the callback runs.
-    let (tid, vector) = unsafe { (tid_of(tid), collector.kind.read(datum)) };
+    let vector = unsafe { collector.kind.read(datum) };
     collector.outcome = (collector.visit)(TableRow { tid, id, is_alive, vector: &vector });
 }
 

@@ -21,13 +21,17 @@ pub unsafe extern "C-unwind" fn aminsert(
     info: *mut pg_sys::IndexInfo,
 ) -> bool {
     // SAFETY: the arrays have an element for each column of the index, at least one.
-    let (datum, is_null) = unsafe { (*values, *nulls) };
+    let is_null = unsafe { *nulls };
     if !is_null {
-        // SAFETY: PostgreSQL keeps the relation open and locked, and the pointer valid.
-        let (index, tid) = unsafe { (Rel::new(index), tid_of(tid)) };
+        // SAFETY: PostgreSQL keeps the relation open and locked.
+        let index = unsafe { Rel::new(index) };
+        // SAFETY: PostgreSQL's own argument.
+        let tid = unsafe { tid_of(tid) };
+        // SAFETY: the arrays have an element for each column of the index, at least one.
+        let datum = unsafe { *values };
         // SAFETY: PostgreSQL passes one of these for all rows of a statement.
-        let Statement { kind, inserter } = unsafe { statement(index, &mut *info) };
-        // SAFETY: the column is of this kind.
+        let Statement { kind, inserter } = statement(index, unsafe { &mut *info });
+        // SAFETY: the column is of this kind, and not NULL.
         let value = unsafe { kind.read(datum) };
         let growth = inserter.insert(index, tid, &value).or_raise();
         drop(value);

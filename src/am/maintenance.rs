@@ -58,11 +58,9 @@ const WORKER_NAME: &str = "vekter compactor";
 const WORKER_MAIN: &str = "vekter_compactor_main";
 
 fn settings(index: Rel) -> Settings {
-    // SAFETY: a plain read of a setting.
-    let workers = unsafe { pg_sys::max_parallel_maintenance_workers };
     Settings {
         resources: Resources {
-            threads: workers.max(1) as usize,
+            threads: pg::settings::max_parallel_maintenance_workers().max(1) as usize,
             batch_bytes: BATCH_BYTES,
             work_bytes: None,
             cache_bytes: cache_bytes(),

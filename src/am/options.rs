@@ -43,45 +43,29 @@ struct Options {
 /// Registers the options, once per process, in `_PG_init`.
 pub fn register() {
     OPTION_KIND.get_or_init(|| {
-        // SAFETY: called on the main thread while the library is loaded; the strings are copied.
-        unsafe {
-            let kind = pg_sys::add_reloption_kind();
-            pg_sys::add_string_reloption(
-                kind,
-                c"factory".as_ptr(),
-                c"FAISS factory string, or auto".as_ptr(),
-                c"auto".as_ptr(),
-                Some(validate_factory),
-                pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
-            );
-            pg_sys::add_string_reloption(
-                kind,
-                c"search".as_ptr(),
-                c"Search parameters, such as nprobe=32 or efSearch=64".as_ptr(),
-                core::ptr::null(),
-                Some(validate_search),
-                pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
-            );
-            pg_sys::add_real_reloption(
-                kind,
-                c"recall".as_ptr(),
-                c"Share of the true neighbours that a search is to find".as_ptr(),
-                0.0,
-                0.0,
-                1.0,
-                pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
-            );
-            pg_sys::add_int_reloption(
-                kind,
-                c"delta_limit".as_ptr(),
-                c"Size of the delta beyond which it is sealed into a segment, in kilobytes".as_ptr(),
-                -1,
-                guc::MIN_DELTA_LIMIT_KB,
-                i32::MAX,
-                pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
-            );
-            kind
-        }
+        let (exclusive, shared) = (pg_sys::AccessExclusiveLock, pg_sys::ShareUpdateExclusiveLock);
+        let (exclusive, shared) = (exclusive as pg_sys::LOCKMODE, shared as pg_sys::LOCKMODE);
+        // SAFETY: called on the main thread while the library is loaded.
+        let kind = unsafe { pg_sys::add_reloption_kind() };
+        let text = |name: &CStr, description: &CStr, default, validate, mode| {
+            let (name, description) = (name.as_ptr(), description.as_ptr());
+            // SAFETY: the strings are copied.
+            unsafe { pg_sys::add_string_reloption(kind, name, description, default, validate, mode) };
+        };
+        let description = c"FAISS factory string, or auto";
+        text(c"factory", description, c"auto".as_ptr(), Some(validate_factory), exclusive);
+        let description = c"Search parameters, such as nprobe=32 or efSearch=64";
+        text(c"search", description, core::ptr::null(), Some(validate_search), shared);
+        let (name, description) = (c"recall", c"Share of the true neighbours that a search is to find");
+        let (name, description) = (name.as_ptr(), description.as_ptr());
+        // SAFETY: the strings are copied.
+        unsafe { pg_sys::add_real_reloption(kind, name, description, 0.0, 0.0, 1.0, shared) };
+        let description = c"Size of the delta beyond which it is sealed into a segment, in kilobytes";
+        let (name, description) = (c"delta_limit".as_ptr(), description.as_ptr());
+        let (least, most) = (guc::MIN_DELTA_LIMIT_KB, i32::MAX);
+        // SAFETY: the strings are copied.
+        unsafe { pg_sys::add_int_reloption(kind, name, description, -1, least, most, shared) };
+        kind
     });
 }
 
@@ -158,8 +142,9 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
     };
     if validate {
         // SAFETY: what was just built, or NULL.
-        let (factory, search) = unsafe { (factory_in(built.cast()), search_in(built.cast())) };
-        if let Some(search) = search {
+        let factory = unsafe { factory_in(built.cast()) };
+        // SAFETY: what was just built, or NULL.
+        if let Some(search) = unsafe { search_in(built.cast()) } {
             search_options::check_text(&search, &factory, None).or_raise();
         }
     }
@@ -168,27 +153,27 @@ pub unsafe extern "C-unwind" fn amoptions(options: pg_sys::Datum, validate: bool
 
 /// The `factory` option of an index, in FAISS's spelling.
 pub fn factory(index: Rel) -> String {
-    // SAFETY: an open relation; rd_options is null or what `amoptions` built.
-    unsafe { factory_in((*index.as_ptr()).rd_options.cast()) }
+    // SAFETY: what `amoptions` built, or null.
+    unsafe { factory_in(index.options().cast()) }
 }
 
 /// The `search` option of an index.
 pub fn search(index: Rel) -> Option<String> {
-    // SAFETY: as above.
-    unsafe { search_in((*index.as_ptr()).rd_options.cast()) }
+    // SAFETY: what `amoptions` built, or null.
+    unsafe { search_in(index.options().cast()) }
 }
 
 /// The `recall` option of an index.
 pub fn recall(index: Rel) -> Option<f64> {
-    // SAFETY: as above.
-    let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>().as_ref() };
+    // SAFETY: what `amoptions` built, or null.
+    let options = unsafe { index.options().cast::<Options>().as_ref() };
     options.map(|options| options.recall).filter(|&recall| recall > 0.0)
 }
 
 /// Size above which an index's delta is sealed: its `delta_limit` option, or else the setting.
 pub fn delta_limit_bytes(index: Rel) -> u64 {
-    // SAFETY: as above.
-    let options = unsafe { (*index.as_ptr()).rd_options.cast::<Options>().as_ref() };
+    // SAFETY: what `amoptions` built, or null.
+    let options = unsafe { index.options().cast::<Options>().as_ref() };
     let own = options.and_then(|options| u64::try_from(options.delta_limit).ok());
     own.map_or_else(guc::delta_limit_bytes, |kilobytes| kilobytes * 1024)
 }
@@ -216,17 +201,17 @@ unsafe fn text_at(options: *const Options, offset: impl Fn(&Options) -> i32) -> 
     if offset == 0 {
         return None;
     }
+    let text = options.cast::<core::ffi::c_char>().wrapping_offset(offset as isize);
     // SAFETY: build_reloptions put a C string at the offset.
-    Some(unsafe { text::from_c(options.cast::<core::ffi::c_char>().offset(offset as isize)) })
+    Some(unsafe { text::from_c(text) })
 }
 
 /// The metric of the operator class.
 pub fn metric(index: Rel) -> Option<Metric> {
-    // SAFETY: an open index of this access method; its operator class has support function 1, which takes nothing.
-    let code = unsafe {
-        let procedure = pg_sys::index_getprocinfo(index.as_ptr(), 1, METRIC_PROCEDURE);
-        pg_sys::FunctionCall0Coll(procedure, pg_sys::InvalidOid)
-    };
+    // SAFETY: an open index of this access method; its operator class has support function 1.
+    let procedure = unsafe { pg_sys::index_getprocinfo(index.as_ptr(), 1, METRIC_PROCEDURE) };
+    // SAFETY: it takes nothing.
+    let code = unsafe { pg_sys::FunctionCall0Coll(procedure, pg_sys::InvalidOid) };
     u8::try_from(code.value() as i32).ok().and_then(Metric::from_code)
 }
 

@@ -15,6 +15,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::batch::Batch;
 use crate::index::search::{FirstRounds, Request};
+use crate::pg::list::references;
 use crate::vector::is_marked;
 
 /// Name of a column in the result of a query that a hint is for, in the part of it that orders by distance.
@@ -84,16 +85,14 @@ pub unsafe fn is_filtered(root: *const pg_sys::PlannerInfo, index: Oid) -> Optio
 /// # Safety
 /// `root` is a valid planner's state.
 unsafe fn is_hinted(root: *const pg_sys::PlannerInfo) -> bool {
-    // SAFETY: a query's target list holds TargetEntry nodes, whose names are C strings or null.
-    unsafe {
-        let columns = (*(*root).parse).targetList;
-        let count = if columns.is_null() { 0 } else { (*columns).length };
-        (0..count).any(|at| {
-            let column: *const pg_sys::TargetEntry = pg_sys::list_nth(columns, at).cast();
-            let name = (*column).resname;
-            !name.is_null() && CStr::from_ptr(name).to_bytes() == COLUMN.as_bytes()
-        })
-    }
+    // SAFETY: the caller's promise.
+    let query = unsafe { (*root).parse };
+    // SAFETY: the planner has a query.
+    let columns = unsafe { (*query).targetList };
+    // SAFETY: a query's target list holds TargetEntry nodes.
+    let mut names = unsafe { references::<pg_sys::TargetEntry>(columns) }.map(|column| column.resname);
+    // SAFETY: a name is a C string.
+    names.any(|name| !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes() == COLUMN.as_bytes())
 }
 
 /// What is asked of `index` by a scan for the neighbours of `vector`, if a hint means it.

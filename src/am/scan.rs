@@ -55,13 +55,13 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     order_bys: i32,
 ) -> pg_sys::IndexScanDesc {
     // SAFETY: PostgreSQL keeps the relation open while the descriptor lives.
-    unsafe {
-        let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
-        let state = ScanState::new(Rel::new(index));
-        let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state);
-        (*scan).opaque = state.cast();
-        scan
-    }
+    let scan = unsafe { pg_sys::RelationGetIndexScan(index, keys, order_bys) };
+    // SAFETY: PostgreSQL keeps the relation open while the descriptor lives.
+    let state = ScanState::new(unsafe { Rel::new(index) });
+    let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(state);
+    // SAFETY: the descriptor was just made.
+    unsafe { (*scan).opaque = state.cast() };
+    scan
 }
 
 #[pgrx::pg_guard]
@@ -72,16 +72,19 @@ pub unsafe extern "C-unwind" fn amrescan(
     order_bys: pg_sys::ScanKey,
     order_by_count: i32,
 ) {
-    // SAFETY: the descriptor has room for as many keys as ambeginscan was told.
-    unsafe {
-        let known = (*scan).numberOfOrderBys;
-        if !order_bys.is_null() && known > 0 {
-            core::ptr::copy(order_bys, (*scan).orderByData, known.min(order_by_count) as usize);
-        }
-        let state = state_of(scan);
-        state.reset((*(*scan).indexRelation).rd_id);
-        state.key = order_bys.cast();
+    // SAFETY: a descriptor that `ambeginscan` made.
+    let descriptor = unsafe { &*scan };
+    let known = descriptor.numberOfOrderBys;
+    if !order_bys.is_null() && known > 0 {
+        let count = known.min(order_by_count) as usize;
+        // SAFETY: the descriptor has room for as many keys as ambeginscan was told.
+        unsafe { core::ptr::copy(order_bys, descriptor.orderByData, count) };
     }
+    // SAFETY: the state is this scan's own, and nobody else uses it during the call.
+    let state = unsafe { state_of(scan) };
+    // SAFETY: PostgreSQL keeps the index open.
+    state.reset(unsafe { Rel::new(descriptor.indexRelation) }.oid());
+    state.key = order_bys.cast();
 }
 
 #[pgrx::pg_guard]
@@ -91,11 +94,13 @@ pub unsafe extern "C-unwind" fn amgettuple(
 ) -> bool {
     // SAFETY: the state is this scan's own, and nobody else uses it during the call.
     let state = unsafe { state_of(scan) };
+    // SAFETY: a descriptor that PostgreSQL has set up for fetching.
+    let descriptor = unsafe { &mut *scan };
     // SAFETY: PostgreSQL keeps the index open.
-    let index = unsafe { Rel::new((*scan).indexRelation) };
+    let index = unsafe { Rel::new(descriptor.indexRelation) };
     if state.cursor.is_none() {
-        // SAFETY: a descriptor that PostgreSQL has set up for fetching.
-        unsafe { start(scan, index, state) }.or_raise();
+        // SAFETY: PostgreSQL has filled the order-by keys in.
+        unsafe { start(descriptor, index, state) }.or_raise();
     }
     let ScanState { cursor: Some(cursor), query, operator, returned_rows, .. } = state else {
         return false;
@@ -103,9 +108,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
     // SAFETY: PostgreSQL keeps heap, index and snapshot of the scan.
     let mut exact = unsafe {
         ScanDistances::new(
-            (*scan).heapRelation,
+            descriptor.heapRelation,
             index.as_ptr(),
-            (*scan).xs_snapshot,
+            descriptor.xs_snapshot,
             operator,
             query.as_deref(),
         )
@@ -115,35 +120,38 @@ pub unsafe extern "C-unwind" fn amgettuple(
     if let (Some(rows), true) = (returned_rows, next.is_some()) {
         *rows += 1;
     }
-    // SAFETY: a valid descriptor; the row is given to the executor, which fetches it under its snapshot.
-    unsafe {
-        (*scan).xs_recheck = false;
-        (*scan).xs_recheckorderby = false;
-        if let Some(row) = next {
-            (*scan).xs_heaptid = item_pointer(row.tid);
-        }
+    descriptor.xs_recheck = false;
+    descriptor.xs_recheckorderby = false;
+    if let Some(row) = &next {
+        // The executor fetches the row under its snapshot.
+        descriptor.xs_heaptid = item_pointer(row.tid);
     }
     next.is_some()
 }
 
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: a descriptor that `ambeginscan` made.
+    let index = unsafe { (*scan).indexRelation };
+    // SAFETY: PostgreSQL keeps the index open.
+    let index = unsafe { Rel::new(index) };
     // SAFETY: the state is this scan's own; its shell goes with the memory context.
-    unsafe { state_of(scan).reset((*(*scan).indexRelation).rd_id) };
+    unsafe { state_of(scan) }.reset(index.oid());
 }
 
 /// # Safety
 /// `scan` was made by `ambeginscan`, and no other reference to its state is in use.
 unsafe fn state_of<'a>(scan: pg_sys::IndexScanDesc) -> &'a mut ScanState {
+    // SAFETY: the caller's promise.
+    let state = unsafe { (*scan).opaque };
     // SAFETY: set by ambeginscan; the caller's promise for the rest.
-    unsafe { &mut *(*scan).opaque.cast::<ScanState>() }
+    unsafe { &mut *state.cast::<ScanState>() }
 }
 
 /// # Safety
 /// `scan` is a descriptor of an open index, with its order-by keys filled in.
-unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) -> Result<(), SqlError> {
-    // SAFETY: the caller's promise.
-    let (scan, snapshot) = unsafe { (&*scan, (*scan).xs_snapshot) };
+unsafe fn start(scan: &pg_sys::IndexScanDescData, index: Rel, state: &mut ScanState) -> Result<(), SqlError> {
+    let snapshot = scan.xs_snapshot;
     if scan.numberOfOrderBys < 1 {
         return Err(SqlError::new(
             Code::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -165,7 +173,7 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
         Some(unsafe { state.operator.kind.read(key.sk_argument) }.to_vec())
     };
     let query = state.query.as_deref();
-    // SAFETY: as above.
+    // SAFETY: the right argument of the operator is a varlena.
     let hinted = query.and_then(|_| unsafe { plan_hint::request(index.oid(), key.sk_argument) });
     index.count_scan();
     // SAFETY: the descriptor's count, where a plan node that shows it has one.
@@ -186,7 +194,7 @@ unsafe fn start(scan: pg_sys::IndexScanDesc, index: Rel, state: &mut ScanState) 
                     request
                 }
             };
-            // SAFETY: as above.
+            // SAFETY: PostgreSQL keeps heap, index and snapshot of the scan.
             let exact = unsafe {
                 ScanDistances::new(scan.heapRelation, index.as_ptr(), snapshot, &state.operator, query)
             };
@@ -236,9 +244,11 @@ impl<'a> ScanDistances<'a> {
 impl ExactDistances for ScanDistances<'_> {
     fn at(&mut self, tid: Tid) -> Option<f64> {
         let (query, operator) = (self.query?, self.operator);
-        // SAFETY: the promise of `new`.
-        let rows = self.open.get_or_insert_with(|| unsafe {
-            TableRows::open(Rel::new(self.table), Rel::new(self.index), operator.kind, self.snapshot)
+        let rows = self.open.get_or_insert_with(|| {
+            // SAFETY: the promise of `new`.
+            let [table, index] = [self.table, self.index].map(|relation| unsafe { Rel::new(relation) });
+            // SAFETY: the promise of `new`.
+            unsafe { TableRows::open(table, index, operator.kind, self.snapshot) }
         });
         rows.with_row(tid, |row| operator.distance(query, row))
     }

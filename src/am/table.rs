@@ -26,15 +26,20 @@ impl TableRows {
     /// The relations and the snapshot stay open and valid while the value lives, and `kind` is that of the index's
     /// values.
     pub unsafe fn open(heap: Rel, index: Rel, kind: ValueKind, snapshot: pg_sys::Snapshot) -> Self {
-        // SAFETY: the caller's promise. All of this is freed in `drop`, or by the transaction's abort.
-        unsafe {
-            let estate = pg_sys::CreateExecutorState();
-            let info = PgMemoryContexts::For((*estate).es_query_cxt)
-                .switch_to(|_| pg_sys::BuildIndexInfo(index.as_ptr()));
-            let slot = pg_sys::table_slot_create(heap.as_ptr(), core::ptr::null_mut());
-            let fetch = pg_sys::table_index_fetch_begin(heap.as_ptr());
-            TableRows { info, estate, slot, fetch, snapshot, kind }
-        }
+        // All of this is freed in `drop`, or by the transaction's abort.
+        // SAFETY: called in a transaction.
+        let estate = unsafe { pg_sys::CreateExecutorState() };
+        // SAFETY: just made.
+        let memory = unsafe { (*estate).es_query_cxt };
+        // SAFETY: the index is open.
+        let build = |_: &mut PgMemoryContexts| unsafe { pg_sys::BuildIndexInfo(index.as_ptr()) };
+        // SAFETY: the executor's memory, which is freed with it.
+        let info = unsafe { PgMemoryContexts::For(memory).switch_to(build) };
+        // SAFETY: the table is open.
+        let slot = unsafe { pg_sys::table_slot_create(heap.as_ptr(), core::ptr::null_mut()) };
+        // SAFETY: the table is open.
+        let fetch = unsafe { pg_sys::table_index_fetch_begin(heap.as_ptr()) };
+        TableRows { info, estate, slot, fetch, snapshot, kind }
     }
 
     /// Calls `visit` with the indexed value of the visible version of the row. None if no version is visible, or its
@@ -45,27 +50,26 @@ impl TableRows {
         if !self.fetch(tid) {
             return None;
         }
-        // SAFETY: everything was opened in `open`; the arrays have room for any index; the value is dropped before
-        // the memory of the expression's result.
-        unsafe {
-            self.expression_context().ecxt_scantuple = self.slot;
-            pg_sys::FormIndexDatum(
-                self.info,
-                self.slot,
-                self.estate,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
-            let value = (!nulls[0]).then(|| visit(&self.kind.read(values[0])));
-            pg_sys::MemoryContextReset(self.expression_context().ecxt_per_tuple_memory);
-            value
-        }
+        self.expression_context().ecxt_scantuple = self.slot;
+        let (datums, flags) = (values.as_mut_ptr(), nulls.as_mut_ptr());
+        // SAFETY: everything was opened in `open`; the arrays have room for any index.
+        unsafe { pg_sys::FormIndexDatum(self.info, self.slot, self.estate, datums, flags) };
+        // SAFETY: the column is of this kind, and the value is dropped before its memory.
+        let value = (!nulls[0]).then(|| visit(&unsafe { self.kind.read(values[0]) }));
+        // SAFETY: nobody uses what was made for this row any more.
+        unsafe { pg_sys::MemoryContextReset(self.expression_context().ecxt_per_tuple_memory) };
+        value
     }
 
     /// TID of the visible version of the row, if there is one.
     pub fn visible_version(&mut self, tid: Tid) -> Option<Tid> {
+        if !self.fetch(tid) {
+            return None;
+        }
         // SAFETY: the slot was just filled with a tuple of the table.
-        self.fetch(tid).then(|| unsafe { tid_of(&raw mut (*self.slot).tts_tid) })
+        let pointer = unsafe { &raw mut (*self.slot).tts_tid };
+        // SAFETY: the slot was just filled with a tuple of the table.
+        Some(unsafe { tid_of(pointer) })
     }
 
     /// Puts the visible version into the slot; false if there is none.
@@ -87,14 +91,14 @@ impl TableRows {
 
     /// PostgreSQL's `GetPerTupleExprContext` (executor/executor.h).
     fn expression_context(&mut self) -> &mut pg_sys::ExprContext {
-        // SAFETY: the executor state is open, and frees the context with itself.
-        unsafe {
-            let estate = &mut *self.estate;
-            if estate.es_per_tuple_exprcontext.is_null() {
-                pg_sys::MakePerTupleExprContext(estate);
-            }
-            &mut *estate.es_per_tuple_exprcontext
+        // SAFETY: the executor state is open.
+        let mut context = unsafe { (*self.estate).es_per_tuple_exprcontext };
+        if context.is_null() {
+            // SAFETY: the executor state is open, and has no such context yet.
+            context = unsafe { pg_sys::MakePerTupleExprContext(self.estate) };
         }
+        // SAFETY: the executor state frees the context with itself.
+        unsafe { &mut *context }
     }
 }
 
@@ -102,11 +106,11 @@ impl Drop for TableRows {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: opened in `open` and not closed since.
-            unsafe {
-                pg_sys::table_index_fetch_end(self.fetch);
-                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-                pg_sys::FreeExecutorState(self.estate);
-            }
+            unsafe { pg_sys::table_index_fetch_end(self.fetch) };
+            // SAFETY: made in `open` and not dropped since.
+            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) };
+            // SAFETY: made in `open` and not freed since.
+            unsafe { pg_sys::FreeExecutorState(self.estate) };
         }
     }
 }
@@ -125,27 +129,12 @@ pub unsafe fn scan_visible<S>(
     collect: pg_sys::IndexBuildCallback,
     state: &mut S,
 ) {
-    // SAFETY: the caller's promise; table_index_build_scan ends the scan. `ii_Concurrent` makes it go by the snapshot.
-    unsafe {
-        (*info).ii_Concurrent = true;
-        let scan = pg_sys::table_beginscan_strat(
-            heap.as_ptr(),
-            snapshot,
-            0,
-            core::ptr::null_mut(),
-            true,
-            starts_anywhere,
-        );
-        let state = core::ptr::from_mut(state).cast::<c_void>();
-        pg_sys::table_index_build_scan(
-            heap.as_ptr(),
-            index.as_ptr(),
-            info,
-            true,
-            false,
-            collect,
-            state,
-            scan,
-        );
-    }
+    // SAFETY: the caller's promise. It makes the scan go by the snapshot.
+    unsafe { (*info).ii_Concurrent = true };
+    let (table, no_keys) = (heap.as_ptr(), core::ptr::null_mut());
+    // SAFETY: table and snapshot are open; table_index_build_scan ends the scan.
+    let scan = unsafe { pg_sys::table_beginscan_strat(table, snapshot, 0, no_keys, true, starts_anywhere) };
+    let (index, state) = (index.as_ptr(), core::ptr::from_mut(state).cast::<c_void>());
+    // SAFETY: the caller's promise, and the scan that was just begun.
+    unsafe { pg_sys::table_index_build_scan(table, index, info, true, false, collect, state, scan) };
 }

@@ -8,6 +8,7 @@ use super::{item_pointer, maintenance};
 use crate::index::format::Tid;
 use crate::index::storage::free_pages::Space;
 use crate::index::vacuum;
+use crate::pg::callback;
 use crate::pg::error::OrRaise;
 use crate::pg::relation::Rel;
 
@@ -18,15 +19,15 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
     callback: pg_sys::IndexBulkDeleteCallback,
     callback_state: *mut c_void,
 ) -> *mut pg_sys::IndexBulkDeleteResult {
+    // SAFETY: PostgreSQL passes a valid struct.
+    let index = unsafe { (*info).index };
     // SAFETY: PostgreSQL keeps the index open and locked.
-    let index = unsafe { Rel::new((*info).index) };
+    let index = unsafe { Rel::new(index) };
     let Some(callback) = callback else { return stats };
     let mut is_dead = |tid: Tid| {
         let mut pointer = item_pointer(tid);
-        // SAFETY: PostgreSQL's own callback with its own state; the guard turns its errors into panics.
-        unsafe {
-            pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| callback(&raw mut pointer, callback_state))
-        }
+        // SAFETY: PostgreSQL's own callback with its own state.
+        unsafe { callback::call(callback, (&raw mut pointer, callback_state)) }
     };
     let vacuumed = vacuum::delete(index, &mut is_dead).or_raise();
     let mut stats = stats_or_new(stats);

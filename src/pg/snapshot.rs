@@ -75,6 +75,22 @@ impl CallersSnapshot {
     }
 }
 
+/// The calling query's snapshot, registered: it stays valid until it is unregistered, or until the transaction ends.
+pub fn registered_active() -> pg_sys::Snapshot {
+    // SAFETY: called in a query, which has a snapshot.
+    let active = unsafe { pg_sys::GetActiveSnapshot() };
+    // SAFETY: valid.
+    unsafe { pg_sys::RegisterSnapshot(active) }
+}
+
+/// As `registered_active`, of a new snapshot.
+pub fn registered_latest() -> pg_sys::Snapshot {
+    // SAFETY: called in a transaction.
+    let latest = unsafe { pg_sys::GetLatestSnapshot() };
+    // SAFETY: valid until something else asks for one.
+    unsafe { pg_sys::RegisterSnapshot(latest) }
+}
+
 /// Releases the snapshot that PostgreSQL keeps from the last catalogue lookup. In a session it ends with each
 /// statement; in a long-running process it would keep VACUUM from removing rows anywhere in the database.
 pub fn forget_catalogue_snapshot() {

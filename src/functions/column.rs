@@ -7,6 +7,7 @@ use super::target::{qualified_name, relation_name};
 use crate::am::Metric;
 use crate::am::options::OperatorClass;
 use crate::pg::error::SqlError;
+use crate::pg::text::Text;
 use crate::pg::{catalogue, search_path, text};
 use crate::vector::ValueKind;
 
@@ -51,20 +52,21 @@ impl Column {
         let text = |text: &str| (pg_sys::TEXTOID, text::datum(text));
         let (mut found, mut base) = (None, pg_sys::InvalidOid);
         catalogue::for_each_row(COLUMN, &[(pg_sys::OIDOID, table.into()), text(name)], |row| {
+            type Columns = (Option<Text>, Option<bool>, Option<pg_sys::Oid>, Option<i32>, Option<bool>);
             // SAFETY: the query's columns are of these types.
-            found = Some(unsafe {
-                let typmod;
-                (base, typmod) = catalogue::base_type(row.get(3).unwrap_or(base), row.get(4).unwrap_or(-1));
-                Column {
-                    table,
-                    type_oid: row.get(3).unwrap_or(pg_sys::InvalidOid),
-                    type_name: row.text(1).unwrap_or_default(),
-                    is_integer: row.get(2).unwrap_or(false),
-                    operator_class: None,
-                    kind: ValueKind::default(),
-                    typmod,
-                    is_not_null: row.get(5).unwrap_or(false),
-                }
+            let (type_name, is_integer, type_oid, typmod, is_not_null): Columns = unsafe { row.columns() };
+            let type_oid = type_oid.unwrap_or(pg_sys::InvalidOid);
+            let (base_type, typmod) = catalogue::base_type(type_oid, typmod.unwrap_or(-1));
+            base = base_type;
+            found = Some(Column {
+                table,
+                type_oid,
+                type_name: type_name.unwrap_or_default().into_string(),
+                is_integer: is_integer.unwrap_or(false),
+                operator_class: None,
+                kind: ValueKind::default(),
+                typmod,
+                is_not_null: is_not_null.unwrap_or(false),
             });
         });
         if let Some(column) = &mut found {

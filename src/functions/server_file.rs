@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use crate::pg::error::SqlError;
+use crate::pg::owner::current_user;
 use crate::pg::text::to_server;
 
 /// Err unless the current user may write files on the server. `instead` is the HINT: what the user can do instead.
@@ -24,7 +25,7 @@ pub fn require_reader(instead: &str) -> Result<(), SqlError> {
 
 fn require(role: u32, what: &str, instead: &str) -> Result<(), SqlError> {
     // SAFETY: looks catalogue rows up by oid.
-    if unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(role)) } {
+    if unsafe { pg_sys::has_privs_of_role(current_user(), pg_sys::Oid::from(role)) } {
         return Ok(());
     }
     let message = format!("permission denied to {what} files on the server");

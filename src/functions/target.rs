@@ -6,9 +6,10 @@ use super::predicate::Predicate;
 use crate::am::options::OperatorClass;
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
+use crate::pg::owner::current_user;
 use crate::pg::relation::{IndexAndTable, OpenRelation, index_is_gone};
 use crate::pg::search_path;
-use crate::pg::text;
+use crate::pg::text::{self, Text};
 use crate::vector::ValueKind;
 
 /// A faiss index and the parts of a query over its table. Names are quoted.
@@ -139,20 +140,19 @@ fn find(relation: pg_sys::Oid) -> Result<MatchingIndex, SqlError> {
     let mut itself = None;
     let mut candidates: Vec<MatchingIndex> = Vec::new();
     catalogue::for_each_row(&candidates_query(), &[(pg_sys::OIDOID, relation.into())], |row| {
-        // SAFETY: the query's columns are of these types.
-        let (name, kind, oid) = unsafe { (row.text(1), row.get::<i8>(2), row.get(3)) };
-        itself = Some((name.unwrap_or_default(), kind.unwrap_or(0) as u8));
-        candidates.extend(oid.map(|oid| {
-            // SAFETY: as above.
-            let (name, kind, usable, meaning) =
-                unsafe { (row.text(4), row.get::<i8>(5), row.get(6), row.text(7)) };
-            MatchingIndex {
-                oid,
-                name: name.unwrap_or_default(),
-                kind: kind.unwrap_or(0) as u8,
-                is_usable: usable == Some(true),
-                meaning: meaning.unwrap_or_default(),
-            }
+        type Relation = (Option<Text>, Option<i8>);
+        // SAFETY: the query's first columns are of these types.
+        let (name, kind): Relation = unsafe { row.columns() };
+        itself = Some((name.unwrap_or_default().into_string(), kind.unwrap_or(0) as u8));
+        type Index = (Option<pg_sys::Oid>, Option<Text>, Option<i8>, Option<bool>, Option<Text>);
+        // SAFETY: the query's other columns are of these types.
+        let (oid, name, kind, is_usable, meaning): Index = unsafe { row.columns_from(3) };
+        candidates.extend(oid.map(|oid| MatchingIndex {
+            oid,
+            name: name.unwrap_or_default().into_string(),
+            kind: kind.unwrap_or(0) as u8,
+            is_usable: is_usable == Some(true),
+            meaning: meaning.unwrap_or_default().into_string(),
         }));
     });
     let (name, kind) = itself.ok_or_else(|| no_relation(relation))?;
@@ -212,25 +212,26 @@ pub fn check_maintainer(index: pg_sys::Oid) -> Result<(), SqlError> {
 #[cfg(not(any(feature = "pg16", feature = "pg17", feature = "pg18")))]
 fn may_maintain(index: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogue rows up by oid.
-    unsafe { pg_sys::pg_class_ownercheck(index, pg_sys::GetUserId()) }
+    unsafe { pg_sys::pg_class_ownercheck(index, current_user()) }
 }
 
 #[cfg(feature = "pg16")]
 fn may_maintain(index: pg_sys::Oid) -> bool {
     // SAFETY: looks catalogue rows up by oid.
-    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, index, pg_sys::GetUserId()) }
+    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, index, current_user()) }
 }
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn may_maintain(index: pg_sys::Oid) -> bool {
-    // SAFETY: looks catalogue rows up by oid.
-    unsafe {
-        let table = pg_sys::IndexGetRelation(index, true);
-        let maintain = pg_sys::AclMode::from(pg_sys::ACL_MAINTAIN);
-        table != pg_sys::InvalidOid
-            && pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), maintain)
-                == pg_sys::AclResult::ACLCHECK_OK
+    // SAFETY: looks a catalogue row up by its oid.
+    let table = unsafe { pg_sys::IndexGetRelation(index, true) };
+    if table == pg_sys::InvalidOid {
+        return false;
     }
+    let maintain = pg_sys::AclMode::from(pg_sys::ACL_MAINTAIN);
+    // SAFETY: looks catalogue rows up by oid.
+    let found = unsafe { pg_sys::pg_class_aclcheck(table, current_user(), maintain) };
+    found == pg_sys::AclResult::ACLCHECK_OK
 }
 
 /// Resolves `relation` and describes its index.
@@ -244,25 +245,31 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
     let mut target = None;
     search_path::with_catalogue_only(|| {
         catalogue::for_each_row(&description_query(), &[(pg_sys::OIDOID, index.into())], |row| {
-            // SAFETY: the query's columns are of these types.
-            target = Some(unsafe {
-                let declared: pg_sys::Oid = row.get(8).unwrap_or(pg_sys::InvalidOid);
-                let (vector_type, dims) = catalogue::base_type(declared, row.get(7).unwrap_or(-1));
-                let [family, input] = [11, 12].map(|column| row.get(column).unwrap_or(pg_sys::InvalidOid));
-                Target {
-                    index,
-                    table: row.text(1).unwrap_or_default(),
-                    table_oid: row.get(2).unwrap_or(pg_sys::InvalidOid),
-                    is_partitioned: row.get(3).unwrap_or(false),
-                    vector: row.text(4).unwrap_or_default(),
-                    predicate: Predicate::new(row.text(5)),
-                    operator: row.text(6).unwrap_or_default(),
-                    dims,
-                    vector_type,
-                    kind: OperatorClass { family, input }.value_kind().unwrap_or_default(),
-                    id: row.text(9),
-                    indexes: row.get(10).unwrap_or_default(),
-                }
+            type Table = (Option<Text>, Option<pg_sys::Oid>, Option<bool>);
+            // SAFETY: the query's first columns are of these types.
+            let (table, table_oid, is_partitioned): Table = unsafe { row.columns() };
+            type Vector = (Option<Text>, Option<Text>, Option<Text>, Option<i32>, Option<pg_sys::Oid>);
+            // SAFETY: the query's next columns are of these types.
+            let (vector, predicate, operator, dims, declared): Vector = unsafe { row.columns_from(4) };
+            type Last = (Option<Text>, Option<Vec<pg_sys::Oid>>, Option<pg_sys::Oid>, Option<pg_sys::Oid>);
+            // SAFETY: the query's last columns are of these types.
+            let (id, indexes, family, input): Last = unsafe { row.columns_from(9) };
+            let declared = declared.unwrap_or(pg_sys::InvalidOid);
+            let (vector_type, dims) = catalogue::base_type(declared, dims.unwrap_or(-1));
+            let [family, input] = [family, input].map(|oid| oid.unwrap_or(pg_sys::InvalidOid));
+            target = Some(Target {
+                index,
+                table: table.unwrap_or_default().into_string(),
+                table_oid: table_oid.unwrap_or(pg_sys::InvalidOid),
+                is_partitioned: is_partitioned.unwrap_or(false),
+                vector: vector.unwrap_or_default().into_string(),
+                predicate: Predicate::new(predicate.map(Text::into_string)),
+                operator: operator.unwrap_or_default().into_string(),
+                dims,
+                vector_type,
+                kind: OperatorClass { family, input }.value_kind().unwrap_or_default(),
+                id: id.map(Text::into_string),
+                indexes: indexes.unwrap_or_default(),
             });
         });
     });

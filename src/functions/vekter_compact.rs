@@ -9,11 +9,11 @@ use crate::pg::error::{OrRaise, SqlError};
 
 #[pg_extern]
 fn vekter_compact(index: pg_sys::Oid) {
+    let name = c"vekter_compact()".as_ptr();
     // SAFETY: a name for the error message.
-    unsafe {
-        pg_sys::PreventCommandDuringRecovery(c"vekter_compact()".as_ptr());
-        pg_sys::PreventCommandIfReadOnly(c"vekter_compact()".as_ptr());
-    }
+    unsafe { pg_sys::PreventCommandDuringRecovery(name) };
+    // SAFETY: a name for the error message.
+    unsafe { pg_sys::PreventCommandIfReadOnly(name) };
     compact(index).or_raise();
 }
 

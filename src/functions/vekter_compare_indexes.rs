@@ -12,6 +12,7 @@ use super::predicate::Predicate;
 use super::target::relation_name;
 use super::vekter_recall::{RowId, ids, row_id};
 use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::text::Text;
 use crate::pg::{catalogue, spi, visible_index};
 
 /// An index as the planner compares it: indexes with the same table, value, operator and rows answer the same queries.
@@ -142,14 +143,20 @@ fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(Index, M
 fn describe(index: pg_sys::Oid) -> Result<Index, SqlError> {
     let mut found = None;
     catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {
-        // SAFETY: the query's columns are of these types.
-        found = unsafe {
-            let [table, value, operator, access_method] =
-                [1, 2, 3, 6].map(|column| row.text(column).unwrap_or_default());
-            let (value_type, predicate) = (row.get(4).unwrap_or_default(), Predicate::new(row.text(5)));
-            let answers = Answers { table, value, operator, value_type, predicate };
-            Some(Index { oid: index, access_method, bytes: row.get(7).unwrap_or(0), answers })
+        type Order = (Option<Text>, Option<Text>, Option<Text>, Option<pg_sys::Oid>, Option<Text>);
+        // SAFETY: the query's first columns are of these types.
+        let (table, value, operator, value_type, predicate): Order = unsafe { row.columns() };
+        // SAFETY: the query's last columns are of these types.
+        let (access_method, bytes): (Option<Text>, Option<_>) = unsafe { row.columns_from(6) };
+        let answers = Answers {
+            table: table.unwrap_or_default().into_string(),
+            value: value.unwrap_or_default().into_string(),
+            operator: operator.unwrap_or_default().into_string(),
+            value_type: value_type.unwrap_or_default(),
+            predicate: Predicate::new(predicate.map(Text::into_string)),
         };
+        let access_method = access_method.unwrap_or_default().into_string();
+        found = Some(Index { oid: index, access_method, bytes: bytes.unwrap_or(0), answers });
     });
     match found {
         Some(found) => Ok(found),

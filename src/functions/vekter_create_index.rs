@@ -146,29 +146,27 @@ impl NewIndex {
     fn choose_name(&self) -> Result<String, SqlError> {
         let table = to_server(&relation_name(self.table)?);
         let column = to_server(&self.vector_column);
-        // SAFETY: the strings outlive the call; the answer is a palloc'd C string.
-        Ok(unsafe {
-            let namespace = pg_sys::get_rel_namespace(self.table);
-            let name = pg_sys::ChooseRelationName(
-                table.as_ptr(),
-                column.as_ptr(),
-                c"idx".as_ptr(),
-                namespace,
-                false,
-            );
-            from_c(name)
-        })
+        let (table, column, suffix) = (table.as_ptr(), column.as_ptr(), c"idx".as_ptr());
+        // SAFETY: the strings outlive the call.
+        let name = unsafe { pg_sys::ChooseRelationName(table, column, suffix, self.namespace(), false) };
+        // SAFETY: the answer is a palloc'd C string.
+        Ok(unsafe { from_c(name) })
+    }
+
+    /// The schema of the table and its indexes.
+    fn namespace(&self) -> pg_sys::Oid {
+        // SAFETY: looks a catalogue row up by its oid.
+        unsafe { pg_sys::get_rel_namespace(self.table) }
     }
 
     fn index_named(&self, name: &str) -> Result<pg_sys::Oid, SqlError> {
         let name = to_server(name);
-        // SAFETY: looks a catalogue row up by name; indexes are in the schema of their table.
-        Ok(unsafe {
-            let namespace = pg_sys::get_rel_namespace(self.table);
-            let truncated = pg_sys::pstrdup(name.as_ptr());
-            let length = name.to_bytes().len() as i32;
-            pg_sys::truncate_identifier(truncated, length, false);
-            pg_sys::get_relname_relid(truncated, namespace)
-        })
+        let length = name.to_bytes().len() as i32;
+        // SAFETY: a C string, which is copied.
+        let truncated = unsafe { pg_sys::pstrdup(name.as_ptr()) };
+        // SAFETY: the copy, which has this length.
+        unsafe { pg_sys::truncate_identifier(truncated, length, false) };
+        // SAFETY: looks a catalogue row up by its key.
+        Ok(unsafe { pg_sys::get_relname_relid(truncated, self.namespace()) })
     }
 }

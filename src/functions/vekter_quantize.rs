@@ -64,8 +64,10 @@ fn visible_rows(target: &Target, id: i64) -> Result<(Vec<Tid>, Vec<Vec<f32>>), S
     let (mut versions, mut rows) = (Vec::new(), Vec::new());
     plan.for_each_row(&[Some(pg_sys::Datum::from(id))], |row| {
         if let (Some(version), Some(value)) = (row.datum(1), row.datum(2)) {
-            // SAFETY: the columns are of the type tid and of this kind, and the row lives while it is visited.
-            let (version, value) = unsafe { (tid_of(version.cast_mut_ptr()), target.kind.read(value)) };
+            // SAFETY: the column is of type tid, and the row lives while it is visited.
+            let version = unsafe { tid_of(version.cast_mut_ptr()) };
+            // SAFETY: the column is of this kind, and the row lives while it is visited.
+            let value = unsafe { target.kind.read(value) };
             versions.push(version);
             rows.push(value.to_vec());
         }

@@ -25,6 +25,11 @@ pub fn as_owner<R>(relation: Rel, work: impl FnOnce() -> R) -> R {
     result
 }
 
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads this process's state.
+    unsafe { pg_sys::GetUserId() }
+}
+
 fn set_user(user: pg_sys::Oid, context: i32) {
     // SAFETY: this process's state, which the transaction's abort restores.
     unsafe { pg_sys::SetUserIdAndSecContext(user, context) };

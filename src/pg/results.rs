@@ -2,6 +2,17 @@
 
 use pgrx::pg_sys;
 
+/// The type of an argument of a call, counted from 0; InvalidOid where it is not known.
+///
+/// # Safety
+/// `call` is the running call of a function.
+pub unsafe fn argument_type(call: pg_sys::FunctionCallInfo, number: i32) -> pg_sys::Oid {
+    // SAFETY: the caller's promise.
+    let function = unsafe { (*call).flinfo };
+    // SAFETY: what PostgreSQL knows of the function that is called.
+    unsafe { pg_sys::get_fn_expr_argtype(function, number) }
+}
+
 /// The result rows of a function call.
 pub struct ResultRows {
     store: *mut pg_sys::Tuplestorestate,

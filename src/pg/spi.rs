@@ -46,7 +46,16 @@ impl Row {
     /// They are of the SQL types that the elements of `C`, a tuple, stand for.
     pub unsafe fn columns<C: Columns>(&self) -> C {
         // SAFETY: the caller's promise.
-        unsafe { C::of(self) }
+        unsafe { C::of(self, 1) }
+    }
+
+    /// As `columns`, from this one on (the first is 1).
+    ///
+    /// # Safety
+    /// As of `columns`.
+    pub unsafe fn columns_from<C: Columns>(&self, first: i32) -> C {
+        // SAFETY: the caller's promise.
+        unsafe { C::of(self, first) }
     }
 
     /// The value of a varlena column, copied to the memory context that was current when the query began; None for
@@ -57,30 +66,29 @@ impl Row {
     }
 }
 
-/// Values of a row's first columns.
+/// Values of neighbouring columns of a row.
 pub trait Columns {
     /// # Safety
     /// As of [`Row::columns`].
-    unsafe fn of(row: &Row) -> Self;
+    unsafe fn of(row: &Row, first: i32) -> Self;
 }
 
 macro_rules! columns {
-    ($($kind:ident: $column:literal),*) => {
+    ($($kind:ident: $place:literal),*) => {
         impl<$($kind: FromDatum),*> Columns for ($(Option<$kind>,)*) {
-            unsafe fn of(row: &Row) -> Self {
+            unsafe fn of(row: &Row, first: i32) -> Self {
                 ($(
                     // SAFETY: the caller's promise.
-                    unsafe { row.get($column) },
+                    unsafe { row.get(first + $place) },
                 )*)
             }
         }
     };
 }
 
-columns!(A: 1, B: 2);
-columns!(A: 1, B: 2, C: 3, D: 4, E: 5);
-columns!(A: 1, B: 2, C: 3, D: 4, E: 5, F: 6, G: 7);
-columns!(A: 1, B: 2, C: 3, D: 4, E: 5, F: 6, G: 7, H: 8, I: 9, J: 10);
+columns!(A: 0, B: 1);
+columns!(A: 0, B: 1, C: 2);
+columns!(A: 0, B: 1, C: 2, D: 3, E: 4);
 
 impl Plan {
     pub fn prepare(query: &str, argument_types: &[pg_sys::Oid]) -> Self {

@@ -12,9 +12,10 @@ use pgrx::{PgSqlErrorCode as Code, pg_sys};
 use super::{Searcher, Waiting};
 use crate::functions::arguments::Effort;
 use crate::functions::target;
+use crate::pg::catalogue::{Storage, storage_of};
 use crate::pg::error::{OrRaise, SqlError};
 use crate::pg::progress::RowsThrough;
-use crate::pg::results::ResultRows;
+use crate::pg::results::{ResultRows, argument_type};
 use crate::pg::spi::{QueryCursor, Row};
 use crate::pg::text::{Text, from_c, from_server};
 
@@ -37,8 +38,9 @@ fn knn_join(
     call: pg_sys::FunctionCallInfo,
 ) {
     // SAFETY: the running call, of a function that returns a table.
-    let (results, id_type) =
-        unsafe { (ResultRows::begin(call), pg_sys::get_fn_expr_argtype((*call).flinfo, ID_TYPE_ARGUMENT)) };
+    let results = unsafe { ResultRows::begin(call) };
+    // SAFETY: the running call.
+    let id_type = unsafe { argument_type(call, ID_TYPE_ARGUMENT) };
     let id_type = if id_type == pg_sys::InvalidOid { pg_sys::INT8OID } else { id_type };
     let left = LeftTable::named(left_table, left_id, left_vector, id_type);
     join(left, index, k, Effort { search: search.as_deref(), recall }, results).or_raise();
@@ -124,21 +126,21 @@ impl<'a> LeftTable<'a> {
         let table = target::relation_name(self.table)?;
         for (column, wanted, is_id) in [(self.id, self.id_type, true), (self.vector, vector_type, false)] {
             let name = from_server(column.to_bytes());
-            // SAFETY: looks catalogue rows up; the arrays have one element.
-            let (found, fits) = unsafe {
-                let found = pg_sys::get_atttype(self.table, pg_sys::get_attnum(self.table, column.as_ptr()));
-                let explicit = pg_sys::CoercionContext::COERCION_EXPLICIT;
-                let exists = found != pg_sys::InvalidOid;
-                (found, exists && pg_sys::can_coerce_type(1, &found, &wanted, explicit))
-            };
+            // SAFETY: looks a catalogue row up by its key.
+            let number = unsafe { pg_sys::get_attnum(self.table, column.as_ptr()) };
+            // SAFETY: looks a catalogue row up by its key.
+            let found = unsafe { pg_sys::get_atttype(self.table, number) };
             if found == pg_sys::InvalidOid {
                 let message = format!("column \"{name}\" of relation \"{table}\" does not exist");
                 return Err(SqlError::new(Code::ERRCODE_UNDEFINED_COLUMN, message));
             }
-            if !fits {
+            let explicit = pg_sys::CoercionContext::COERCION_EXPLICIT;
+            // SAFETY: looks catalogue rows up; the arrays have one element.
+            if !unsafe { pg_sys::can_coerce_type(1, &found, &wanted, explicit) } {
+                // SAFETY: looks a catalogue row up by its oid.
+                let names = [found, wanted].map(|oid| unsafe { pg_sys::format_type_be(oid) });
                 // SAFETY: both answers are palloc'd C strings.
-                let [found, wanted] =
-                    [found, wanted].map(|oid| unsafe { from_c(pg_sys::format_type_be(oid)) });
+                let [found, wanted] = names.map(|name| unsafe { from_c(name) });
                 let message = format!("column \"{name}\" is not of type {wanted}");
                 let error = SqlError::new(Code::ERRCODE_DATATYPE_MISMATCH, message)
                     .detail(format!("It is of type {found}."));
@@ -164,12 +166,10 @@ impl<'a> LeftTable<'a> {
 
     /// A copy of the row's id that outlives the row and the cursor.
     fn id_of(&self, row: &Row) -> LeftId {
-        let (mut length, mut is_by_value) = (0, false);
-        // SAFETY: looks a catalogue row up by oid; the datum is of that type, and SPI is connected by the row's cursor.
-        let datum = row.datum(1).map(|datum| unsafe {
-            pg_sys::get_typlenbyval(self.id_type, &mut length, &mut is_by_value);
-            pg_sys::SPI_datumTransfer(datum, is_by_value, i32::from(length))
-        });
+        let Storage { length, is_by_value, .. } = storage_of(self.id_type);
+        // SAFETY: the datum is of that type, and SPI is connected by the row's cursor.
+        let copy = |datum| unsafe { pg_sys::SPI_datumTransfer(datum, is_by_value, i32::from(length)) };
+        let datum = row.datum(1).map(copy);
         LeftId { datum, is_by_value }
     }
 
@@ -192,6 +192,8 @@ impl Drop for LeftId {
 }
 
 fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: looks a catalogue row up by its oid.
+    let name = unsafe { pg_sys::format_type_be_qualified(oid) };
     // SAFETY: the answer is a palloc'd C string.
-    unsafe { from_c(pg_sys::format_type_be_qualified(oid)) }
+    unsafe { from_c(name) }
 }

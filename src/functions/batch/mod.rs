@@ -58,11 +58,10 @@ impl Searcher {
         let table = OpenRelation::table_of(relation);
         let target = target::describe(relation)?;
         let query = query_text(&target)?;
-        // SAFETY: both look catalogue rows up by oid.
-        let (element_type, array_type) = unsafe {
-            let element_type = pg_sys::getBaseType(target.vector_type);
-            (element_type, pg_sys::get_array_type(element_type))
-        };
+        // SAFETY: looks catalogue rows up by oid.
+        let element_type = unsafe { pg_sys::getBaseType(target.vector_type) };
+        // SAFETY: looks a catalogue row up by its oid.
+        let array_type = unsafe { pg_sys::get_array_type(element_type) };
         let plan = spi::Plan::prepare(&query, &[array_type, pg_sys::INT8OID]);
         let request = Request::of(k, effort.params(target.index)?);
         let searcher = Searcher { target, plan, k, request, element_type, _table: table };

@@ -93,7 +93,7 @@ fn look_up(relation: pg_sys::Oid) -> Result<Known, SqlError> {
     let mut names = HashSet::new();
     catalogue::for_each_row(NAMED, &[(pg_sys::OIDOID, target.index.into())], |row| {
         // SAFETY: the query's columns are oids.
-        let (class, object) = unsafe { (row.get(1), row.get(2)) };
+        let (class, object): (Option<pg_sys::Oid>, _) = unsafe { row.columns() };
         if let (Some(cache), Some(object)) = (class.and_then(cache_of), object) {
             names.insert(invalidation::name_key(cache, object));
         }

@@ -18,6 +18,7 @@ use pgrx::prelude::*;
 
 use crate::functions::arguments::{Effort, row_count};
 use crate::pg::error::{OrRaise, SqlError};
+use crate::pg::results::argument_type;
 use crate::pg::text::Text;
 use crate::vector::Vector;
 use query::{Asked, Output, Question};
@@ -111,8 +112,8 @@ fn knn_rows(
     filter: Option<Text>,
     call: pg_sys::FunctionCallInfo,
 ) -> TableIterator<'static, (name!(item, AnyElement), name!(distance, f64))> {
-    // SAFETY: a call's information says of which type its first argument is.
-    let row_type = unsafe { pg_sys::get_fn_expr_argtype((*call).flinfo, 0) };
+    // SAFETY: the running call.
+    let row_type = unsafe { argument_type(call, 0) };
     let (Some(query), Some(k)) = (query, k) else {
         return TableIterator::empty();
     };

@@ -183,15 +183,19 @@ unsafe extern "C-unwind" fn check_search(
     _extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: PostgreSQL passes a place that holds a string or NULL.
-    let text = unsafe { text(*value) };
+    // SAFETY: PostgreSQL passes a place.
+    let value = unsafe { *value };
+    // SAFETY: it holds a string or NULL.
+    let text = unsafe { text(value) };
     let Err(error) = SearchParams::parse(&text, &KnownParams::any()) else {
         return true;
     };
     let (message, detail) = (error.to_string(), error.detail().unwrap_or_default());
     let detail = to_server(&format!("{}. {detail}", capitalised(&message)));
-    // SAFETY: pstrdup copies into the current memory context, which outlives the report of the failed check.
-    unsafe { pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr()) };
+    // SAFETY: copies into the current memory context, which outlives the report of the failed check.
+    let detail = unsafe { pg_sys::pstrdup(detail.as_ptr()) };
+    // SAFETY: a pointer of this process, for check hooks.
+    unsafe { pg_sys::GUC_check_errdetail_string = detail };
     false
 }
 
@@ -247,7 +251,10 @@ mod failpoints {
                 Some(check),
                 Some(assign),
                 None,
-            );
+            )
+        };
+        // SAFETY: the hook does not unwind.
+        unsafe {
             GucRegistry::define_int_guc_with_hooks(
                 c"vekter.longest_pause",
                 c"Shortens the waits that spare the processor, for tests.",
@@ -260,8 +267,8 @@ mod failpoints {
                 None,
                 Some(assign_longest_pause),
                 None,
-            );
-        }
+            )
+        };
     }
 
     unsafe extern "C-unwind" fn assign_longest_pause(milliseconds: i32, _extra: *mut c_void) {
@@ -273,9 +280,10 @@ mod failpoints {
         _extra: *mut *mut c_void,
         _source: pg_sys::GucSource::Type,
     ) -> bool {
-        // SAFETY: PostgreSQL passes a place that holds a string or NULL.
-        let value = unsafe { text(*value) };
-        failpoint::is_valid(&value)
+        // SAFETY: PostgreSQL passes a place.
+        let value = unsafe { *value };
+        // SAFETY: it holds a string or NULL.
+        failpoint::is_valid(&unsafe { text(value) })
     }
 
     unsafe extern "C-unwind" fn assign(value: *const c_char, _extra: *mut c_void) {

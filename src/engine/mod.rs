@@ -24,8 +24,6 @@
 //!   each other, so that bytes of another index are an error; it does not check each link of a graph. Bytes without
 //!   such an owner go through [`ExternalIndex`], which checks links too.
 
-#![deny(clippy::multiple_unsafe_ops_per_block, ffi_unwind_calls)]
-
 mod build;
 mod calibrate;
 mod error;

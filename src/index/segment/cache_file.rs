@@ -32,7 +32,9 @@ const MAX_ASCENDING_RUNS: usize = 64;
 /// The cache folder of this server.
 pub fn cache() -> Cache {
     // SAFETY: set once at server start, before any backend.
-    let (directory, start) = unsafe { (pgrx::pg_sys::DataDir, pgrx::pg_sys::PgStartTime) };
+    let directory = unsafe { pgrx::pg_sys::DataDir };
+    // SAFETY: set once at server start, before any backend.
+    let start = unsafe { pgrx::pg_sys::PgStartTime };
     // SAFETY: a C string that lives as long as the process.
     let directory = unsafe { core::ffi::CStr::from_ptr(directory) };
     let directory: &std::ffi::OsStr = OsStrExt::from_bytes(directory.to_bytes());

@@ -217,8 +217,7 @@ pub fn metric(index: Rel) -> Option<Metric> {
 
 /// How the values of an index's column are stored; None if its operator class says nothing that is known.
 pub fn value_kind(index: Rel) -> Option<ValueKind> {
-    // SAFETY: an open index has an operator family and an input type for its column.
-    let (family, input) = unsafe { (*(*index.as_ptr()).rd_opfamily, *(*index.as_ptr()).rd_opcintype) };
+    let (family, input) = index.operator_family();
     OperatorClass { family, input }.value_kind()
 }
 

@@ -72,10 +72,10 @@ impl Column {
         if let Some(column) = &mut found {
             catalogue::for_each_row(OPERATOR_CLASSES, &[(pg_sys::OIDOID, base.into())], |row| {
                 // SAFETY: the query's columns are of these types.
-                let (name, family) = unsafe { (row.text(1), row.get(2).unwrap_or(pg_sys::InvalidOid)) };
-                let class = OperatorClass { family, input: base };
+                let (name, family): (Option<Text>, Option<pg_sys::Oid>) = unsafe { row.columns() };
+                let class = OperatorClass { family: family.unwrap_or(pg_sys::InvalidOid), input: base };
                 if column.operator_class.is_none() && class.metric() == Some(metric) {
-                    column.operator_class = name;
+                    column.operator_class = name.map(Text::into_string);
                     column.kind = class.value_kind().unwrap_or_default();
                 }
             });

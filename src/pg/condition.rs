@@ -25,7 +25,8 @@ pub fn check(text: &str, from: &str, hint: String) -> Result<(), SqlError> {
             let message = "filter is not one condition";
             return Err(SqlError::new(Code::ERRCODE_SYNTAX_ERROR, message).hint(hint.clone()));
         }
-        // SAFETY: in a transaction with a snapshot; the text's own part of it is one expression, so this is one statement.
+        // SAFETY: in a transaction with a snapshot; the text's own part of it is one expression, so this is one
+        // statement.
         unsafe { analyse(&enclosed) };
         Ok(())
     }))

@@ -7,8 +7,8 @@ use pgrx::pg_sys::{self, NodeTag, PlanState};
 use super::list::elements;
 use super::node::{self, Tagged};
 
-/// A node with what is below it. It stays for as long as the value is used; only the executor changes it, which does not
-/// run while a reference to it is in use.
+/// A node with what is below it. It stays for as long as the value is used; only the executor changes it, which does
+/// not run while a reference to it is in use.
 #[derive(Clone, Copy)]
 pub struct PlanNode(NonNull<PlanState>);
 

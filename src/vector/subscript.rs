@@ -54,8 +54,8 @@ unsafe extern "C-unwind" fn transform(
     let previous = unsafe { pg_sys::error_context_stack };
     let arg = (&raw mut place).cast();
     let mut callback = pg_sys::ErrorContextCallback { previous, callback: Some(point_to), arg };
-    // SAFETY: the error that `analyse` raises at its boundary runs the callback while this frame is alive, and then jumps
-    // over it: no value here needs to be dropped, and whoever catches the error restores the stack of callbacks.
+    // SAFETY: the error that `analyse` raises at its boundary runs the callback while this frame is alive, and then
+    // jumps over it: no value here needs to be dropped, and whoever catches the error restores the stack of callbacks.
     unsafe { pg_sys::error_context_stack = &raw mut callback };
     // SAFETY: the parser's own arguments.
     unsafe { analyse(node, indirection, parse_state, is_slice, is_assignment) };

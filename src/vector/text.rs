@@ -58,7 +58,8 @@ pub(super) fn write(elements: &[f32]) -> *mut c_char {
     // SAFETY: raises an error where there is no memory.
     let text: *mut c_char = unsafe { pg_sys::palloc(bytes) }.cast();
     let mut end = text;
-    // Every element writes at most FLOAT_SHORTEST_DECIMAL_LEN - 1 bytes and its separator one, so all writes stay within
+    // Every element writes at most FLOAT_SHORTEST_DECIMAL_LEN - 1 bytes and its separator one, so all writes stay
+    // within
     // `bytes`.
     for (position, &element) in elements.iter().enumerate() {
         // SAFETY: within the allocation.

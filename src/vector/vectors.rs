@@ -1,7 +1,6 @@
 //! Arrays of vectors.
 
 use pgrx::callconv::{Arg, ArgAbi};
-use pgrx::pg_sys;
 
 use super::Vector;
 use super::array::Array;

@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::execute::{Node, State};
 use crate::am::distance_operator::DistanceOperator;
-use crate::am::scan::ScanDistances;
 use crate::am::expected_rows::{self, MAX_FIRST_ROUND_ROWS};
+use crate::am::scan::ScanDistances;
 use crate::am::{item_pointer, plan_hint, search_options};
 use crate::engine::SearchParams;
 use crate::index::error::IndexError;

@@ -25,8 +25,8 @@ pub struct SerialLayout {
 /// dropped: an interrupted graph has rows without links.
 #[derive(Debug)]
 pub struct Builder {
-    pub(in crate) index: Handle,
-    pub(in crate) recipe: Recipe,
+    pub(crate) index: Handle,
+    pub(crate) recipe: Recipe,
     metric: Metric,
 }
 
@@ -252,7 +252,7 @@ impl Builder {
         about.scans_all == 0 || about.stores_rows == 0 || about.refines != 0
     }
 
-    pub(in crate) fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         &self.index
     }
 
@@ -374,7 +374,7 @@ impl Builder {
 }
 
 /// The Euclidean norm in double precision: not finite only where a value is not.
-pub(in crate) fn norm(row: &[f32]) -> f64 {
+pub(crate) fn norm(row: &[f32]) -> f64 {
     let square = |value: f32| f64::from(value) * f64::from(value);
     // Eight independent sums.
     let (blocks, rest) = row.as_chunks::<8>();

@@ -86,12 +86,12 @@ impl HoldoutQueries {
         }
     }
 
-    pub(in crate) fn query(&self, query: usize) -> &[f32] {
+    pub(crate) fn query(&self, query: usize) -> &[f32] {
         &self.queries[query * self.dims..(query + 1) * self.dims]
     }
 
     /// The positions of the exact nearest rows, nearest first, at most [`NEIGHBOURS`].
-    pub(in crate) fn neighbours(&self, query: usize) -> impl Iterator<Item = u64> + '_ {
+    pub(crate) fn neighbours(&self, query: usize) -> impl Iterator<Item = u64> + '_ {
         self.near[query].iter().map(|near| near.1)
     }
 }
@@ -99,7 +99,7 @@ impl HoldoutQueries {
 /// For each of `queries` the `k` nearest of `rows`: FAISS's distance values and the row numbers, nearest first, padded
 /// with -1. Queries and rows are prepared, row-major and finite; the metric is not L1. Runs on the calling thread's
 /// OpenMP threads.
-pub(in crate) fn nearest_rows(
+pub(crate) fn nearest_rows(
     metric: Metric,
     dims: usize,
     queries: &[f32],

@@ -41,7 +41,7 @@ enum Norm {
 
 /// The parameters of an additive quantiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate) struct Additive {
+pub(crate) struct Additive {
     /// `LSQ`, else `RQ`.
     searches_locally: bool,
     /// Equal parts of the dimensions, each with a quantiser of its own.
@@ -66,7 +66,7 @@ impl Additive {
     }
 
     /// Parses the code of a factory string; None if it is no additive one.
-    pub(in crate) fn parse(
+    pub(crate) fn parse(
         text: &str,
         dims: Option<usize>,
         in_lists: bool,
@@ -159,15 +159,15 @@ impl Additive {
     }
 
     /// Fast scan supports norms stored in two halves (for Euclidean distance), and no norms (for inner product).
-    pub(in crate) fn l2_only(self) -> bool {
+    pub(crate) fn l2_only(self) -> bool {
         self.is_packed && self.norm == Norm::Pair
     }
 
-    pub(in crate) fn inner_product_only(self) -> bool {
+    pub(crate) fn inner_product_only(self) -> bool {
         self.is_packed && self.norm == Norm::Absent
     }
 
-    pub(in crate) fn code_bytes(self) -> u64 {
+    pub(crate) fn code_bytes(self) -> u64 {
         let norm = match self.norm {
             Norm::Absent => 0,
             Norm::Bits(bits) => bits,
@@ -230,7 +230,7 @@ impl Additive {
     }
 
     /// Bytes while it trains on `rows` rows, without the caller's copy of them and the models.
-    pub(in crate) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
+    pub(crate) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let sample = rows.min(self.training_rows().wanted);
         let learning = self.learning_bytes(dims / self.parts, sample);
         if self.parts > 1 && !self.is_packed {
@@ -266,7 +266,7 @@ impl Additive {
         4 * width * 2 * beams + 8 * beams * (self.codebooks + 2) + found
     }
 
-    pub(in crate) fn training_rows(self) -> TrainingRows {
+    pub(crate) fn training_rows(self) -> TrainingRows {
         TrainingRows {
             min: 1 << self.most_bits.max(4),
             wanted: (64 << self.most_bits).clamp(1 << 13, 1 << 15),
@@ -274,7 +274,7 @@ impl Additive {
     }
 
     /// Rows in one call of FAISS's `add`, at most.
-    pub(in crate) fn batch_rows(self) -> usize {
+    pub(crate) fn batch_rows(self) -> usize {
         if self.searches_locally { usize::MAX } else { RESIDUAL_BATCH_ROWS }
     }
 }

@@ -201,7 +201,7 @@ impl Situation {
         for candidate in self.candidates() {
             let (building, caching) = (self.building_shortage(&candidate), self.cache_shortage(&candidate));
             let (is_buildable, is_cacheable) = (building.is_none(), caching.is_none());
-            let Some(shortage) = building.or(keeping) else {
+            let Some(shortage) = building.or(caching) else {
                 return Some(Best { candidate, first_shortage, fits: true });
             };
             first_shortage.get_or_insert_with(|| shortage.of(&candidate));
@@ -306,9 +306,13 @@ impl Shortage {
                 format!("{name} would take {needed}, and {} is {limit}", cache_part(share))
             }
             LimitKind::Setting => {
-                format!("building {name} takes {needed} beside the index, and maintenance_work_mem is {limit}")
+                format!(
+                    "building {name} takes {needed} beside the index, and maintenance_work_mem is {limit}"
+                )
             }
-            LimitKind::Memory => format!("building {name} takes {needed}, and {limit} of memory are available"),
+            LimitKind::Memory => {
+                format!("building {name} takes {needed}, and {limit} of memory are available")
+            }
         }
     }
 }

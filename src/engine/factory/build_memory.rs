@@ -36,7 +36,7 @@ pub struct BuildSize {
 
 impl Recipe {
     /// The most rows in one call of FAISS's `add`.
-    pub(in crate) fn batch_rows(&self) -> usize {
+    pub(crate) fn batch_rows(&self) -> usize {
         let most = match self.codec {
             Codec::Additive(additive) => additive.batch_rows().min(BATCH_ROWS),
             _ => BATCH_ROWS,
@@ -45,7 +45,7 @@ impl Recipe {
     }
 
     /// Bytes of each row in the serialised index.
-    pub(in crate) fn serial_bytes_per_row(&self) -> u64 {
+    pub(crate) fn serial_bytes_per_row(&self) -> u64 {
         let code = self.codec.bytes(self.inner_dims());
         let indexed = match self.structure {
             Structure::Scan => code,
@@ -57,7 +57,7 @@ impl Recipe {
     }
 
     /// Bytes that each row occupies while the index is built.
-    pub(in crate) fn bytes_per_row(&self) -> u64 {
+    pub(crate) fn bytes_per_row(&self) -> u64 {
         let code = self.codec.bytes(self.inner_dims());
         let is_packed = self.codec.is_packed();
         let growing = match self.structure {
@@ -75,7 +75,7 @@ impl Recipe {
 
     /// Bytes while `rows` rows are added, without the rows and the training sample: models, and buffers of FAISS's
     /// `add`.
-    pub(in crate) fn fixed_bytes(&self, rows: u64) -> u64 {
+    pub(crate) fn fixed_bytes(&self, rows: u64) -> u64 {
         let batch = (self.batch_rows() as u64).min(rows);
         self.model_bytes() + self.encoding_bytes() + batch * self.batch_bytes_per_row()
     }
@@ -96,7 +96,7 @@ impl Recipe {
     }
 
     /// The memory of a build by these estimates.
-    pub(in crate) fn build_bytes(&self, size: BuildSize) -> BuildBytes {
+    pub(crate) fn build_bytes(&self, size: BuildSize) -> BuildBytes {
         let row_bytes = 4 * self.dims as u64;
         let training = |rows: usize| match size.sample_rows {
             0 => 0,
@@ -139,7 +139,7 @@ impl Recipe {
     }
 
     /// Bytes while it trains on `rows` rows, with the models and without the caller's copy of the rows.
-    pub(in crate) fn training_bytes(&self, rows: usize) -> u64 {
+    pub(crate) fn training_bytes(&self, rows: usize) -> u64 {
         // Steps run one after the other, each on the output of the previous one.
         let (mut images, mut most) = (0, 0);
         for transform in &self.transforms {
@@ -165,7 +165,7 @@ impl Recipe {
     }
 
     /// The most training rows (at most those wanted) that fit into `bytes`, with the caller's copy of them.
-    pub(in crate) fn trainable_rows(&self, bytes: u64) -> usize {
+    pub(crate) fn trainable_rows(&self, bytes: u64) -> usize {
         let fits = |rows: usize| self.training_bytes(rows) + (4 * self.dims * rows) as u64 <= bytes;
         let (mut most, mut too_many) = (0, self.training_rows().wanted + 1);
         while most + 1 < too_many {

@@ -41,7 +41,7 @@ type Parsed<T> = Result<T, EngineError>;
 
 /// Parses a factory string for rows of `dims` dimensions. A refusal carries the reason and, if there is one, a valid
 /// string close to it.
-pub(in crate) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
+pub(crate) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
     if dims == 0 || dims > MAX_DIMS {
         return refuse(format!("vectors must have between 1 and {MAX_DIMS} dimensions, not {dims}"));
     }
@@ -57,7 +57,7 @@ pub(in crate) fn parse(factory: &str, dims: usize) -> Parsed<Recipe> {
 
 /// Parses a factory string for rows of unknown dimensions; None where no dimensions would do. Of the recipe only
 /// structure and codecs mean anything.
-pub(in crate) fn parse_without_dims(factory: &str) -> Option<Recipe> {
+pub(crate) fn parse_without_dims(factory: &str) -> Option<Recipe> {
     understand(factory, None).ok()
 }
 
@@ -361,7 +361,7 @@ fn check_parts(text: &str, parts: usize, dims: Option<usize>) -> Parsed<()> {
 }
 
 /// The unread rest of a text.
-pub(in crate) struct Scan<'a>(pub(super) &'a str);
+pub(crate) struct Scan<'a>(pub(super) &'a str);
 
 impl Scan<'_> {
     pub(super) fn eat(&mut self, prefix: &str) -> bool {
@@ -375,7 +375,7 @@ impl Scan<'_> {
     }
 
     /// A decimal number. Numbers too large to compute with become one that exceeds every limit.
-    pub(in crate) fn number(&mut self) -> Option<usize> {
+    pub(crate) fn number(&mut self) -> Option<usize> {
         let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
         let (number, rest) = self.0.split_at(digits);
         self.0 = rest;

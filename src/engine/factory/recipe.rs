@@ -45,7 +45,7 @@ impl TrainingRows {
 
 /// How a vector is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate) enum Codec {
+pub(crate) enum Codec {
     Flat,
     /// `SQ`: each value in `bits`, over a range that is learnt (`learns`) or fixed.
     Scalar {
@@ -77,7 +77,7 @@ pub(in crate) enum Codec {
 
 impl Codec {
     /// Whether codes are laid out in blocks, for SIMD.
-    pub(in crate) fn is_packed(self) -> bool {
+    pub(crate) fn is_packed(self) -> bool {
         match self {
             Self::FastScan { .. } => true,
             Self::Additive(additive) => additive.is_packed,
@@ -85,7 +85,7 @@ impl Codec {
         }
     }
 
-    pub(in crate) fn bytes(self, dims: usize) -> u64 {
+    pub(crate) fn bytes(self, dims: usize) -> u64 {
         let bytes = match self {
             Self::Flat => 4 * dims,
             Self::Scalar { bits, .. } => (bits * dims).div_ceil(8),
@@ -127,7 +127,7 @@ impl Codec {
     }
 
     /// Bytes of copies of the training rows: a sample of them, residuals, and one subspace.
-    pub(in crate) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
+    pub(crate) fn training_bytes(self, dims: usize, rows: usize) -> u64 {
         let (most, part) = match self {
             Self::Flat => return 0,
             Self::Signs { bits, .. } => return (8 * bits * rows) as u64,
@@ -160,7 +160,7 @@ impl Codec {
 
 /// How the codes are searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate) enum Structure {
+pub(crate) enum Structure {
     /// Every code is compared.
     Scan,
     /// `HNSW`: a graph with `links` links for each row and level (twice as many on the lowest level).
@@ -188,7 +188,7 @@ impl Reach {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate) enum TransformKind {
+pub(crate) enum TransformKind {
     Pca,
     Itq,
     Opq { parts: usize },
@@ -199,7 +199,7 @@ pub(in crate) enum TransformKind {
 
 /// A transform of the rows before the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate) struct Transform {
+pub(crate) struct Transform {
     pub kind: TransformKind,
     pub d_in: usize,
     pub d_out: usize,
@@ -224,7 +224,7 @@ impl Transform {
 
     /// Bytes for training, without the matrix: LAPACK's copies of the covariance and its decomposition in double
     /// precision, and copies of the rows (centred, projected, decoded, multiplied; faiss/VectorTransform.cpp).
-    pub(in crate) fn training_bytes(self, rows: usize) -> u64 {
+    pub(crate) fn training_bytes(self, rows: usize) -> u64 {
         let (d_in, d_out) = (self.d_in, self.d_out);
         let bytes = match self.kind {
             TransformKind::Pca => 8 * d_in * (d_in + WORKSPACE_COLUMNS),
@@ -257,7 +257,7 @@ impl Transform {
 
 /// A parsed factory string.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate) struct Recipe {
+pub(crate) struct Recipe {
     pub dims: usize,
     pub transforms: Vec<Transform>,
     pub structure: Structure,
@@ -283,7 +283,7 @@ impl Recipe {
 
     /// Whether FAISS builds this for Euclidean distance only (`IndexHNSWPQ` has no metric to choose, `IndexLSH`
     /// refuses another; faiss/index_factory.cpp).
-    pub(in crate) fn l2_only(&self) -> bool {
+    pub(crate) fn l2_only(&self) -> bool {
         match (self.structure, self.codec) {
             (_, Codec::Signs { .. }) | (Structure::Graph { .. }, Codec::Product { .. }) => true,
             (_, Codec::Additive(additive)) => additive.l2_only(),
@@ -292,24 +292,24 @@ impl Recipe {
     }
 
     /// Whether the lengths of rows are lost.
-    pub(in crate) fn normalises(&self) -> bool {
+    pub(crate) fn normalises(&self) -> bool {
         self.transforms.iter().any(|transform| transform.kind == TransformKind::Normalise)
     }
 
     /// Whether FAISS builds this for inner products only.
-    pub(in crate) fn inner_product_only(&self) -> bool {
+    pub(crate) fn inner_product_only(&self) -> bool {
         matches!(self.codec, Codec::Additive(additive) if additive.inner_product_only())
     }
 
     /// Whether FAISS has taxicab distance for this index: only over floats, and not with a graph over the centroids,
     /// which compares by Euclidean distance (`Level1Quantizer::train_q1`, faiss/IndexIVF.cpp).
-    pub(in crate) fn has_taxicab_distance(&self) -> bool {
+    pub(crate) fn has_taxicab_distance(&self) -> bool {
         let is_flat = self.codec == Codec::Flat && matches!(self.refine, None | Some(Codec::Flat));
         is_flat && !matches!(self.structure, Structure::Lists { coarse_links: Some(_), .. })
     }
 
     /// Training rows that the codec uses; lists and transforms may use more.
-    pub(in crate) fn codec_training_rows(&self) -> usize {
+    pub(crate) fn codec_training_rows(&self) -> usize {
         self.codec.training_rows().wanted
     }
 
@@ -318,7 +318,7 @@ impl Recipe {
     /// Where distances overflow, k-means assigns rows to centroid -1 and writes there (faiss/Clustering.cpp), and a
     /// graph's queue never empties (faiss/impl/HNSW.cpp); only a scan of plain floats is safe. Whitening stretches by
     /// up to 1e6 (`tune_for_building` in building.cc), and sums over a sample add as much.
-    pub(in crate) fn max_norm(&self) -> f64 {
+    pub(crate) fn max_norm(&self) -> f64 {
         if [Some(self.codec), self.refine].contains(&Some(Codec::Half)) {
             // 16-bit floats end at 65,504, and lists store residuals.
             return MAX_HALF_NORM.into();
@@ -332,7 +332,7 @@ impl Recipe {
         if plain && self.transforms.is_empty() && self.refine.is_none() { f64::INFINITY } else { 1e12 }
     }
 
-    pub(in crate) fn training_rows(&self) -> TrainingRows {
+    pub(crate) fn training_rows(&self) -> TrainingRows {
         let mut rows = self.codec.training_rows();
         if let Structure::Lists { lists, .. } = self.structure {
             rows =

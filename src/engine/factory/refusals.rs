@@ -1,7 +1,7 @@
 //! Reasons why a part of a factory string is refused, each with an alternative.
 
 /// The reason for a part that the grammar does not have; each of FAISS's other families has its own.
-pub(in crate) fn reason_against(text: &str) -> String {
+pub(crate) fn reason_against(text: &str) -> String {
     let why = why_not(text).unwrap_or("it is not a FAISS index family that is known here");
     format!("could not use \"{text}\" as an index: {why}")
 }

@@ -77,7 +77,7 @@ pub fn canonical(factory: &str) -> String {
 }
 
 /// A valid string close to a refused one: the first of several guesses that `is_understood` accepts.
-pub(in crate) fn meant(factory: &str, is_understood: impl Fn(&str) -> bool) -> Option<String> {
+pub(crate) fn meant(factory: &str, is_understood: impl Fn(&str) -> bool) -> Option<String> {
     let known = canonical(factory.trim()).replace(' ', "");
     let guessed = respelt(&known, |word| Some(nearest(word).unwrap_or(word)));
     let guesses = [known, guessed];

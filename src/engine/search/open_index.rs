@@ -94,11 +94,11 @@ impl OpenIndex {
         self.of_halves
     }
 
-    pub(in crate) fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         &self.index
     }
 
-    pub(in crate) fn about(&self) -> &Description {
+    pub(crate) fn about(&self) -> &Description {
         &self.about
     }
 
@@ -161,7 +161,7 @@ impl OpenIndex {
     }
 }
 
-pub(in crate) fn search(
+pub(crate) fn search(
     index: &Handle,
     metric: Metric,
     query: &[f32],
@@ -175,7 +175,7 @@ pub(in crate) fn search(
 }
 
 /// The nearest rows by their codes, without refinement; distances are FAISS's.
-pub(in crate) fn search_raw(
+pub(crate) fn search_raw(
     index: &Handle,
     query: &[f32],
     k: usize,
@@ -263,7 +263,7 @@ pub(super) fn checked_hits(
     Ok(hits)
 }
 
-pub(in crate) fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
+pub(crate) fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, EngineError> {
     let mut values = with_room(count)?;
     values.resize(count, T::default());
     Ok(values)

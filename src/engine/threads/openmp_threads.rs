@@ -18,7 +18,7 @@ const STACK_BYTES: usize = 8 << 20;
 
 /// Starts the OpenMP threads of the calling thread: `threads` with itself, or as many as the system allows. They live
 /// as long as the caller and inherit its signal mask.
-pub(in crate) fn start(threads: usize) {
+pub(crate) fn start(threads: usize) {
     let threads = 1 + obtainable(threads.saturating_sub(1));
     // SAFETY: sets properties of the calling thread, and no exception leaves it.
     unsafe { ffi::vekter_start_openmp_threads(i32::try_from(threads).unwrap_or(i32::MAX)) };

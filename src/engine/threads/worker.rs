@@ -62,13 +62,13 @@ extern "C" fn is_interrupted_callback() -> bool {
 }
 
 /// Blocks all signals on this thread until it is dropped, on this thread.
-pub(in crate) struct SignalsBlocked {
+pub(crate) struct SignalsBlocked {
     previous: ffi::SignalMask,
     blocked: bool,
 }
 
 impl SignalsBlocked {
-    pub(in crate) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut previous: ffi::SignalMask = [0; 16];
         let bytes = size_of_val(&previous);
         // SAFETY: the mask has `bytes` bytes, is aligned for a sigset_t, and the shim refuses too few.

@@ -197,8 +197,8 @@ impl Prepared {
             Bound::Radius => pg_sys::FLOAT8OID,
             Bound::Except => pg_sys::INT8OID,
         }));
-        let search = spi::Plan::prepare_generic(&query, &types);
-        Ok(Prepared { known, query, types, search, weighed: OnceCell::new() })
+        let generic_plan = spi::Plan::prepare_generic(&query, &types);
+        Ok(Prepared { known, query, types, generic_plan, custom_plan: OnceCell::new() })
     }
 }
 

@@ -59,8 +59,7 @@ pub(super) fn write(elements: &[f32]) -> *mut c_char {
     let text: *mut c_char = unsafe { pg_sys::palloc(bytes) }.cast();
     let mut end = text;
     // Every element writes at most FLOAT_SHORTEST_DECIMAL_LEN - 1 bytes and its separator one, so all writes stay
-    // within
-    // `bytes`.
+    // within `bytes`.
     for (position, &element) in elements.iter().enumerate() {
         // SAFETY: within the allocation.
         unsafe { *end = if position == 0 { b'[' } else { b',' } as c_char };

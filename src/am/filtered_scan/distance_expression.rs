@@ -45,8 +45,9 @@ pub struct Radius {
 }
 
 impl IndexedDistance {
-    /// # Safety Both belong to the query that is being planned, for as long as the value and its results are used; the
-    /// index is a faiss index.
+    /// # Safety
+    /// Both belong to the query that is being planned, for as long as the value and its results are used; the index is
+    /// a faiss index.
     pub unsafe fn new(root: *mut pg_sys::PlannerInfo, index: *mut pg_sys::IndexOptInfo) -> Option<Self> {
         // SAFETY: the caller's promise.
         let about = unsafe { &*index };

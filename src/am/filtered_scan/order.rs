@@ -37,7 +37,7 @@ pub unsafe fn ordering(
     #[cfg(not(feature = "pg18"))]
     let direction = key.pk_strategy as u32;
     #[cfg(feature = "pg18")]
-    let direction = key.pk_cmptype as u32;
+    let direction = key.pk_cmptype;
     let falls = match direction {
         ASCENDING => false,
         DESCENDING => true,
@@ -139,7 +139,8 @@ unsafe fn is_among(variables: *mut pg_sys::List, table: &pg_sys::RelOptInfo, num
 /// `table` is a table of the query, locked, with an index.
 unsafe fn is_declared_not_null(table: &pg_sys::RelOptInfo, number: i16) -> bool {
     // The planner keeps the set of columns that are declared NOT NULL since PostgreSQL 17; before, an index leads to
-    // its table. SAFETY: the list has an index, by the caller's promise.
+    // its table.
+    // SAFETY: the list has an index, by the caller's promise.
     let index: *mut pg_sys::IndexOptInfo = unsafe { element(table.indexlist, 0) };
     // SAFETY: the planner's description of it.
     let index = unsafe { (*index).indexoid };

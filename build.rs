@@ -1,4 +1,4 @@
-//! Has the linker route PostgreSQL's error functions through ours: `src/pg/text.rs` recodes what they carry.
+//! Has the linker route PostgreSQL's error functions through ours: `src/pg/report.rs` keeps what pgrx would lose.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

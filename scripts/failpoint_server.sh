@@ -32,6 +32,8 @@ if [[ ! -d $build ]]; then
         cp -a "$compiled" "$build.new/release"
         find "$build.new" -depth -regextype posix-extended -regex '.*/(lib)?vekter(-[0-9a-f]+)?(\.[^/]*)?' \
             -exec rm -rf {} +
+        # CMake refuses its cache in another folder, should FAISS have to be compiled again.
+        rm -rf "$build.new"/release/build/*/out/build/CMake{Cache.txt,Files}
         mv "$build.new" "$build"
         break
     done

@@ -26,6 +26,7 @@ pub mod owner;
 pub mod plan_node;
 pub mod progress;
 pub mod relation;
+mod report;
 pub mod results;
 pub mod row_limit;
 pub mod search_path;

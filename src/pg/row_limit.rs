@@ -83,6 +83,24 @@ thread_local! {
     static NEXT: RefCell<Next> = const { RefCell::new(Next { start: None, run: None }) };
 }
 
+// PostgreSQL's own functions, without pgrx's guard: their errors keep all of their fields.
+unsafe extern "C-unwind" {
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: i32);
+    #[cfg(not(feature = "pg18"))]
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        execute_once: bool,
+    );
+    #[cfg(feature = "pg18")]
+    fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+    );
+}
+
 /// The previously installed hooks.
 #[derive(Clone, Copy)]
 struct Next {
@@ -138,12 +156,9 @@ impl Scan {
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
-    match NEXT.with_borrow(|next| next.start) {
-        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
-        Some(start) => unsafe { start.call_next((query, flags)) },
-        // SAFETY: PostgreSQL's own arguments, passed on.
-        None => unsafe { pg_sys::standard_ExecutorStart(query, flags) },
-    }
+    let next = NEXT.with_borrow(|next| next.start).unwrap_or(standard_ExecutorStart);
+    // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+    unsafe { next.call_next((query, flags)) };
     if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as i32 == 0 {
         // SAFETY: PostgreSQL's own query, whose executor has just started.
         remember(unsafe { &*query });
@@ -162,12 +177,9 @@ unsafe extern "C-unwind" fn executor_run(
         if execute_once && count > 0 { ExecutorRun::Once { rows: count } } else { ExecutorRun::ToTheEnd };
     // SAFETY: PostgreSQL's own query, whose executor has started.
     set_run(unsafe { &*query }, run);
-    match NEXT.with_borrow(|next| next.run) {
-        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
-        Some(run) => unsafe { run.call_next((query, direction, count, execute_once)) },
-        // SAFETY: PostgreSQL's own arguments, passed on.
-        None => unsafe { pg_sys::standard_ExecutorRun(query, direction, count, execute_once) },
-    }
+    let next = NEXT.with_borrow(|next| next.run).unwrap_or(standard_ExecutorRun);
+    // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+    unsafe { next.call_next((query, direction, count, execute_once)) };
 }
 
 #[cfg(feature = "pg18")]
@@ -180,12 +192,9 @@ unsafe extern "C-unwind" fn executor_run(
     // There may be another run.
     // SAFETY: PostgreSQL's own query, whose executor has started.
     set_run(unsafe { &*query }, ExecutorRun::ToTheEnd);
-    match NEXT.with_borrow(|next| next.run) {
-        // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
-        Some(run) => unsafe { run.call_next((query, direction, count)) },
-        // SAFETY: PostgreSQL's own arguments, passed on.
-        None => unsafe { pg_sys::standard_ExecutorRun(query, direction, count) },
-    }
+    let next = NEXT.with_borrow(|next| next.run).unwrap_or(standard_ExecutorRun);
+    // SAFETY: PostgreSQL's own arguments, passed on; this frame owns nothing.
+    unsafe { next.call_next((query, direction, count)) };
 }
 
 fn set_run(query: &pg_sys::QueryDesc, run: ExecutorRun) {

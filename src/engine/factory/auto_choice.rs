@@ -137,7 +137,12 @@ impl Situation {
         if TOLERANCE.iter().any(|&part| is_like_before(self.scaled(part).choose())) {
             return keep("the number of rows is still within its range");
         }
-        match before.is_coded() && !best.is_coded() {
+        // Codes of halves are the rows, unless they were divided by their lengths.
+        let is_lossless = |option: &FactoryOption| {
+            let keeps_halves = self.are_halves && self.metric != Metric::Cosine;
+            !option.is_coded() || (keeps_halves && option.recipe.codec == Codec::Half)
+        };
+        match !is_lossless(&before) && is_lossless(&best) {
             true => keep("a merge cannot restore vectors from codes, but REINDEX can"),
             false => choice,
         }

@@ -95,6 +95,7 @@ fn halves_are_kept_as_halves() {
     assert_eq!(chosen(&million(1_000)), "IVF4096,SQ8");
     assert_eq!(chosen(&Situation { metric: Metric::L1, ..million(4_000) }), "HNSW32");
     assert_eq!(million(4_000).choose_again("HNSW32,SQfp16", "HNSW32,SQfp16", false).factory, "HNSW32,SQfp16");
+    assert_eq!(million(4_000).choose_again("HNSW32,SQ8", "HNSW32,SQ8", false).factory, "HNSW32,SQ8");
 }
 
 #[test]

@@ -25,8 +25,9 @@ export CXXFLAGS_x86_64_unknown_linux_gnu = -march=$(MARCH)
 endif
 
 FEATURES = --no-default-features --features pg$(PG_MAJOR)
+# `$(shell)` sees no exported variable before GNU Make 4.4.
 # What tests are compiled for: lints, unit tests, engine tests and the server of the integration tests share one build.
-TEST_BUILD = --release --locked --config tests/profile.toml $(FEATURES),failpoints --target-dir $(shell scripts/failpoint_server.sh build-folder)
+TEST_BUILD = --release --locked --config tests/profile.toml $(FEATURES),failpoints --target-dir $(shell PG_CONFIG='$(PG_CONFIG)' scripts/failpoint_server.sh build-folder)
 VENV := .venv
 # `make test TIER=quick` leaves out what takes long.
 TIER ?= full

@@ -7,21 +7,18 @@ Oracle: pgvector's own sequential scan.
 import psycopg
 import pytest
 
+from beside_pgvector import INSTALL, cluster_with_pgvector
 from data import clustered, copy_vectors, to_text
 from oracle import OPERATORS, assert_clean, indexes_used, literal, recall, without_index
 
 ROWS, DIMENSIONS = 3_000, 24
 VECTORS = clustered(ROWS + 20, DIMENSIONS, seed=401)
 QUERIES = VECTORS[ROWS:]
-INSTALL = "CREATE SCHEMA vekter; CREATE EXTENSION vekter_pgvector SCHEMA vekter CASCADE"
 
 
 @pytest.fixture(scope="module")
 def server(new_module_cluster):
-    cluster = new_module_cluster(bare=True)
-    found = cluster.execute("SELECT default_version FROM pg_available_extensions WHERE name = 'vector'")
-    if not found or tuple(map(int, found[0][0].split("."))) < (0, 7):
-        pytest.skip("pgvector 0.7 or later is not installed in this PostgreSQL (scripts/pgvector_for_tests.sh)")
+    cluster = cluster_with_pgvector(new_module_cluster)
     with cluster.connect(prepare_threshold=None) as conn:
         conn.execute("CREATE EXTENSION vector")
         conn.execute(f"CREATE TABLE items (id bigint PRIMARY KEY, embedding vector({DIMENSIONS}), genre int)")

@@ -76,9 +76,8 @@ impl Caught {
         }
     }
 
-    /// Whether the report that is being made is of this error. `report` is a copy of it as far as it is made; `file`
-    /// and
-    /// `line` are those that it will have.
+    /// Whether the report that is being made repeats this error. `report` is a copy of it; `file` and `line` are those
+    /// that it will have.
     ///
     /// # Safety
     /// As of `of`; `file` is NULL or a C string.

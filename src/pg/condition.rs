@@ -94,7 +94,8 @@ fn only<T>(mut elements: impl Iterator<Item = T>) -> Option<T> {
     elements.next().filter(|_| elements.next().is_none())
 }
 
-/// Adds the hint to errors caused by the text; others (query cancel, out of memory) are returned unchanged.
+/// Adds the hint to errors caused by the text. A denied privilege gets none; others (query cancel, out of memory) are
+/// raised unchanged.
 fn with_hint(error: CaughtError, hint: &str) -> SqlError {
     let report = match &error {
         CaughtError::PostgresError(report) => report,
@@ -107,11 +108,15 @@ fn with_hint(error: CaughtError, hint: &str) -> SqlError {
         Code::ERRCODE_FEATURE_NOT_SUPPORTED,
     ];
     let is_denied = code == Code::ERRCODE_INSUFFICIENT_PRIVILEGE;
-    if is_denied || !classes.iter().any(|class| class_of(*class) == class_of(code)) {
+    if !is_denied && !classes.iter().any(|class| class_of(*class) == class_of(code)) {
         error.rethrow();
     }
-    let hint = report.hint().map_or(hint.to_string(), |own| format!("{own} {hint}"));
-    let same = SqlError::new(code, report.message()).hint(hint);
+    // Raised anew: the position of the error is one in the text that was parsed here, not in the user's statement.
+    let mut same = SqlError::new(code, report.message());
+    same.hint = match (is_denied, report.hint()) {
+        (true, own) => own.map(str::to_string),
+        (false, own) => Some(own.map_or(hint.to_string(), |own| format!("{own} {hint}"))),
+    };
     match report.detail() {
         Some(detail) => same.detail(detail),
         None => same,

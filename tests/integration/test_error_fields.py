@@ -83,6 +83,25 @@ def test_an_error_in_a_condition_that_vekter_evaluates_keeps_its_context(session
     assert searched == expected
 
 
+def test_a_filter_that_is_denied_points_nowhere_in_the_users_statement(sessions):
+    with_vekter, _ = sessions
+    with_vekter.execute("""
+        CREATE TABLE items (id int PRIMARY KEY, v vector(2));
+        INSERT INTO items SELECT i, ARRAY[i, 1] FROM generate_series(1, 500) i;
+        SELECT vekter_create_index('items', 'id', 'v');
+        CREATE SCHEMA secret;
+        CREATE FUNCTION secret.f(int) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+        CREATE ROLE stranger;
+        GRANT SELECT ON items TO stranger;
+        SET ROLE stranger""")
+    try:
+        error = error_of(with_vekter, "SELECT * FROM knn('items', '[1,2]', 5, filter => 'secret.f(id)')")
+    finally:
+        with_vekter.execute("RESET ROLE; DROP OWNED BY stranger; DROP ROLE stranger")
+    assert error["sqlstate"] == "42501" and error["message_primary"] == "permission denied for schema secret"
+    assert error["statement_position"] is error["internal_position"] is None
+
+
 def test_an_error_of_a_filter_tells_its_context(sessions):
     with_vekter, _ = sessions
     with_vekter.execute("""

@@ -53,7 +53,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def ratio(ours: Sequence[float], theirs: Sequence[float] | None) -> str:
     """Median over the rounds of ours / theirs; both come from the same rounds, so that noise falls on both."""
-    if not theirs:
+    if not theirs or not all(theirs):
         return "–"
     return number(median([mine / other for mine, other in zip(ours, theirs, strict=True)]))
 

@@ -111,7 +111,9 @@ class Server:
                                    self.address(database, variant, **settings))
         failed = re.search(r"number of failed transactions: ([1-9]\d*)", output)
         assert not failed, output
-        return float(re.search(r"tps = ([\d.]+)", output)[1])
+        # pgbench writes no rate where no transaction ended within its time.
+        rate = re.search(r"tps = ([\d.]+)", output)
+        return float(rate[1]) if rate else 0.0
 
     def script(self, text: str) -> Path:
         path = self.cluster.folder / f"script_{next(self.names)}.sql"

@@ -46,7 +46,7 @@ def run(server: Server, report: Report, scale) -> None:
             for index in searched[::1 if turn % 2 == 0 else -1]:
                 for clients, tps in index.tps.items():
                     tps.append(server.pgbench(index.database, index.variant, server.search_script(), "-c", clients,
-                                              "-j", min(clients, 2), "-T", scale.search_s, **SEARCH_SETTINGS))
+                                              "-j", min(clients, 2), *scale.search_length, **SEARCH_SETTINGS))
         report.say("\nSearches per second (pgbench, prepared, LIMIT 10) on 1 and 4 connections. Ratios are to pgvector "
                    "at the smallest of its ef_search settings tried that finds at least as much.\n")
         rows = []

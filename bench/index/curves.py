@@ -78,7 +78,7 @@ def curve(server: Server, report: Report, variant: Variant, setting: str, values
             searched = variant.having(**{setting.replace(".", "__"): value})
             with server.connect(name, searched) as db:
                 recall = server.recall(db)
-            speed = server.pgbench(name, searched, server.search_script(), "-T", scale.search_s, **SEARCH_SETTINGS)
+            speed = server.pgbench(name, searched, server.search_script(), *scale.search_length, **SEARCH_SETTINGS)
             points.append((f"{setting.partition('.')[2]} = {value}", recall, speed))
     return points
 

@@ -72,7 +72,7 @@ def measure(server: Server, name: str, db: psycopg.Connection, variant: Variant,
 
 def pgbench(server: Server, name: str, variant: Variant, statement: str, clients: int, scale) -> float:
     script = f"\\set query random(0, {len(server.dataset.queries) - 1})\n{statement};\n"
-    return server.pgbench(name, variant, script, "-c", clients, "-j", min(clients, 2), "-T", scale.search_s,
+    return server.pgbench(name, variant, script, "-c", clients, "-j", min(clients, 2), *scale.search_length,
                           **SEARCH_SETTINGS)
 
 

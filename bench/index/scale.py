@@ -15,7 +15,8 @@ class Scale:
     rounds: int
     """Rounds in which the variants take turns."""
     build_rounds: int
-    search_s: int
+    search_length: tuple[str, int]
+    """How long pgbench searches: `-T` seconds or `-t` statements a connection."""
     initial_rows: int
     """Rows in the index before inserts begin."""
     insert_rows: int
@@ -49,7 +50,7 @@ class Scale:
 
 FULL = Scale(
     rows=115_659, queries=1_000, dimensions_made=384, rounds=3,
-    build_rounds=1, search_s=3,
+    build_rounds=1, search_length=("-T", 3),
     initial_rows=10_000, insert_rows=60_000, insert_rows_slow=4_000, single_row_share=0.1, single_row_share_slow=0.5,
     insert_rows_durable=500,
     latency_rows=50_000, latency_s=4, steady_rows_per_s=500,
@@ -60,7 +61,7 @@ FULL = Scale(
     recall_metrics=("l2", "ip", "cosine"), exact_queries=200)
 QUICK = Scale(
     rows=4_300, queries=20, dimensions_made=96, rounds=1,
-    build_rounds=1, search_s=1,
+    build_rounds=1, search_length=("-t", 20),
     initial_rows=200, insert_rows=4_000, insert_rows_slow=200, single_row_share=0.1, single_row_share_slow=0.5,
     insert_rows_durable=50,
     latency_rows=500, latency_s=1, steady_rows_per_s=500,

@@ -11,7 +11,8 @@
 //! * E1. FAISS's label of a row is its position, 0 to rows - 1, in the order of adding.
 //! * E2. Only factory strings that [`factory`] can parse reach FAISS, which aborts, hangs or allocates without bound on
 //!   some others. The memory of every string that parses can be estimated.
-//! * E3. No C++ exception crosses into Rust (`shim.cc`), and no Rust panic into C++ (the callback in `builder.rs`).
+//! * E3. No C++ exception crosses into Rust (`shim/guarded.h`), and no Rust panic into C++ (the callback in
+//!   `build/write.rs`).
 //! * E4. Rows and queries reach FAISS finite, of the right width, and prepared by [`Metric::prepare`].
 //! * E5. FAISS's answers are checked: positions exist, occur once, ascend in distance, and are not dead.
 //! * E6. A search uses the calling thread alone; a batch of searches uses its OpenMP threads.

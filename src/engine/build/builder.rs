@@ -4,22 +4,10 @@ use crate::factory::{self, BuildBytes, BuildSize, Recipe, TrainingRows};
 use crate::search::{self, Hit, SearchParams};
 use crate::shim::ffi::{self, Handle};
 use crate::{EngineError, Metric, is_interrupted};
-use std::any::Any;
-use std::ffi::{CString, c_int, c_void};
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ffi::{CString, c_int};
 
 /// HNSW's positions are 32-bit signed (faiss/impl/HNSW.h).
 const MAX_ROWS: u64 = i32::MAX as u64;
-
-/// Size and preferred alignment of FAISS's serialised bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SerialLayout {
-    /// Length of what [`Builder::write`] writes.
-    pub bytes: u64,
-    /// Offset of the largest array, which is best placed at a multiple of 64 bytes in a map.
-    pub aligned_at: u64,
-}
 
 /// An index under construction: takes rows in order. After an error other than `BadParameter` and `Io` it must be
 /// dropped: an interrupted graph has rows without links.
@@ -27,7 +15,7 @@ pub struct SerialLayout {
 pub struct Builder {
     pub(crate) index: Handle,
     pub(crate) recipe: Recipe,
-    metric: Metric,
+    pub(super) metric: Metric,
 }
 
 impl Builder {
@@ -261,72 +249,6 @@ impl Builder {
         u64::try_from(self.index.describe().rows).unwrap_or(0)
     }
 
-    /// The layout of what [`Builder::write`] will write: a dry run, which copies nothing.
-    pub fn layout(&self) -> Result<SerialLayout, EngineError> {
-        let mut largest = 0;
-        let mut layout = SerialLayout { bytes: 0, aligned_at: 0 };
-        self.stream(&mut |piece| {
-            if piece.len() > largest {
-                largest = piece.len();
-                layout.aligned_at = layout.bytes;
-            }
-            layout.bytes += piece.len() as u64;
-            Ok(())
-        })?;
-        Ok(layout)
-    }
-
-    /// Writes FAISS's own serialised bytes, exactly as `faiss.read_index` reads them, array by array without a copy. A
-    /// panic of the sink unwinds from here.
-    pub fn write(&self, sink: &mut dyn io::Write) -> Result<(), EngineError> {
-        self.stream(&mut |piece| sink.write_all(piece))
-    }
-
-    /// As [`Builder::write`], but for searches outside vekter: the labels are `labels` (one for each row, by position),
-    /// the default search parameters are `params` (or vekter's defaults), and under cosine the index normalises queries
-    /// itself. The labels are in memory twice meanwhile.
-    pub fn write_labelled(
-        &mut self,
-        labels: &[i64],
-        params: &SearchParams,
-        sink: &mut dyn io::Write,
-    ) -> Result<(), EngineError> {
-        if labels.len() as u64 != self.rows() {
-            return Err(EngineError::bad_parameter(format!(
-                "{} labels for {} rows",
-                labels.len(),
-                self.rows()
-            )));
-        }
-        let params = self.written_params(params);
-        // SAFETY: the handle is a live index that nothing else uses, by `&mut self`; the parameters are a local.
-        unsafe { ffi::vekter_index_set_search(self.index.as_mut(), &params) };
-        let normalises = c_int::from(self.metric == Metric::Cosine);
-        let index = self.index.as_ptr();
-        stream(&mut |piece| sink.write_all(piece), |callback, context| {
-            // SAFETY: the handle is a live index with as many rows as labels; the callback gets back the context that
-            // it expects, which outlives the call.
-            unsafe { ffi::vekter_index_write_labelled(index, labels.as_ptr(), normalises, callback, context) }
-        })
-    }
-
-    fn written_params(&self, params: &SearchParams) -> ffi::WrittenParams {
-        let lists = usize::try_from(self.index.describe().lists).unwrap_or(0);
-        let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists));
-        let queue = |rows: usize| i32::try_from(rows).unwrap_or(i32::MAX / 2);
-        ffi::WrittenParams {
-            nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
-            ef_search: queue(params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH)),
-            quantizer_ef_search: queue(
-                params
-                    .quantizer_ef_search
-                    .unwrap_or_else(|| SearchParams::default_coarse_queue(nprobe.min(lists))),
-            ),
-            k_factor: params.k_factor.unwrap_or(SearchParams::DEFAULT_K_FACTOR),
-            query_bits: params.query_bits.unwrap_or(SearchParams::DEFAULT_QUERY_BITS),
-        }
-    }
-
     /// The nearest rows of a prepared query in the index as it stands, for comparison with what an opened copy says.
     #[doc(hidden)]
     pub fn search_unwritten(
@@ -337,15 +259,6 @@ impl Builder {
         dead: Option<&[u8]>,
     ) -> Result<Vec<Hit>, EngineError> {
         search::search(&self.index, self.metric, query, k, params, dead)
-    }
-
-    fn stream(&self, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), EngineError> {
-        let index = self.index.as_ptr();
-        stream(sink, |callback, context| {
-            // SAFETY: the handle is a live index; the callback gets back the context that it expects, which outlives
-            // the call.
-            unsafe { ffi::vekter_index_write(index, callback, context) }
-        })
     }
 
     /// Whether a prepared row can be added: its values are finite, and it is short enough for sums of squares in this
@@ -389,47 +302,5 @@ fn failure(code: c_int, classify: impl FnOnce(String) -> EngineError) -> EngineE
     match EngineError::from_code(code, classify) {
         Err(error) => error,
         Ok(()) => EngineError::Failed { reason: "no index was made".into() },
-    }
-}
-
-/// Has `write` hand an index to `sink` piece by piece.
-fn stream(
-    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
-    write: impl FnOnce(extern "C" fn(*mut c_void, *const u8, usize) -> c_int, *mut c_void) -> c_int,
-) -> Result<(), EngineError> {
-    let mut state = Sink { sink, error: None, panic: None };
-    let code = write(sink_callback, (&raw mut state).cast::<c_void>());
-    if let Some(panic) = state.panic {
-        resume_unwind(panic);
-    }
-    match (code, state.error) {
-        (ffi::SINK_STOPPED, Some(error)) => Err(EngineError::Io(error)),
-        _ => EngineError::from_code(code, |reason| EngineError::Failed { reason }),
-    }
-}
-
-struct Sink<'a> {
-    sink: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
-    error: Option<io::Error>,
-    panic: Option<Box<dyn Any + Send>>,
-}
-
-/// Hands a piece to the sink; neither its error nor its panic may pass through FAISS's frames.
-extern "C" fn sink_callback(context: *mut c_void, bytes: *const u8, length: usize) -> c_int {
-    // SAFETY: the context is the `Sink` that `stream` passed to the shim, which calls back on this thread
-    // while `stream` waits.
-    let state = unsafe { &mut *context.cast::<Sink<'_>>() };
-    // SAFETY: the shim passes an array of the index, of `length` (> 0) bytes, that lives while it is being written.
-    let piece = unsafe { std::slice::from_raw_parts(bytes, length) };
-    match catch_unwind(AssertUnwindSafe(|| (state.sink)(piece))) {
-        Ok(Ok(())) => 0,
-        Ok(Err(error)) => {
-            state.error = Some(error);
-            1
-        }
-        Err(panic) => {
-            state.panic = Some(panic);
-            1
-        }
     }
 }

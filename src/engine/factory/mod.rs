@@ -7,6 +7,7 @@
 mod additive_codec;
 mod auto_choice;
 mod build_memory;
+mod code_grammar;
 mod grammar;
 mod recipe;
 mod refusals;

@@ -1,4 +1,4 @@
-//! The functions of `shim.cc`; `shim.h` says what each promises.
+//! The functions of `shim.cc` and `process.cc`; `shim.h` says what each promises.
 
 // The crate holds FAISS's static library; naming it makes the linker see it.
 use faiss_sys as _;

@@ -216,6 +216,8 @@ struct Probe {
 std::vector<Probe> lists_to_scan(const Parts& parts, const float* query, const vekter_search_params& params);
 // At most `count` lists, nearest first; `queue`: length of the queue of candidates in a graph over the centroids.
 std::vector<Probe> nearest_centroids(const Parts& parts, const float* query, size_t count, size_t queue);
+
+// list_scan.cc
 // The first `rows` rows of a list, into a heap of k that begin_heap began.
 void begin_heap(const faiss::IndexIVF& inverted, size_t k, float* distances, idx_t* positions);
 void scan_list(

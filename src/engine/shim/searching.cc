@@ -29,9 +29,7 @@ namespace vekter {
 
 namespace {
 
-// Bytes of codes in one list between two polls of the interrupt flag, some milliseconds' work.
-constexpr size_t INTERRUPTIBLE_BYTES = size_t{4} << 20;
-// The same for fast-scan codes, in rows, since several lists are scanned at a time.
+// Rows of fast-scan codes between two polls of the interrupt flag, some milliseconds' work.
 constexpr size_t INTERRUPTIBLE_PACKED_ROWS = size_t{1} << 18;
 constexpr size_t INTERRUPTIBLE_CANDIDATES = 1024;
 
@@ -372,37 +370,6 @@ std::vector<Probe> lists_to_scan(const Parts& parts, const float* query, const v
     const size_t queue = params.quantizer_ef_search > 0 ? static_cast<size_t>(params.quantizer_ef_search)
                                                         : std::max<size_t>(64, 2 * lists);
     return nearest_centroids(parts, query, lists, std::min(queue, parts.codes.lists->nlist));
-}
-
-void begin_heap(const faiss::IndexIVF& inverted, size_t k, float* distances, idx_t* positions) {
-    if (inverted.metric_type == faiss::METRIC_INNER_PRODUCT) {
-        faiss::minheap_heapify(k, distances, positions);
-    } else {
-        faiss::maxheap_heapify(k, distances, positions);
-    }
-}
-
-void scan_list(
-        const faiss::IndexIVF& inverted,
-        faiss::InvertedListScanner& scanner,
-        const Probe& probe,
-        size_t rows,
-        size_t k,
-        float* distances,
-        idx_t* positions) {
-    if (rows == 0) {
-        return;
-    }
-    const size_t list = probe.list, code_size = inverted.code_size;
-    const size_t piece = std::max<size_t>(1024, INTERRUPTIBLE_BYTES / code_size);
-    faiss::InvertedLists::ScopedCodes codes(inverted.invlists, list);
-    faiss::InvertedLists::ScopedIds ids(inverted.invlists, list);
-    scanner.set_list(probe.list, probe.centroid_distance);
-    for (size_t start = 0; start < rows; start += piece) {
-        check_interrupts();
-        const size_t count = std::min(piece, rows - start);
-        scanner.scan_codes(count, codes.get() + start * code_size, ids.get() + start, distances, positions, k);
-    }
 }
 
 Hits nearest(const Handle& handle, const float* query, size_t k, const vekter_search_params& params) {

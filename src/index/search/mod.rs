@@ -11,6 +11,7 @@ mod passes;
 pub mod request;
 pub mod rounding;
 pub mod rounds;
+mod segment_round;
 
 pub use candidates::Candidates;
 pub use cursor::Cursor;

@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::cursor::not_interrupted;
 use super::exact::ExactDistances;
 use super::rounds::{Distance, Query, SegmentScan};
+use super::segment_round::not_interrupted;
 use crate::engine::Metric;
 use crate::index::error::IndexError;
 use crate::pg::take_interrupts;

@@ -1,4 +1,4 @@
-"""ALTER EXTENSION UPDATE: from each version whose script is kept in upgrade/, with everything that was made under it."""
+"""ALTER EXTENSION UPDATE: from each version whose script is kept in upgrade/."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ OBJECTS = """
 SELECT kind, identity, obj_description(objid, kind),
        CASE kind
        WHEN 'pg_proc' THEN (SELECT CASE prokind WHEN 'a' THEN
-               (SELECT concat_ws(' ', aggtransfn, aggfinalfn, aggcombinefn, aggtranstype::regtype, agginitval, proparallel)
-                  FROM pg_aggregate WHERE aggfnoid = p.oid)
+               (SELECT concat_ws(' ', aggtransfn, aggfinalfn, aggcombinefn, aggtranstype::regtype, agginitval,
+                                 proparallel) FROM pg_aggregate WHERE aggfnoid = p.oid)
                ELSE concat_ws(' ', pg_get_functiondef(p.oid), prosupport, proacl) END FROM pg_proc p WHERE oid = objid)
        WHEN 'pg_type' THEN (SELECT concat_ws(' ', typlen, typstorage, typinput, typoutput, typreceive, typsend, typmodin,
                                              typanalyze, typsubscript) FROM pg_type WHERE oid = objid)
-       WHEN 'pg_operator' THEN (SELECT concat_ws(' ', oprcode, oprcom, oprnegate, oprrest, oprjoin, oprcanhash,
-                                                 oprcanmerge) FROM pg_operator WHERE oid = objid)
+       WHEN 'pg_operator' THEN (SELECT concat_ws(' ', oprcode, oprcom::regoperator, oprnegate::regoperator, oprrest,
+                                                 oprjoin, oprcanhash, oprcanmerge) FROM pg_operator WHERE oid = objid)
        WHEN 'pg_cast' THEN (SELECT concat_ws(' ', castfunc::regprocedure, castcontext, castmethod)
                               FROM pg_cast WHERE oid = objid)
        WHEN 'pg_opclass' THEN (SELECT concat_ws(' ', opcdefault, opcintype::regtype,
-               (SELECT string_agg(concat_ws(' ', amopstrategy, amopopr::regoperator, amoppurpose), ',' ORDER BY amopstrategy)
-                  FROM pg_amop WHERE amopfamily = opcfamily),
+               (SELECT string_agg(concat_ws(' ', amopstrategy, amopopr::regoperator, amoppurpose), ','
+                                  ORDER BY amopstrategy) FROM pg_amop WHERE amopfamily = opcfamily),
                (SELECT string_agg(concat_ws(' ', amprocnum, amproc), ',' ORDER BY amprocnum)
                   FROM pg_amproc WHERE amprocfamily = opcfamily)) FROM pg_opclass WHERE oid = objid)
        END
@@ -50,7 +50,8 @@ SELECT kind, identity, obj_description(objid, kind),
 @pytest.fixture(scope="module", autouse=True)
 def old_scripts():
     """The server finds the scripts of old versions, while these tests run."""
-    found = subprocess.run([os.environ.get("PG_CONFIG", "pg_config"), "--sharedir"], check=True, capture_output=True, text=True)
+    pg_config = os.environ.get("PG_CONFIG", "pg_config")
+    found = subprocess.run([pg_config, "--sharedir"], check=True, capture_output=True, text=True)
     folder = Path(found.stdout.strip()) / "extension"
     copies = [Path(shutil.copy(script, folder)) for script in SCRIPTS.glob("*.sql")]
     yield
@@ -84,11 +85,12 @@ def test_tables_views_and_indexes_of_an_old_version_answer_before_and_after_an_u
     old.execute("CREATE VIEW nearest AS SELECT id FROM items ORDER BY embedding <-> (SELECT embedding FROM items "
                 "WHERE id = 7) LIMIT 5")
     old.execute("CREATE VIEW middle AS SELECT avg(embedding) FROM items")
-    before = old.execute("SELECT array_agg(id) FROM nearest").fetchall(), old.execute("TABLE middle").fetchall()
+    before = [old.execute(query).fetchall() for query in ("SELECT array_agg(id) FROM nearest", "TABLE middle")]
     assert_same_answer(old, "items", QUERY, index="built")
 
     old.execute("ALTER EXTENSION vekter UPDATE")
-    assert (old.execute("SELECT array_agg(id) FROM nearest").fetchall(), old.execute("TABLE middle").fetchall()) == before
+    assert [old.execute(query).fetchall()
+            for query in ("SELECT array_agg(id) FROM nearest", "TABLE middle")] == before
     assert_same_answer(old, "items", QUERY, index="built")
     copy_vectors(old, "items", VECTORS[500:-1], ids=range(500, 599))
     assert_same_answer(old, "items", QUERY, index="built")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -104,3 +105,13 @@ def test_an_update_of_an_extension_in_a_schema_of_its_own_finds_its_objects(clus
         connection.execute(f"CREATE EXTENSION vekter SCHEMA vekter VERSION '{VERSIONS[0]}'")
         connection.execute("ALTER EXTENSION vekter UPDATE")
         assert connection.execute("SELECT vekter.json_to_vector('[1,2]', -1, false)::text").fetchall() == [("[1,2]",)]
+
+
+def test_every_file_that_names_the_version_names_the_same():
+    cargo = re.search(r'^version = "(.*)"', (REPOSITORY / "Cargo.toml").read_text(), re.MULTILINE)[1]
+    beside = re.search(r"default_version = '(.*)'", (REPOSITORY / "vekter_pgvector.control").read_text())[1]
+    meta = json.loads((REPOSITORY / "META.json").read_text())
+    named = {cargo, beside, meta["version"], *(extension["version"] for extension in meta["provides"].values())}
+    assert named == {CURRENT}
+    assert f"({CURRENT})" in (REPOSITORY / "CHANGELOG.md").read_text() or \
+        f"## {CURRENT}" in (REPOSITORY / "CHANGELOG.md").read_text()

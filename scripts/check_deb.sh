@@ -2,7 +2,8 @@
 # Checks a package of scripts/deb.sh: lintian, then installs it into a fresh Debian or Ubuntu below a temporary folder,
 # and builds and searches an index there, with each variant of the library that this processor can run. As root.
 #   check_deb.sh PACKAGE.deb [SUITE [MIRROR]]
-# SUITE and MIRROR: debootstrap's; by default this machine's release and mirror.
+# SUITE and MIRROR: debootstrap's; by default this machine's release and mirror. Where the release has pgvector, an
+# index of pgvector's is replaced, too.
 set -euo pipefail
 
 package=$(realpath "${1:?usage: check_deb.sh PACKAGE.deb [SUITE [MIRROR]]}")
@@ -27,7 +28,9 @@ clean_up() {
 }
 major=$(dpkg-deb --field "$package" Package | sed -E 's/^postgresql-([0-9]+)-vekter$/\1/')
 trap clean_up EXIT
-debootstrap --variant=minbase "$suite" "$root" "$mirror" >"$root.log" 2>&1 || { tail "$root.log" >&2 && exit 1; }
+# debootstrap's script for Ubuntu serves releases that it does not know yet, too.
+[[ $mirror == *ubuntu* ]] && kind=(--components=main,universe "$suite" "$root" "$mirror" gutsy) || kind=("$suite" "$root" "$mirror")
+debootstrap --variant=minbase "${kind[@]}" >"$root.log" 2>&1 || { tail "$root.log" >&2 && exit 1; }
 rm "$root.log"
 mount -t proc proc "$root/proc"
 mkdir -p "$root/dev/shm"
@@ -59,4 +62,25 @@ SQL
     psql -c 'DROP TABLE tracks' -c 'DROP EXTENSION vekter'
     inside pg_ctlcluster "$major" main stop
 done
+# A database with pgvector's columns and index gets vekter's; queries stay as they are.
+if inside apt-get install -y -qq --no-install-recommends "postgresql-$major-pgvector" >/dev/null 2>&1; then
+    inside pg_ctlcluster "$major" main start
+    psql <<'SQL'
+CREATE EXTENSION vector;
+CREATE TABLE items (id bigserial PRIMARY KEY, embedding vector(8));
+INSERT INTO items (embedding)
+    SELECT ARRAY(SELECT sin(i * j) FROM generate_series(1, 8) j)::vector FROM generate_series(1, 20000) i;
+CREATE INDEX ON items USING hnsw (embedding vector_l2_ops);
+CREATE SCHEMA vekter;
+CREATE EXTENSION vekter_pgvector SCHEMA vekter CASCADE;
+SELECT statement FROM vekter.vekter_replace_pgvector_indexes('items', drop_old => true) \gexec
+SQL
+    nearest="SELECT id FROM items ORDER BY embedding <-> (SELECT embedding FROM items WHERE id = 77) LIMIT 1"
+    [[ $(psql -c "EXPLAIN $nearest") == *"Index Scan using items_embedding_idx_faiss"* ]]
+    [[ $(psql -c "$nearest") == 77 ]]
+    echo "$suite: pgvector's index replaced by a faiss index, which the same query uses"
+    inside pg_ctlcluster "$major" main stop
+else
+    echo "NOT RUN: pgvector's columns: $suite has no postgresql-$major-pgvector" >&2
+fi
 echo "$(basename "$package"): installed and used on $suite"

@@ -1,7 +1,9 @@
 //! Arguments that several functions have in common, with their checks.
 
-use pgrx::{PgSqlErrorCode as Code, pg_sys};
+use pgrx::PgSqlErrorCode as Code;
 
+use super::distributed;
+use super::target::Target;
 use crate::am::{SearchParams, search_options};
 use crate::pg::error::SqlError;
 use crate::pg::relation::OpenRelation;
@@ -17,14 +19,18 @@ pub struct Effort<'a> {
 }
 
 impl Effort<'_> {
-    /// The search parameters for `index`. Err if the recall is out of range, or the parameters do not fit the index.
-    pub fn params(self, index: pg_sys::Oid) -> Result<SearchParams, SqlError> {
+    /// The search parameters for the index. Err if the recall is out of range, or the parameters do not fit the index
+    /// or do not reach it.
+    pub fn params_of(self, target: &Target) -> Result<SearchParams, SqlError> {
+        if target.is_searched_elsewhere && (self.search.is_some() || self.recall.is_some()) {
+            return Err(distributed::no_parameters(&target.table));
+        }
         let recall = self.recall;
         recall.map_or(Ok(()), search_options::check_recall)?;
         let Some(text) = self.search else {
             return Ok(SearchParams { recall, ..SearchParams::default() });
         };
-        let index = OpenRelation::index(index)?;
+        let index = OpenRelation::index(target.index)?;
         let named = search_options::parse(index.rel(), text)?;
         Ok(SearchParams { recall, ..named })
     }

@@ -5,6 +5,7 @@ mod access;
 mod arguments;
 mod batch;
 mod column;
+mod distributed;
 mod knn;
 mod predicate;
 mod server_file;

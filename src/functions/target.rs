@@ -2,6 +2,7 @@
 
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use super::distributed;
 use super::predicate::Predicate;
 use crate::am::options::OperatorClass;
 use crate::pg::catalogue;
@@ -26,6 +27,8 @@ pub struct Target {
     pub table_oid: pg_sys::Oid,
     pub table: String,
     pub is_partitioned: bool,
+    /// Whether rows of the table are on other servers, whose indexes answer for them.
+    pub is_searched_elsewhere: bool,
     /// The indexed column or expression.
     pub vector: String,
     pub predicate: Predicate,
@@ -122,9 +125,9 @@ SELECT pg_catalog.format('%I.%I', n.nspname, t.relname) AS table,
     )
 }
 
-/// Opens the faiss index that `relation` is or has, and its table, for functions that read the index's pages: Err if it
-/// is partitioned.
-pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError> {
+/// Opens the faiss index that `relation` is or has, and its table, for `function`, which reads the index's pages. Err
+/// if the index is partitioned, or the rows are on other servers.
+pub fn open_plain_index(relation: pg_sys::Oid, function: &str) -> Result<IndexAndTable, SqlError> {
     let table = OpenRelation::table_of(relation);
     let index = find(relation)?;
     if index.kind == pg_sys::RELKIND_PARTITIONED_INDEX {
@@ -132,7 +135,9 @@ pub fn open_plain_index(relation: pg_sys::Oid) -> Result<IndexAndTable, SqlError
         return Err(SqlError::new(Code::ERRCODE_WRONG_OBJECT_TYPE, message)
             .hint("Name the index of one of its partitions."));
     }
-    IndexAndTable::in_table(table, index.oid)
+    let open = IndexAndTable::in_table(table, index.oid)?;
+    distributed::check_is_here(open.table().oid(), function)?;
+    Ok(open)
 }
 
 /// The faiss index that `relation` is, or the one it has; if several give the same answers, the newest.
@@ -257,11 +262,14 @@ pub fn describe_index(index: pg_sys::Oid) -> Result<Target, SqlError> {
             let declared = declared.unwrap_or(pg_sys::InvalidOid);
             let (vector_type, dims) = catalogue::base_type(declared, dims.unwrap_or(-1));
             let [family, input] = [family, input].map(|oid| oid.unwrap_or(pg_sys::InvalidOid));
+            let table_oid = table_oid.unwrap_or(pg_sys::InvalidOid);
+            let is_partitioned = is_partitioned.unwrap_or(false);
             target = Some(Target {
                 index,
                 table: table.unwrap_or_default().into_string(),
-                table_oid: table_oid.unwrap_or(pg_sys::InvalidOid),
-                is_partitioned: is_partitioned.unwrap_or(false),
+                table_oid,
+                is_partitioned,
+                is_searched_elsewhere: distributed::is_searched_elsewhere(table_oid, is_partitioned),
                 vector: vector.unwrap_or_default().into_string(),
                 predicate: Predicate::new(predicate.map(Text::into_string)),
                 operator: operator.unwrap_or_default().into_string(),

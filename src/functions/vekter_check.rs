@@ -21,7 +21,7 @@ fn vekter_check(
 }
 
 fn find(relation: pg_sys::Oid, heap: bool) -> Result<Vec<Finding>, SqlError> {
-    let open = target::open_plain_index(relation)?;
+    let open = target::open_plain_index(relation, "vekter_check")?;
     let index = open.index().oid();
     target::check_maintainer(index)?;
     am::check::check(index, heap)

@@ -19,7 +19,7 @@ fn vekter_compact(index: pg_sys::Oid) {
 
 fn compact(relation: pg_sys::Oid) -> Result<(), SqlError> {
     // Without a lock on the table, which other sessions would wait for until the merge is over.
-    let index = target::open_plain_index(relation)?.index().oid();
+    let index = target::open_plain_index(relation, "vekter_compact")?.index().oid();
     target::check_maintainer(index)?;
     let index = maintenance::IndexToCompact::lock(index)?;
     maintenance::compact_everything(&index)

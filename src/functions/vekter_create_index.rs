@@ -127,7 +127,7 @@ impl NewIndex {
         })?;
         if !column.is_not_null {
             let query =
-                format!("SELECT EXISTS (SELECT FROM {table} WHERE {} IS NULL)", quote_identifier(name));
+                format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {} IS NULL)", quote_identifier(name));
             let mut has_nulls = false;
             spi::Plan::prepare(&query, &[]).for_each_row(&[], |row| {
                 // SAFETY: the query's column is boolean.

@@ -64,7 +64,7 @@ fn to_file(relation: pg_sys::Oid, name: &str) -> Result<i64, SqlError> {
 }
 
 fn merge(relation: pg_sys::Oid) -> Result<Export, SqlError> {
-    let open = target::open_plain_index(relation)?;
+    let open = target::open_plain_index(relation, NAME)?;
     let index = open.index().oid();
     let target = access::require_all_rows(index, NAME)?;
     am::export::merge(index, id_attribute(&target)?)

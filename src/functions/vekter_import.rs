@@ -5,6 +5,7 @@ use core::ffi::CStr;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
+use super::distributed;
 use super::server_file;
 use super::target::relation_name;
 use super::vekter_create_index::{NewIndex, required};
@@ -104,6 +105,7 @@ impl Import {
                 .detail("A FAISS index becomes the index of one table.")
                 .hint("Import one for each partition."));
         }
+        distributed::check_is_here(import.table, "vekter_import")?;
         Ok(import)
     }
 

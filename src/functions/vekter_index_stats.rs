@@ -33,7 +33,7 @@ fn vekter_index_stats(
 }
 
 fn stats(relation: pg_sys::Oid) -> Result<StatsColumns, SqlError> {
-    let inspected = inspect::stats(target::open_plain_index(relation)?.index())?;
+    let inspected = inspect::stats(target::open_plain_index(relation, "vekter_index_stats")?.index())?;
     let count = |value: u64| value as i64;
     Ok((
         inspected.factory,

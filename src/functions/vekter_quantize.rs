@@ -34,7 +34,7 @@ fn vekter_reconstruct(index: pg_sys::Oid, id: i64, call: pg_sys::FunctionCallInf
 // ---------------------------------------------------------------- quantize
 
 fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(EncodedRow, f64), SqlError> {
-    let open = target::open_plain_index(relation)?;
+    let open = target::open_plain_index(relation, "vekter_quantize")?;
     access::require_all_rows(open.index().oid(), "vekter_quantize")?;
     let mut row = vector.to_vec();
     target::describe_index(open.index().oid())?.kind.round(&mut row);
@@ -44,7 +44,7 @@ fn quantize(relation: pg_sys::Oid, vector: &Vector) -> Result<(EncodedRow, f64),
 // ---------------------------------------------------------------- reconstruct
 
 fn reconstruct(relation: pg_sys::Oid, id: i64) -> Result<Vec<(Vec<f32>, f64)>, SqlError> {
-    let open = target::open_plain_index(relation)?;
+    let open = target::open_plain_index(relation, "vekter_reconstruct")?;
     let index = open.index().oid();
     let target = target::describe_index(index)?;
     let (versions, rows) = visible_rows(&target, id)?;

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::arguments::row_count;
+use super::distributed;
 use super::target::{self, Target};
 use crate::am::plan_hint::{self, COLUMN, Hint};
 use crate::am::{Request, SearchParams, Tid, inspect, tid_of};
@@ -32,7 +33,8 @@ fn vekter_operating_points(
 }
 
 fn points(relation: pg_sys::Oid) -> Result<Vec<Point>, SqlError> {
-    let points = inspect::operating_points(target::open_plain_index(relation)?.index())?;
+    let points =
+        inspect::operating_points(target::open_plain_index(relation, "vekter_operating_points")?.index())?;
     let row = |inspect::SegmentPoint { segment, factory, search, recall, microseconds }| {
         (segment, factory, search, recall, microseconds)
     };
@@ -50,6 +52,7 @@ fn measure(relation: pg_sys::Oid, k: i32, sample: i32) -> Result<Option<f64>, Sq
     let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
     let _table = OpenRelation::table_of(relation);
     let target = target::describe(relation)?;
+    distributed::check_is_here(target.table_oid, "vekter_recall")?;
     check_age(&target.indexes)?;
     let rows = rows_of(&target);
     let Target { vector, operator, vector_type, kind, .. } = &target;

@@ -28,7 +28,7 @@ fn vekter_segments(
 }
 
 fn list(relation: pg_sys::Oid) -> Result<Vec<SegmentColumns>, SqlError> {
-    let segments = inspect::segments(target::open_plain_index(relation)?.index())?;
+    let segments = inspect::segments(target::open_plain_index(relation, "vekter_segments")?.index())?;
     let row = |segment: inspect::SegmentStats| {
         let inspect::SegmentStats { id, tier, factory, rows, dead_rows, bytes, is_cached } = segment;
         (id, tier as i32, factory, rows as i64, dead_rows as i64, bytes as i64, is_cached)

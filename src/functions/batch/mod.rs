@@ -13,6 +13,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::arguments::{Effort, row_count};
+use super::distributed;
 use super::knn::query::{id_of, order};
 use super::target::{self, Target};
 use crate::am::Request;
@@ -57,13 +58,14 @@ impl Searcher {
         let k = row_count("k", k)?;
         let table = OpenRelation::table_of(relation);
         let target = target::describe(relation)?;
+        distributed::check_batch_is_here(target.table_oid)?;
         let query = query_text(&target)?;
         // SAFETY: looks catalogue rows up by oid.
         let element_type = unsafe { pg_sys::getBaseType(target.vector_type) };
         // SAFETY: looks a catalogue row up by its oid.
         let array_type = unsafe { pg_sys::get_array_type(element_type) };
         let plan = spi::Plan::prepare(&query, &[array_type, pg_sys::INT8OID]);
-        let request = Request::of(k, effort.params(target.index)?);
+        let request = Request::of(k, effort.params_of(&target)?);
         let searcher = Searcher { target, plan, k, request, element_type, _table: table };
         // Starting this query locks the table and checks privileges, before the index is read.
         let nobody = Batch::default();

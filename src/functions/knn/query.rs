@@ -106,7 +106,9 @@ fn collect<T>(
     let prepared = prepare(question)?;
     check_dims(asked.query, prepared.known.target.dims)?;
     let request = request(&prepared, question, asked)?;
-    let is_search = request.radius.is_some() || asked.limit.is_some_and(|limit| limit <= MAX_SEARCHED_ROWS);
+    // Citus has no generic plans.
+    let is_search = (request.radius.is_some() || asked.limit.is_some_and(|limit| limit <= MAX_SEARCHED_ROWS))
+        && !prepared.known.target.is_searched_elsewhere;
     let plan = match is_search {
         true => &prepared.generic_plan,
         false => prepared.custom_plan.get_or_init(|| spi::Plan::prepare(&prepared.query, &prepared.types)),
@@ -145,7 +147,7 @@ pub fn order(a: f64, b: f64) -> Ordering {
 }
 
 fn request(prepared: &Prepared, question: &Question, asked: &Asked) -> Result<Request, SqlError> {
-    let params = asked.effort.params(prepared.known.target.index)?;
+    let params = asked.effort.params_of(&prepared.known.target)?;
     let excluded_rows = usize::from(asked.except.is_some());
     let rows = asked.limit.map(|limit| limit + excluded_rows);
     let request = match rows {

@@ -9,7 +9,7 @@ use crate::failpoint;
 use crate::index::error::IndexError;
 use crate::index::format::Meta;
 use crate::index::segment::in_place;
-use crate::index::storage::{free_pages, recycle};
+use crate::index::storage::free_pages;
 use crate::index::{delta, publish, read_manifest, read_meta};
 use crate::pg::free_space;
 use crate::pg::lock::{IndexLock, Purpose};
@@ -96,6 +96,5 @@ fn seal(rel: Rel, sync: SyncAt, _lock: &IndexLock) -> Result<(), IndexError> {
     drop(claim);
     failpoint::reach("seal.published");
     free_pages::retire(rel, empty.into_iter());
-    recycle::offer(rel, meta.index_id);
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::index::error::IndexError;
 use crate::index::format::{BlobRef, Manifest, PointRef, SegmentRef, Tid, Tombstones};
 use crate::index::segment::{self, Models, OpenedSegment, Staged};
 use crate::index::storage::blob::{self, Logging};
-use crate::index::storage::{free_pages, recycle};
+use crate::index::storage::free_pages;
 use crate::index::train::UNTRAINED_FACTORY;
 use crate::index::{IndexView, publish, read_manifest, read_meta};
 use crate::pg::invalidation;
@@ -66,7 +66,7 @@ pub(super) fn finish(
         merged.push(segment);
         claims.push(claim);
     }
-    replace(rel, &mut manifest, sources, merged, view.meta.index_id)?;
+    replace(rel, &mut manifest, sources, merged)?;
     drop((claims, lock, horizon));
     Ok(())
 }
@@ -158,7 +158,6 @@ fn replace(
     manifest: &mut Manifest,
     sources: &[Arc<OpenedSegment>],
     merged: Vec<SegmentRef>,
-    index_id: u128,
 ) -> Result<(), IndexError> {
     let is_source =
         |segment: &SegmentRef| sources.iter().any(|source| source.reference.payload.id == segment.payload.id);
@@ -168,9 +167,7 @@ fn replace(
     publish(rel, manifest, None)?;
     failpoint::reach("merge.published");
     let old = Manifest { segments: replaced };
-    let blocks: Vec<u32> = old.blobs().flat_map(BlobRef::blocks).collect();
-    free_pages::retire(rel, blocks.iter().copied());
-    recycle::remember(index_id, blocks);
+    free_pages::retire(rel, old.blobs().flat_map(BlobRef::blocks));
     failpoint::reach("merge.retired");
     let cache = segment::cache();
     for segment in &old.segments {

@@ -15,10 +15,10 @@ const STRATEGY: i16 = 1;
 pub struct DistanceOperator {
     /// Of its arguments.
     pub kind: ValueKind,
-    function: Function,
+    function: DistanceFunction,
 }
 
-enum Function {
+enum DistanceFunction {
     Own(Metric),
     Foreign(Box<pg_sys::FmgrInfo>),
 }
@@ -37,9 +37,9 @@ impl DistanceOperator {
         unsafe { pg_sys::fmgr_info(code, &mut *function) };
         if function.fn_addr.is_some_and(distance::is_own_operator) {
             let metric = options::metric(index).unwrap_or(Metric::L2);
-            return DistanceOperator { kind, function: Function::Own(metric) };
+            return DistanceOperator { kind, function: DistanceFunction::Own(metric) };
         }
-        DistanceOperator { kind, function: Function::Foreign(function) }
+        DistanceOperator { kind, function: DistanceFunction::Foreign(function) }
     }
 
     /// The operator's value; NaN for vectors of different dimensions.
@@ -48,8 +48,8 @@ impl DistanceOperator {
             return f64::NAN;
         }
         match &self.function {
-            Function::Own(metric) => own_distance(*metric, query, row),
-            Function::Foreign(function) => {
+            DistanceFunction::Own(metric) => own_distance(*metric, query, row),
+            DistanceFunction::Foreign(function) => {
                 let function = core::ptr::from_ref(&**function).cast_mut();
                 let [a, b] = [query, row].map(|elements| self.kind.into_datum(elements));
                 // SAFETY: the function takes two datums of this kind, and returns a float8.

@@ -44,7 +44,7 @@ impl Answers {
     }
 }
 
-struct Index {
+struct ComparedIndex {
     oid: pg_sys::Oid,
     access_method: String,
     bytes: i64,
@@ -95,13 +95,13 @@ fn vekter_compare_indexes(
     ),
 > {
     let compared = compare(&indexes, k, sample).or_raise().into_iter();
-    let row = |(index, measured): (Index, Measured)| {
+    let row = |(index, measured): (ComparedIndex, Measured)| {
         (index.oid, index.access_method, measured.recall, measured.milliseconds, index.bytes)
     };
     TableIterator::new(compared.map(row).collect::<Vec<_>>())
 }
 
-fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(Index, Measured)>, SqlError> {
+fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(ComparedIndex, Measured)>, SqlError> {
     let (k, sample) = (row_count("k", k)?, row_count("sample", sample)?);
     let indexes = indexes.iter().map(|&index| describe(index)).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = indexes.first() else { return Ok(Vec::new()) };
@@ -117,7 +117,7 @@ fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(Index, M
     let limit = Some(pg_sys::Datum::from(k as i64 + 1));
     let truths: Vec<HashSet<RowId>> =
         chosen.iter().map(|&(own, query)| ids(&exact, &[Some(query), limit], own, k)).collect();
-    let measure = |index: &Index| {
+    let measure = |index: &ComparedIndex| {
         // Planned once, while the other indexes are hidden.
         let plan = spi::Plan::prepare_generic(&first.answers.nearest(false), &types);
         let (mut found, mut milliseconds) = (0, Vec::new());
@@ -140,7 +140,7 @@ fn compare(indexes: &[pg_sys::Oid], k: i32, sample: i32) -> Result<Vec<(Index, M
     Ok(indexes.into_iter().zip(measured).collect())
 }
 
-fn describe(index: pg_sys::Oid) -> Result<Index, SqlError> {
+fn describe(index: pg_sys::Oid) -> Result<ComparedIndex, SqlError> {
     let mut found = None;
     catalogue::for_each_row(DESCRIPTION, &[(pg_sys::OIDOID, index.into())], |row| {
         type Order = (Option<Text>, Option<Text>, Option<Text>, Option<pg_sys::Oid>, Option<Text>);
@@ -156,7 +156,7 @@ fn describe(index: pg_sys::Oid) -> Result<Index, SqlError> {
             predicate: Predicate::new(predicate.map(Text::into_string)),
         };
         let access_method = access_method.unwrap_or_default().into_string();
-        found = Some(Index { oid: index, access_method, bytes: bytes.unwrap_or(0), answers });
+        found = Some(ComparedIndex { oid: index, access_method, bytes: bytes.unwrap_or(0), answers });
     });
     match found {
         Some(found) => Ok(found),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::distance_expression::{Linear, float8};
-use super::plan::{NAME, index_of, plan_of};
+use super::plan::{Methods, NAME, index_of, plan_of};
 use super::run::{Executor, Run, start};
 use crate::am::distance_operator::DistanceOperator;
 use crate::am::expected_rows;
@@ -36,7 +36,7 @@ pub struct State {
     run: Option<Run>,
 }
 
-static EXECUTE: Methods = Methods(pg_sys::CustomExecMethods {
+static EXECUTE: Methods<pg_sys::CustomExecMethods> = Methods(pg_sys::CustomExecMethods {
     CustomName: NAME.as_ptr(),
     BeginCustomScan: Some(begin),
     ExecCustomScan: Some(next_slot),
@@ -51,11 +51,6 @@ static EXECUTE: Methods = Methods(pg_sys::CustomExecMethods {
     ShutdownCustomScan: None,
     ExplainCustomScan: Some(super::explain::explain),
 });
-
-#[repr(transparent)]
-struct Methods(pg_sys::CustomExecMethods);
-// SAFETY: never written; PostgreSQL reads it on the main thread.
-unsafe impl Sync for Methods {}
 
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn create(_scan: *mut pg_sys::CustomScan) -> *mut pg_sys::Node {
@@ -205,8 +200,8 @@ unsafe extern "C-unwind" fn next_row(scan: *mut pg_sys::ScanState) -> *mut pg_sy
             break;
         }
         // SAFETY: an initialised node, whose slot is free for the next row.
-        let is_patient = unsafe { executor.collect(run) }.or_raise();
-        if !is_patient {
+        let is_within_budget = unsafe { executor.collect(run) }.or_raise();
+        if !is_within_budget {
             // SAFETY: an initialised node.
             state.run = Some(unsafe { start(node, state, true) }.or_raise());
         }

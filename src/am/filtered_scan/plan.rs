@@ -21,7 +21,7 @@ pub const NAME: &CStr = c"FaissScan";
 
 /// A static structure of function pointers and names.
 #[repr(transparent)]
-struct Methods<T>(T);
+pub struct Methods<T>(pub T);
 // SAFETY: never written; PostgreSQL reads it on the main thread.
 unsafe impl<T> Sync for Methods<T> {}
 

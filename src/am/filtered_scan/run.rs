@@ -49,7 +49,7 @@ pub struct Run {
     cursor: Cursor,
     query: Option<Vec<f32>>,
     /// Rows that passed, nearest first, of which some have been returned.
-    pub collected: Vec<Row>,
+    pub collected: Vec<CollectedRow>,
     pub returned: usize,
     /// Rows to be collected next.
     wanted: usize,
@@ -66,13 +66,13 @@ pub struct Run {
 }
 
 #[derive(Clone, Copy)]
-pub struct Row {
+pub struct CollectedRow {
     distance: f64,
     pub tid: Tid,
 }
 
 /// What a scan is asked for with one set of parameters.
-struct Asked {
+struct Arguments {
     params: SearchParams,
     query: Option<Vec<f32>>,
     radius: Option<f64>,
@@ -80,7 +80,7 @@ struct Asked {
 
 /// # Safety
 /// The state is that of a node that evaluates expressions in `context`.
-unsafe fn asked(state: &State, index: Rel, context: *mut pg_sys::ExprContext) -> Asked {
+unsafe fn arguments(state: &State, index: Rel, context: *mut pg_sys::ExprContext) -> Arguments {
     // SAFETY: the caller's promise; what the last row has left is not used any more.
     unsafe { reset(context) };
     let evaluate = |expression: *mut pg_sys::ExprState| {
@@ -100,20 +100,20 @@ unsafe fn asked(state: &State, index: Rel, context: *mut pg_sys::ExprContext) ->
         bound.map_or(f64::MIN, |bound| linear.distance_at(bound))
     });
     match hinted {
-        Some(hinted) => Asked { params: hinted.params, query, radius: hinted.radius.or(radius) },
-        None => Asked { params: SearchParams::default(), query, radius },
+        Some(hinted) => Arguments { params: hinted.params, query, radius: hinted.radius.or(radius) },
+        None => Arguments { params: SearchParams::default(), query, radius },
     }
 }
 
 /// # Safety
 /// An initialised node.
-pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result<Run, SqlError> {
+pub unsafe fn start(node: *mut Node, state: &mut State, must_use_bitmap: bool) -> Result<Run, SqlError> {
     // SAFETY: open until the node ends.
     let index = unsafe { Rel::new(state.index) };
     // SAFETY: the caller's promise.
     let executor = unsafe { Executor::of(node, state) };
     // SAFETY: the node's own state and context.
-    let Asked { params, query, radius } = unsafe { asked(state, index, executor.context) };
+    let Arguments { params, query, radius } = unsafe { arguments(state, index, executor.context) };
     let limit = row_limit::of_scan(node.cast_const().cast());
     let rows = index.estimated_rows().max(1.0);
     // SAFETY: the caller's promise; a custom scan's state begins with that of any node.
@@ -129,7 +129,7 @@ pub unsafe fn start(node: *mut Node, state: &mut State, gave_up: bool) -> Result
     let child = unsafe { child_of(node) };
     let (candidates, passing) = match child {
         Some(scan) => {
-            Bitmap { scan, rows, wanted, is_forced: gave_up || limit == RowLimit::All }.read(state)?
+            Bitmap { scan, rows, wanted, is_forced: must_use_bitmap || limit == RowLimit::All }.read(state)?
         }
         None => (None, None),
     };
@@ -290,7 +290,7 @@ impl Executor {
             // SAFETY: the slot holds the row.
             if is_there && unsafe { self.passes() } {
                 run.collected.try_reserve(1).map_err(IndexError::from)?;
-                run.collected.push(Row { distance: found.distance.0, tid: found.tid });
+                run.collected.push(CollectedRow { distance: found.distance.0, tid: found.tid });
             } else {
                 is_within_budget = run.budget_rows.is_none_or(|budget| examined < budget);
             }

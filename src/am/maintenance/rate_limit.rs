@@ -35,13 +35,13 @@ thread_local! {
 }
 
 /// Whether the interval since the last mark has passed.
-pub fn is_time_to(step: RateLimited, index: Rel) -> bool {
+pub fn is_time_to(action: RateLimited, index: Rel) -> bool {
     LAST_ATTEMPTS.with_borrow_mut(|marked| {
-        marked.retain(|(step, _), when| when.elapsed() < step.pause());
-        !marked.contains_key(&(step, index.oid().to_u32()))
+        marked.retain(|(action, _), when| when.elapsed() < action.pause());
+        !marked.contains_key(&(action, index.oid().to_u32()))
     })
 }
 
-pub fn note_attempt(step: RateLimited, index: Rel) {
-    LAST_ATTEMPTS.with_borrow_mut(|marked| marked.insert((step, index.oid().to_u32()), Instant::now()));
+pub fn note_attempt(action: RateLimited, index: Rel) {
+    LAST_ATTEMPTS.with_borrow_mut(|marked| marked.insert((action, index.oid().to_u32()), Instant::now()));
 }

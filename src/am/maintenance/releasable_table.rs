@@ -17,16 +17,16 @@ const TABLE_LOCK: u32 = pg_sys::AccessShareLock;
 /// Access to the table, locked for short times.
 pub struct ReleasableTable<'a> {
     index: Rel,
-    /// The lock whose waiters it yields to, besides waiters for the index; None: never yields.
-    yields: Option<&'a IndexLock>,
+    /// It yields to waiters for this lock and for the index; None: it never yields.
+    compaction_lock: Option<&'a IndexLock>,
     looked: Instant,
     // Drop order.
     open: Option<(IndexedTable, ActiveSnapshot, OpenRelation)>,
 }
 
 impl<'a> ReleasableTable<'a> {
-    pub fn under(index: Rel, yields: Option<&'a IndexLock>) -> Self {
-        ReleasableTable { index, yields, looked: Instant::now(), open: None }
+    pub fn under(index: Rel, compaction_lock: Option<&'a IndexLock>) -> Self {
+        ReleasableTable { index, compaction_lock, looked: Instant::now(), open: None }
     }
 }
 
@@ -64,7 +64,7 @@ impl TableAccess for ReleasableTable<'_> {
         self.looked = Instant::now();
         self.release_table();
         pg::take_interrupts();
-        self.yields.is_some_and(|lock| lock::has_waiters(self.index) || lock.has_waiters())
+        self.compaction_lock.is_some_and(|lock| lock::has_waiters(self.index) || lock.has_waiters())
     }
 }
 

@@ -111,11 +111,6 @@ impl Builder {
         self.recipe.bytes_per_row()
     }
 
-    /// The part of these bytes that [`Builder::write`] writes.
-    pub fn serial_bytes_per_row(&self) -> u64 {
-        self.recipe.serial_bytes_per_row()
-    }
-
     /// Bytes of private memory, without those of each row, while `rows` rows are added: models, tables, buffers of a
     /// batch.
     pub fn fixed_bytes(&self, rows: u64) -> u64 {

@@ -9,7 +9,7 @@
 //! `m` codebooks of 2^b centroids each (for each of `p` equal parts of the dimensions). The norm of the decoded row is
 //! stored with the code: without it FAISS decodes each row that a search under Euclidean distance compares.
 
-use super::grammar::Scan;
+use super::grammar::Unread;
 use super::recipe::TrainingRows;
 use crate::EngineError;
 use crate::shim::constants::{
@@ -71,7 +71,7 @@ impl Additive {
         dims: Option<usize>,
         in_lists: bool,
     ) -> Result<Option<Self>, EngineError> {
-        let mut scan = Scan(text);
+        let mut scan = Unread(text);
         let is_product = scan.eat("P");
         let searches_locally = scan.eat("L");
         let begins = if searches_locally { scan.eat("SQ") } else { scan.eat("RQ") };

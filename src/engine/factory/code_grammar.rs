@@ -1,6 +1,6 @@
 //! The part of a factory string that names the code of a row: scalar and product quantisers, and fast scan.
 
-use super::grammar::{Parsed, Scan, refuse};
+use super::grammar::{Parsed, Unread, refuse};
 use super::recipe::Codec;
 use crate::shim::constants::MAX_PRODUCT_BITS;
 
@@ -20,7 +20,7 @@ pub(super) fn parse_plain_code(text: &str, dims: Option<usize>) -> Parsed<Option
 }
 
 fn parse_product(text: &str, dims: Option<usize>) -> Parsed<Option<Codec>> {
-    let mut scan = Scan(text);
+    let mut scan = Unread(text);
     if !scan.eat("PQ") {
         return Ok(None);
     }
@@ -39,7 +39,7 @@ fn parse_product(text: &str, dims: Option<usize>) -> Parsed<Option<Codec>> {
 }
 
 pub(super) fn parse_fast_scan(text: &str, dims: Option<usize>, in_lists: bool) -> Parsed<Option<Codec>> {
-    let mut scan = Scan(text);
+    let mut scan = Unread(text);
     if !scan.eat("PQ") {
         return Ok(None);
     }

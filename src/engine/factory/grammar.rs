@@ -32,7 +32,7 @@ const MAX_TRANSFORMS: usize = 4;
 const MAX_LISTS: usize = 1 << 20;
 /// HNSW: links of 512 are 4 KiB a row.
 const MAX_LINKS: usize = 512;
-/// A matrix costs d^2 bytes and, in LAPACK, d^3 steps that cannot be interrupted.
+/// A matrix costs 4 d^2 bytes and, in LAPACK, d^3 steps that cannot be interrupted.
 const MAX_MATRIX_DIMS: usize = 4_096;
 /// LSH's random rotation is computed even for an empty index.
 const MAX_ROTATED_SIGN_DIMS: usize = 1_024;
@@ -122,7 +122,7 @@ fn split_refine(factory: &str, dims: Option<usize>) -> Parsed<(&str, Option<Code
 }
 
 fn parse_transform(text: &str, dims: Option<usize>) -> Parsed<Option<Transform>> {
-    let mut scan = Scan(text);
+    let mut scan = Unread(text);
     let d_in = dims.unwrap_or_default();
     let (kind, d_out) = if scan.eat("PCA") {
         let _ = (scan.eat("W"), scan.eat("R"));
@@ -173,7 +173,7 @@ fn parse_transform(text: &str, dims: Option<usize>) -> Parsed<Option<Transform>>
 }
 
 fn parse_core(text: &str, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
-    let mut scan = Scan(text);
+    let mut scan = Unread(text);
     if scan.eat("HNSW") {
         return parse_graph(text, scan, dims);
     }
@@ -221,7 +221,7 @@ fn parse_signs(
     Ok((Structure::Scan, Codec::Signs { bits, rotated, thresholds }))
 }
 
-fn parse_graph(text: &str, mut scan: Scan<'_>, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
+fn parse_graph(text: &str, mut scan: Unread<'_>, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
     let links = parse_links(text, &mut scan)?;
     let code = if scan.is_done() {
         Some(Codec::Flat)
@@ -238,7 +238,7 @@ fn parse_graph(text: &str, mut scan: Scan<'_>, dims: Option<usize>) -> Parsed<(S
     }
 }
 
-fn parse_links(text: &str, scan: &mut Scan<'_>) -> Parsed<usize> {
+fn parse_links(text: &str, scan: &mut Unread<'_>) -> Parsed<usize> {
     let links = scan.number().unwrap_or(32);
     if !(2..=MAX_LINKS).contains(&links) {
         return refuse(format!("\"{text}\": HNSW takes between 2 and {MAX_LINKS} links"));
@@ -246,7 +246,7 @@ fn parse_links(text: &str, scan: &mut Scan<'_>) -> Parsed<usize> {
     Ok(links)
 }
 
-fn parse_lists(text: &str, mut scan: Scan<'_>, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
+fn parse_lists(text: &str, mut scan: Unread<'_>, dims: Option<usize>) -> Parsed<(Structure, Codec)> {
     let Some(count) = scan.number() else {
         return refuse(reason_against(text));
     };
@@ -281,9 +281,9 @@ fn parse_lists(text: &str, mut scan: Scan<'_>, dims: Option<usize>) -> Parsed<(S
 }
 
 /// The unread rest of a text.
-pub(crate) struct Scan<'a>(pub(super) &'a str);
+pub(crate) struct Unread<'a>(pub(super) &'a str);
 
-impl Scan<'_> {
+impl Unread<'_> {
     pub(super) fn eat(&mut self, prefix: &str) -> bool {
         match self.0.strip_prefix(prefix) {
             Some(rest) => {

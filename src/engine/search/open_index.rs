@@ -204,7 +204,7 @@ fn search_with(
     }
     let native = ffi_params(params, &about, dead.unwrap_or_default(), rows)?;
     let k_factor = if is_raw { 1.0 } else { native.k_factor };
-    let params = ffi::SearchParams { unrefined: i32::from(is_raw), k_factor, ..native };
+    let params = ffi::RawSearchParams { unrefined: i32::from(is_raw), k_factor, ..native };
     // May be as large as the index.
     let (mut distances, mut positions, mut found) = (zeros::<f32>(k)?, zeros::<i64>(k)?, 0i64);
     // SAFETY: the handle is a live index, the query has its dimension, both arrays have k elements, and `dead`
@@ -281,7 +281,7 @@ pub(super) fn ffi_params(
     about: &Description,
     dead: &[u8],
     rows: usize,
-) -> Result<ffi::SearchParams, EngineError> {
+) -> Result<ffi::RawSearchParams, EngineError> {
     let lists = usize::try_from(about.lists).unwrap_or(0);
     let nprobe = params.nprobe.unwrap_or_else(|| SearchParams::default_nprobe(lists));
     let ef_search = params.ef_search.unwrap_or(SearchParams::DEFAULT_EF_SEARCH);
@@ -295,7 +295,7 @@ pub(super) fn ffi_params(
     // Bits beyond the last row are ignored.
     let dead = &dead[..dead.len().min(rows.div_ceil(8))];
     let dead_rows: u32 = dead.iter().map(|byte| byte.count_ones()).sum();
-    Ok(ffi::SearchParams {
+    Ok(ffi::RawSearchParams {
         nprobe: i64::try_from(nprobe).unwrap_or(i64::MAX),
         ef_search: i64::try_from(ef_search.min(rows)).unwrap_or(i64::MAX),
         k_factor,

@@ -15,7 +15,7 @@ pub const L1: i32 = 2;
 
 /// An index with its parts: `vekter::Handle` of parts.h.
 #[repr(C)]
-pub struct Index {
+pub struct RawIndex {
     opaque: [u8; 0],
 }
 
@@ -57,7 +57,7 @@ pub struct RowCursor {
 }
 
 #[repr(C)]
-pub struct SearchParams {
+pub struct RawSearchParams {
     pub nprobe: i64,
     pub ef_search: i64,
     pub k_factor: f32,
@@ -83,57 +83,67 @@ unsafe extern "C" {
     pub fn vekter_lower_priority();
     pub fn vekter_block_signals(previous: *mut c_void, previous_bytes: usize) -> c_int;
     pub fn vekter_restore_signals(previous: *const c_void) -> c_int;
-    pub fn vekter_index_new(factory: *const c_char, dims: i32, metric: i32, index: *mut *mut Index) -> c_int;
-    pub fn vekter_index_open(bytes: *const u8, length: usize, index: *mut *mut Index) -> c_int;
+    pub fn vekter_index_new(
+        factory: *const c_char,
+        dims: i32,
+        metric: i32,
+        index: *mut *mut RawIndex,
+    ) -> c_int;
+    pub fn vekter_index_open(bytes: *const u8, length: usize, index: *mut *mut RawIndex) -> c_int;
     pub fn vekter_index_resume(
-        like: *const Index,
+        like: *const RawIndex,
         bytes: *const u8,
         length: usize,
         keeps_rows: c_int,
-        index: *mut *mut Index,
+        index: *mut *mut RawIndex,
     ) -> c_int;
-    pub fn vekter_index_free(index: *mut Index);
-    pub fn vekter_index_describe(index: *const Index, description: *mut Description);
-    pub fn vekter_index_reserve(index: *mut Index, rows: i64) -> c_int;
-    pub fn vekter_index_train(index: *mut Index, rows: i64, values: *const f32, additive_rows: i64) -> c_int;
-    pub fn vekter_index_add(index: *mut Index, rows: i64, values: *const f32) -> c_int;
-    pub fn vekter_index_unlinked_rows(index: *const Index) -> i64;
-    pub fn vekter_index_link(index: *mut Index, rows: i64) -> c_int;
+    pub fn vekter_index_free(index: *mut RawIndex);
+    pub fn vekter_index_describe(index: *const RawIndex, description: *mut Description);
+    pub fn vekter_index_reserve(index: *mut RawIndex, rows: i64) -> c_int;
+    pub fn vekter_index_train(
+        index: *mut RawIndex,
+        rows: i64,
+        values: *const f32,
+        additive_rows: i64,
+    ) -> c_int;
+    pub fn vekter_index_add(index: *mut RawIndex, rows: i64, values: *const f32) -> c_int;
+    pub fn vekter_index_unlinked_rows(index: *const RawIndex) -> i64;
+    pub fn vekter_index_link(index: *mut RawIndex, rows: i64) -> c_int;
     pub fn vekter_index_write(
-        index: *const Index,
+        index: *const RawIndex,
         sink: extern "C" fn(*mut c_void, *const u8, usize) -> c_int,
         context: *mut c_void,
     ) -> c_int;
-    pub fn vekter_index_set_search(index: *mut Index, params: *const WrittenParams);
+    pub fn vekter_index_set_search(index: *mut RawIndex, params: *const WrittenParams);
     pub fn vekter_index_write_labelled(
-        index: *const Index,
+        index: *const RawIndex,
         labels: *const i64,
         normalises: c_int,
         sink: extern "C" fn(*mut c_void, *const u8, usize) -> c_int,
         context: *mut c_void,
     ) -> c_int;
     pub fn vekter_index_search(
-        index: *const Index,
+        index: *const RawIndex,
         query: *const f32,
         k: i64,
-        params: *const SearchParams,
+        params: *const RawSearchParams,
         distances: *mut f32,
         positions: *mut i64,
         found: *mut i64,
     ) -> c_int;
     pub fn vekter_index_search_each(
-        index: *const Index,
+        index: *const RawIndex,
         count: usize,
         queries: *const f32,
         k: i64,
-        params: *const SearchParams,
+        params: *const RawSearchParams,
         distances: *mut f32,
         positions: *mut i64,
         found: *mut i64,
     ) -> c_int;
-    pub fn vekter_index_can_decode(index: *const Index, can: *mut i32) -> c_int;
+    pub fn vekter_index_can_decode(index: *const RawIndex, can: *mut i32) -> c_int;
     pub fn vekter_index_next_rows(
-        index: *const Index,
+        index: *const RawIndex,
         cursor: *mut RowCursor,
         limit: usize,
         positions: *mut i64,
@@ -141,13 +151,13 @@ unsafe extern "C" {
         found: *mut usize,
     ) -> c_int;
     pub fn vekter_index_rows_at(
-        index: *const Index,
+        index: *const RawIndex,
         count: usize,
         positions: *const i64,
         values: *mut f32,
     ) -> c_int;
     pub fn vekter_index_distances_at(
-        index: *const Index,
+        index: *const RawIndex,
         query: *const f32,
         count: usize,
         positions: *const i64,
@@ -155,26 +165,26 @@ unsafe extern "C" {
         can: *mut i32,
     ) -> c_int;
     pub fn vekter_index_only_code(
-        index: *const Index,
+        index: *const RawIndex,
         code: *mut u8,
         room: usize,
         length: *mut usize,
     ) -> c_int;
-    pub fn vekter_index_imbalance(index: *const Index, factor: *mut f64) -> c_int;
-    pub fn vekter_index_lists_by_position(index: *const Index, lists: *mut i32) -> c_int;
+    pub fn vekter_index_imbalance(index: *const RawIndex, factor: *mut f64) -> c_int;
+    pub fn vekter_index_lists_by_position(index: *const RawIndex, lists: *mut i32) -> c_int;
     pub fn vekter_index_nearest_lists(
-        index: *const Index,
+        index: *const RawIndex,
         query: *const f32,
         count: i64,
         lists: *mut i64,
     ) -> c_int;
     pub fn vekter_index_remove_links(
-        index: *mut Index,
+        index: *mut RawIndex,
         hidden: *const u8,
         hidden_bytes: usize,
         links: *mut *mut RemovedLinks,
     ) -> c_int;
-    pub fn vekter_index_restore_links(index: *mut Index, links: *mut RemovedLinks);
+    pub fn vekter_index_restore_links(index: *mut RawIndex, links: *mut RemovedLinks);
     pub fn vekter_nearest_rows(
         queries: *const f32,
         query_count: i64,
@@ -230,19 +240,19 @@ unsafe extern "C" {
 
 /// An index that is deleted with its owner.
 #[derive(Debug)]
-pub struct Handle(*mut Index);
+pub struct Handle(*mut RawIndex);
 
 // SAFETY: neither a faiss::Index nor its parts have thread affinity; they may be used and deleted on any thread.
 unsafe impl Send for Handle {}
-// SAFETY: functions that take a `*const Index` (describe, write, search, decode) do not change the index, which FAISS
-// allows from several threads at once (faiss wiki, "Threads and asynchronous calls"). The one exception, nprobe of some
-// fast-scan lists, is guarded by a lock of the handle's (`NprobeLease` in searching.cc). Everything else needs
+// SAFETY: functions that take a `*const RawIndex` (describe, write, search, decode) do not change the index, which
+// FAISS allows from several threads at once (faiss wiki, "Threads and asynchronous calls"). The one exception, nprobe
+// of some fast-scan lists, is guarded by a lock of the handle's (`NprobeLease` in searching.cc). Everything else needs
 // `as_mut`.
 unsafe impl Sync for Handle {}
 
 impl Handle {
     /// Takes what `make` stores into its argument when it returns `OK`.
-    pub fn from_shim(make: impl FnOnce(*mut *mut Index) -> c_int) -> Result<Self, c_int> {
+    pub fn from_shim(make: impl FnOnce(*mut *mut RawIndex) -> c_int) -> Result<Self, c_int> {
         let mut index = std::ptr::null_mut();
         match make(&mut index) {
             OK => Ok(Self(index)),
@@ -250,11 +260,11 @@ impl Handle {
         }
     }
 
-    pub fn as_ptr(&self) -> *const Index {
+    pub fn as_ptr(&self) -> *const RawIndex {
         self.0
     }
 
-    pub fn as_mut(&mut self) -> *mut Index {
+    pub fn as_mut(&mut self) -> *mut RawIndex {
         self.0
     }
 

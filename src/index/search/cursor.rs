@@ -139,9 +139,8 @@ impl Cursor {
     }
 
     /// Pops the nearest pending row, and returns it if its distance is exact and it keeps the order. None: a late row
-    /// was dropped, or the lower bounds of up to [`EXACT_BATCH_ROWS`] pending rows became exact distances; the caller
-    /// looks at
-    /// `pending` again.
+    /// was dropped, or the lower bounds of up to [`EXACT_BATCH_ROWS`] pending rows became exact distances; call
+    /// it again.
     fn take_nearest(&mut self, exact: &mut dyn ExactDistances) -> Option<Found> {
         let Reverse(row) = self.pending.pop()?;
         if row.is_exact {

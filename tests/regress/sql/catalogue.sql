@@ -29,4 +29,5 @@ SELECT amname, opcname, amprocnum AS number, amproc::regprocedure AS function
 FROM pg_opclass JOIN pg_am a ON a.oid = opcmethod JOIN pg_amproc ON amprocfamily = opcfamily
 WHERE opcintype = 'vector'::regtype AND amname IN ('btree', 'hash') ORDER BY 1, 2, 3;
 -- superusers install it, into any one schema, and can move it
-SELECT superuser, trusted, relocatable, schema, requires FROM pg_available_extension_versions WHERE name = 'vekter';
+SELECT superuser, trusted, relocatable, schema, requires FROM pg_available_extension_versions
+WHERE name = 'vekter' AND version = (SELECT default_version FROM pg_available_extensions WHERE name = 'vekter');

@@ -23,6 +23,8 @@ _vectors = clustered(ROWS + REPETITIONS, DIMENSIONS, seed=901)
 VECTORS, QUERIES = _vectors[:ROWS], _vectors[ROWS:]
 # Between a query and the nearer half of the rows of its cluster.
 RADIUS, SIMILARITY = 4.9, 0.89
+# What applications connect as: the owner of their database, and no superuser. Extensions are a superuser's.
+USER = "application"
 GENRES = ("rock", "jazz", "folk", "techno")
 
 PLANS_IN_LOG = {
@@ -58,11 +60,14 @@ class Database:
 
     def __init__(self, cluster, name: str):
         self.cluster, self.name, self.host = cluster, name, str(cluster.folder)
-        cluster.execute(f"CREATE DATABASE {name}")
+        if not cluster.execute("SELECT true FROM pg_roles WHERE rolname = %s", [USER]):
+            cluster.execute(f"CREATE ROLE {USER} LOGIN")
+        cluster.execute(f"CREATE DATABASE {name} OWNER {USER}")
+        self.execute("CREATE EXTENSION vector")
 
     def url(self, driver: str = "postgresql", socket: str = "host") -> str:
         socket = f"host={self.host}" if socket == "host" else f"unix_sock={self.host}/.s.PGSQL.5432"
-        return f"{driver}://postgres@/{self.name}?{socket}"
+        return f"{driver}://{USER}@/{self.name}?{socket}"
 
     def execute(self, sql: str) -> list[tuple]:
         """Runs statements as a person at psql would; their plans are not logged."""
@@ -79,8 +84,8 @@ class Database:
     def replace_indexes(self, table: str) -> None:
         """The two statements, where pgvector's index is to go: psql's \\gexec runs each row of the second."""
         self.execute(INSTALL)
-        self.cluster.psql(
-            f"SELECT statement FROM vekter.vekter_replace_pgvector_indexes('{table}', drop_old => true) \\gexec", self.name)
+        self.cluster.psql(f"SELECT statement FROM vekter.vekter_replace_pgvector_indexes('{table}', drop_old => true) "
+                          "\\gexec", self.name)
 
     def searches(self, search) -> tuple[object, list[Statement]]:
         """What `search()` returns, and the statements with a distance that the client sent for it."""
@@ -88,7 +93,8 @@ class Database:
             log.seek(0, os.SEEK_END)
             result = search()
             plans = [json.loads(text.replace("\n\t", "\n")) for text in _PLAN.findall(log.read())]
-        return result, [Statement(plan["Query Text"], plan["Plan"]) for plan in plans if _DISTANCE.search(plan["Query Text"])]
+        statements = [Statement(plan["Query Text"], plan["Plan"]) for plan in plans]
+        return result, [statement for statement in statements if _DISTANCE.search(statement.text)]
 
     def scans(self, index: str) -> int:
         """How often an index was scanned, as far as sessions have reported it: a session does when it ends."""
@@ -114,9 +120,9 @@ class Comparison:
         before, _ = self.before[search]
         after, statements = self._results(search)
         assert len(statements) >= REPETITIONS, "the server has logged fewer statements than the application has sent"
-        without = [(number, text) for number, (text, plan) in enumerate(statements)
-                   if statements[number].index != index]
-        assert not without, f"{len(without)} of {len(statements)} statements do not use the index: {_short(without[0])}"
+        without = [(number, statement) for number, statement in enumerate(statements) if statement.index != index]
+        assert not without, (f"{len(without)} of {len(statements)} statements do not use the index: "
+                             f"{_short(*without[0])}")
         if recall == 1:
             assert after == before, "other rows"
         else:
@@ -132,6 +138,6 @@ class Comparison:
         return self.database.searches(lambda: [search(self.application, query) for query in self.queries])
 
 
-def _short(statement) -> str:
-    number, text = statement
-    return f"no. {number}: {re.sub(r'(-?[0-9.e-]+, ?){8,}', '..., ', text)}"
+def _short(number: int, statement: Statement) -> str:
+    nodes = ", ".join(node["Node Type"] for node in nodes_of(statement.plan))
+    return f"no. {number} ({nodes}): {re.sub(r'(-?[0-9.e-]+, ?){8,}', '..., ', statement.text)}"

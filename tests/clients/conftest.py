@@ -26,9 +26,9 @@ from beside_pgvector import cluster_with_pgvector  # noqa: E402
 
 @pytest.fixture(scope="module")
 def new_database(new_module_cluster):
-    """Makes databases on one server: `new_database("name")`. pgvector and vekter can be installed there; neither is yet."""
+    """Makes databases on one server, with pgvector and without vekter: `new_database("name")`."""
     cluster = cluster_with_pgvector(new_module_cluster)
-    if not cluster.execute("SELECT true FROM pg_ls_dir((SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR')) AS file "
+    if not cluster.execute("SELECT true FROM pg_ls_dir((SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR')) file "
                            "WHERE file LIKE 'auto_explain.%'"):
         pytest.skip("this PostgreSQL has no auto_explain (contrib), which tells the plans of the client's statements")
     cluster.configure(**PLANS_IN_LOG).restart()

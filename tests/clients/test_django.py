@@ -5,18 +5,18 @@ import django
 import pytest
 from django.conf import settings
 
-from application import DIMENSIONS, GENRES, RADIUS, SIMILARITY, VECTORS, Comparison, year_of
+from application import DIMENSIONS, GENRES, RADIUS, SIMILARITY, USER, VECTORS, Comparison, year_of
 
-DATABASE = {"ENGINE": "django.db.backends.postgresql", "USER": "postgres"}
+DATABASE = {"ENGINE": "django.db.backends.postgresql", "USER": USER}
 settings.configure(
     INSTALLED_APPS=["django.contrib.postgres"], DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     DATABASES={"default": DATABASE,
                "server_side": {**DATABASE, "OPTIONS": {"server_side_binding": True, "prepare_threshold": 3}}})
 django.setup()
 
-from django.contrib.postgres.indexes import OpClass  # noqa: E402
+from django.contrib.postgres.indexes import OpClass, PostgresIndex  # noqa: E402
 from django.db import connections, models  # noqa: E402
-from django.db.migrations import AddIndex, CreateModel  # noqa: E402
+from django.db.migrations import AddIndex, CreateModel, RemoveIndex  # noqa: E402
 from django.db.migrations.state import ModelState, ProjectState  # noqa: E402
 from django.db.models import F, Q  # noqa: E402
 from django.db.models.functions import Cast  # noqa: E402
@@ -114,8 +114,8 @@ def within_a_radius(application, query):
 
 
 def by_similarity(application, query):
-    items = application.items.annotate(similarity=1 - CosineDistance("embedding", query)).filter(similarity__gt=SIMILARITY)
-    return ids(items.order_by("-similarity")[:5])
+    items = application.items.annotate(similarity=1 - CosineDistance("embedding", query))
+    return ids(items.filter(similarity__gt=SIMILARITY).order_by("-similarity")[:5])
 
 
 def by_similarity_nulls_last(application, query):
@@ -148,7 +148,7 @@ SEARCHES = {nearest: "l2", nearest_one: "l2", second_page: "l2", with_distance: 
 
 
 def bound_by_the_server(search):
-    """The same search with parameters that the server binds, and not the driver; the driver prepares what comes often."""
+    """The same search with parameters that the server binds; the driver prepares what comes often."""
     def bound(application, query):
         application.items = Item.objects.using("server_side")
         try:
@@ -177,3 +177,20 @@ def comparison(new_database):
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.__name__)
 def test_a_search_is_answered_by_the_index(comparison, search):
     comparison.assert_index_answers(search, f"by_{SEARCHES[search]}_faiss")
+
+
+class FaissIndex(PostgresIndex):
+    suffix = "faiss"
+
+
+def test_a_faiss_index_can_be_declared(comparison):
+    index = FaissIndex(name="declared", fields=["embedding"], opclasses=["vector_ip_ops"])
+    comparison.application.migrate(AddIndex("Item", index))
+    with connections["default"].cursor() as cursor:
+        constraints = connections["default"].introspection.get_constraints(cursor, "library_item")
+    comparison.application.migrate(RemoveIndex("Item", "declared"))
+    assert constraints["declared"]["type"] == "faiss" and constraints["declared"]["columns"] == ["embedding"]
+
+
+def test_the_migration_that_removes_pgvectors_index_passes_after_the_replacement(comparison):
+    comparison.application.migrate(RemoveIndex("Item", "by_half"))

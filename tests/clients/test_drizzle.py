@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from application import DIMENSIONS, QUERIES, RADIUS, SIMILARITY, VECTORS, Comparison, genre_of, year_of
+from application import DIMENSIONS, QUERIES, RADIUS, SIMILARITY, USER, VECTORS, Comparison, genre_of, year_of
 
 FOLDER = Path(__file__).parent / "drizzle"
 SEARCHES = {"similar": "cosine", "similar_of_a_genre": "cosine", "nearest": "cosine", "second_page": "cosine",
@@ -21,11 +21,12 @@ class Application:
         data = folder / "guides.json"
         data.write_text(json.dumps({
             "vectors": VECTORS.tolist(), "queries": QUERIES.tolist(), "dimensions": DIMENSIONS,
-            "genres": [genre_of(row) for row in range(len(VECTORS))], "years": [year_of(row) for row in range(len(VECTORS))],
+            "genres": [genre_of(row) for row in range(len(VECTORS))],
+            "years": [year_of(row) for row in range(len(VECTORS))],
             "similarityOver": SIMILARITY, "radius": RADIUS}))
         self.process = subprocess.Popen(
             ["node", FOLDER / "app.mjs", data], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-            env={**os.environ, "PGHOST": database.host, "PGDATABASE": database.name, "PGUSER": "postgres"})
+            env={**os.environ, "PGHOST": database.host, "PGDATABASE": database.name, "PGUSER": USER})
         self.search("load")
 
     def search(self, name):
@@ -49,7 +50,7 @@ class AllAtOnce(Comparison):
 @pytest.fixture(scope="module")
 def comparison(new_database, tmp_path_factory):
     if shutil.which("node") is None or not (FOLDER / "node_modules").exists():
-        pytest.skip("NOT RUN: Drizzle (node and npm are not installed, or `npm ci` in tests/clients/drizzle was not run)")
+        pytest.skip("NOT RUN: Drizzle (node or its packages are missing: make test-clients where there is npm)")
     database = new_database()
     application = Application(database, tmp_path_factory.mktemp("drizzle"))
     yield AllAtOnce(database, application, [*SEARCHES, "most_similar"], lambda: database.add_index(

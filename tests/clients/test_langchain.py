@@ -1,6 +1,8 @@
-"""LangChain's two vector stores for pgvector (langchain-postgres): PGVector and PGVectorStore, as their guides show them."""
+"""LangChain's two vector stores (langchain-postgres), PGVector and PGVectorStore, as their guides show them."""
 
 import asyncio
+import uuid
+from dataclasses import dataclass
 
 import psycopg
 import pytest
@@ -8,7 +10,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_postgres import Column, PGEngine, PGVector, PGVectorStore
 from langchain_postgres.v2.hybrid_search_config import HybridSearchConfig
-from langchain_postgres.v2.indexes import HNSWIndex, HNSWQueryOptions
+from langchain_postgres.v2.indexes import BaseIndex, DistanceStrategy, HNSWIndex, HNSWQueryOptions
 
 from application import DIMENSIONS, Comparison
 from embeddings import METADATA, QUESTIONS, TEXTS, embedding_of
@@ -99,7 +101,8 @@ def asynchronously(collections, question):
     return rows_of(collections.loop.run_until_complete(collections.asynchronous.asimilarity_search(question, k=5)))
 
 
-COLLECTION_SEARCHES = [*SEARCHES, of_one_row, between_years, of_genres_with_a_letter, in_another_collection, asynchronously]
+COLLECTION_SEARCHES = [*SEARCHES, of_one_row, between_years, of_genres_with_a_letter, in_another_collection,
+                       asynchronously]
 INDEX = "CREATE INDEX by_cosine ON langchain_pg_embedding USING faiss (embedding vector_cosine_ops)"
 
 
@@ -111,9 +114,8 @@ def collections(new_database):
     database.execute("CREATE STATISTICS genres ON (cmetadata ->> 'genre') FROM langchain_pg_embedding")
 
     def two_statements():
-        with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="column does not have dimensions"):
             database.add_index(INDEX)
-        print(refused.value, refused.value.diag.message_hint)
         database.execute(f"ALTER TABLE langchain_pg_embedding ALTER COLUMN embedding TYPE vector({DIMENSIONS})")
         database.execute(INDEX)
     yield Comparison(database, application, COLLECTION_SEARCHES, two_statements, QUESTIONS)
@@ -183,13 +185,38 @@ def test_a_search_of_pgvectorstore_is_answered_by_the_index(store, search):
     store.assert_index_answers(search, "by_cosine_faiss")
 
 
+def test_documents_that_come_and_go_are_seen_at_once(store):
+    question = QUESTIONS[0]
+    id = str(uuid.UUID(int=1))
+    store.application.hybrid.add_texts([question], metadatas=[{"row": -1, "genre": "jazz"}], ids=[id])
+    assert similar(store.application, question)[0] == -1
+    store.application.hybrid.delete(ids=[id])
+    assert similar(store.application, question) == store.before[similar][0][0]
+
+
+@dataclass
+class FaissIndex(BaseIndex):
+    index_type: str = "faiss"
+
+    def index_options(self):
+        return "(factory = 'HNSW32', recall = 0.9)"
+
+
+def test_a_faiss_index_can_be_declared(store):
+    store.application.store.apply_vector_index(
+        FaissIndex(name="declared", distance_strategy=DistanceStrategy.INNER_PRODUCT))
+    assert store.application.store.is_valid_index("declared")
+    store.application.store.reindex("declared")
+    store.application.store.drop_vector_index("declared")
+
+
 def test_a_search_for_one_row_is_right_without_the_index(store):
     """The planner takes any condition on JSON for one that few rows meet, and sorts those few."""
     store.assert_same_rows(of_one_row)
 
 
-@pytest.mark.xfail(strict=True, reason="PostgreSQL goes on with the generic plan that a session has had since before the "
-                                       "index, which takes an unknown condition for one that few rows meet")
+@pytest.mark.xfail(strict=True, reason="PostgreSQL goes on with the generic plan that a session has had since before "
+                                       "the index, which takes an unknown condition for one that few rows meet")
 @pytest.mark.parametrize("search", UNKNOWN, ids=lambda search: search.__name__)
 def test_a_statement_that_was_prepared_before_the_index_uses_it(store, search):
     store.assert_index_answers(search, "by_cosine_faiss")

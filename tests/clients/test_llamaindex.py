@@ -35,7 +35,8 @@ class Application:
         self.open()
         nodes = [TextNode(id_=f"row {metadata['row']}", text=text, metadata=metadata, embedding=embedding_of(text))
                  for text, metadata in zip(TEXTS, METADATA)]
-        VectorStoreIndex(nodes, storage_context=StorageContext.from_defaults(vector_store=self.store), embed_model=Table())
+        context = StorageContext.from_defaults(vector_store=self.store)
+        VectorStoreIndex(nodes, storage_context=context, embed_model=Table())
 
     def open(self, **more):
         """As a start of the application does."""
@@ -141,7 +142,7 @@ def test_the_next_start_leaves_an_index_that_has_taken_the_name_of_pgvectors(com
     comparison.database.execute("ALTER INDEX data_tracks_embedding_idx RENAME TO data_tracks_embedding_idx_faiss")
 
 
-@pytest.mark.xfail(strict=True, reason="The store makes its index IF NOT EXISTS by name, and the replacement has another name")
+@pytest.mark.xfail(strict=True, reason="The store makes its index IF NOT EXISTS, and the replacement has another name")
 def test_the_next_start_leaves_the_replacement_alone(comparison):
     assert methods_after_a_start(comparison) == ["faiss"]
 

@@ -4,11 +4,9 @@ prepared statements; and long vectors, loaded with COPY as in its examples."""
 import asyncio
 
 import asyncpg
-import numpy as np
 import pg8000.native
 import psycopg
 import psycopg2
-import psycopg2.extras
 import pytest
 from pgvector import HalfVector
 from pgvector import asyncpg as pgvector_asyncpg
@@ -16,7 +14,7 @@ from pgvector import pg8000 as pgvector_pg8000
 from pgvector import psycopg as pgvector_psycopg
 from pgvector import psycopg2 as pgvector_psycopg2
 
-from application import (DIMENSIONS, QUERIES, RADIUS, SIMILARITY, VECTORS, Comparison, genre_of, year_of)
+from application import (DIMENSIONS, QUERIES, RADIUS, SIMILARITY, USER, VECTORS, Comparison, genre_of, year_of)
 from data import clustered
 
 CREATE_TABLE = ("CREATE TABLE items (id bigserial PRIMARY KEY, genre text, year int, "
@@ -30,7 +28,7 @@ class Psycopg3:
     marks = ["%s"] * 5
 
     def __init__(self, database):
-        self.connection = psycopg.connect(host=database.host, dbname=database.name, user="postgres", autocommit=True)
+        self.connection = psycopg.connect(host=database.host, dbname=database.name, user=USER, autocommit=True)
         self.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         pgvector_psycopg.register_vector(self.connection)
 
@@ -61,7 +59,7 @@ class Psycopg2:
     marks = ["%s"] * 5
 
     def __init__(self, database):
-        self.connection = psycopg2.connect(host=database.host, dbname=database.name, user="postgres")
+        self.connection = psycopg2.connect(host=database.host, dbname=database.name, user=USER)
         self.connection.autocommit = True
         with self.connection.cursor() as cursor:
             cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -74,7 +72,7 @@ class Psycopg2:
 
     def run_many(self, sql, rows):
         with self.connection.cursor() as cursor:
-            psycopg2.extras.execute_batch(cursor, sql, rows, page_size=100)
+            cursor.executemany(sql, rows)
 
     def close(self):
         self.connection.close()
@@ -90,7 +88,7 @@ class Asyncpg:
         self.connection = self.loop.run_until_complete(self._connect(database))
 
     async def _connect(self, database):
-        connection = await asyncpg.connect(host=database.host, database=database.name, user="postgres")
+        connection = await asyncpg.connect(host=database.host, database=database.name, user=USER)
         await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         await pgvector_asyncpg.register_vector(connection)
         return connection
@@ -113,7 +111,7 @@ class Pg8000:
 
     def __init__(self, database):
         self.connection = pg8000.native.Connection(
-            "postgres", database=database.name, unix_sock=f"{database.host}/.s.PGSQL.5432")
+            USER, database=database.name, unix_sock=f"{database.host}/.s.PGSQL.5432")
         self.connection.run("CREATE EXTENSION IF NOT EXISTS vector")
         pgvector_pg8000.register_vector(self.connection)
         self.prepared = {}
@@ -168,12 +166,14 @@ def within_a_radius(application, query):
 
 
 def by_similarity(application, query):
-    return application.ids("SELECT id, 1 - (embedding <=> {0}) AS similarity FROM items WHERE 1 - (embedding <=> {1}) > {2} "
-                           "ORDER BY similarity DESC LIMIT 5", query, query, SIMILARITY)
+    return application.ids("SELECT id, 1 - (embedding <=> {0}) AS similarity FROM items "
+                           "WHERE 1 - (embedding <=> {1}) > {2} ORDER BY similarity DESC LIMIT 5",
+                           query, query, SIMILARITY)
 
 
 def by_inner_product(application, query):
-    return application.ids("SELECT id, (embedding <#> {0}) * -1 FROM items ORDER BY embedding <#> {1} LIMIT 5", query, query)
+    return application.ids("SELECT id, (embedding <#> {0}) * -1 FROM items ORDER BY embedding <#> {1} LIMIT 5",
+                           query, query)
 
 
 def by_taxicab_distance(application, query):
@@ -184,8 +184,25 @@ def by_half_vectors(application, query):
     return application.ids("SELECT * FROM items ORDER BY half <=> {0} LIMIT 5", HalfVector(query))
 
 
+def fused_by_rank(application, query):
+    """As in the examples of a hybrid search, with a condition in place of the words."""
+    return application.ids(
+        "WITH semantic_search AS ("
+        "    SELECT id, RANK () OVER (ORDER BY embedding <=> {0}) AS rank FROM items"
+        "     ORDER BY embedding <=> {1} LIMIT 20"
+        "), keyword_search AS ("
+        "    SELECT id, RANK () OVER (ORDER BY year DESC) AS rank FROM items WHERE genre = 'jazz'"
+        "     ORDER BY year DESC, id LIMIT 20"
+        ") "
+        "SELECT COALESCE(s.id, k.id) AS id,"
+        "       COALESCE(1.0 / (60 + s.rank), 0.0) + COALESCE(1.0 / (60 + k.rank), 0.0) AS score"
+        "  FROM semantic_search s FULL OUTER JOIN keyword_search k ON s.id = k.id ORDER BY score DESC, id LIMIT 5",
+        query, query)
+
+
 SEARCHES = {nearest: "l2", with_a_filter: "l2", of_a_page: "l2", like_another_row: "l2", within_a_radius: "l2",
-            by_similarity: "cosine", by_inner_product: "ip", by_taxicab_distance: "l1", by_half_vectors: "half"}
+            by_similarity: "cosine", fused_by_rank: "cosine", by_inner_product: "ip", by_taxicab_distance: "l1",
+            by_half_vectors: "half"}
 
 
 @pytest.fixture(scope="module", params=DRIVERS, ids=lambda driver: driver.__name__)
@@ -218,14 +235,14 @@ def test_the_statistics_count_the_scans(comparison):
 
 
 class LongVectors:
-    """Of so many dimensions as embeddings often have. The table keeps them out of line, so that a scan of the table looks
-    cheap to the planner, and they are enough for the index to be a graph."""
+    """Of as many dimensions as embeddings often have: the table keeps them out of line, and these rows are enough for
+    the index to be a graph."""
 
     dimensions = 1536
 
     def __init__(self, database, vectors):
-        self.connection = psycopg.connect(host=database.host, dbname=database.name, user="postgres", autocommit=True)
-        self.connection.execute("CREATE EXTENSION vector")
+        self.connection = psycopg.connect(host=database.host, dbname=database.name, user=USER, autocommit=True)
+        self.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         pgvector_psycopg.register_vector(self.connection)
         self.connection.execute(f"CREATE TABLE items (id bigserial, embedding vector({self.dimensions}))")
         with self.connection.cursor().copy("COPY items (embedding) FROM STDIN WITH (FORMAT BINARY)") as copy:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from pgvector.sqlalchemy import HALFVEC, VECTOR
-from sqlalchemy import ForeignKey, cast, create_engine, desc, select, text
+from sqlalchemy import ForeignKey, Index, MetaData, Table, cast, create_engine, desc, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 
@@ -66,7 +66,8 @@ def with_distance(application, query):
 
 
 def with_a_filter(application, query):
-    return application.ids(select(Item.id).filter(Item.year > 2000).order_by(Item.embedding.l2_distance(query)).limit(5))
+    statement = select(Item.id).filter(Item.year > 2000)
+    return application.ids(statement.order_by(Item.embedding.l2_distance(query)).limit(5))
 
 
 def within_a_radius(application, query):
@@ -87,7 +88,8 @@ def in_a_subquery(application, query):
 
 def by_similarity(application, query):
     similarity = (1 - Item.embedding.cosine_distance(query)).label("similarity")
-    return application.ids(select(Item.id, similarity).filter(similarity > SIMILARITY).order_by(desc("similarity")).limit(5))
+    statement = select(Item.id, similarity).filter(similarity > SIMILARITY)
+    return application.ids(statement.order_by(desc("similarity")).limit(5))
 
 
 def by_half_vectors(application, query):
@@ -95,7 +97,8 @@ def by_half_vectors(application, query):
 
 
 def by_vectors_cast_to_halves(application, query):
-    return application.ids(select(Item.id).order_by(cast(Item.embedding, HALFVEC(DIMENSIONS)).l2_distance(query)).limit(5))
+    distance = cast(Item.embedding, HALFVEC(DIMENSIONS)).l2_distance(query)
+    return application.ids(select(Item.id).order_by(distance).limit(5))
 
 
 def through_a_cursor(application, query):
@@ -123,6 +126,19 @@ def comparison(new_database):
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.__name__)
 def test_a_search_is_answered_by_the_index(comparison, search):
     comparison.assert_index_answers(search, f"items_{SEARCHES[search]}")
+
+
+def test_a_faiss_index_can_be_declared_and_is_reflected(comparison):
+    def items():
+        return Table("items", MetaData(), autoload_with=comparison.application.engine)
+    declared = Index("declared", items().c.embedding, postgresql_using="faiss",
+                     postgresql_ops={"embedding": "vector_ip_ops"},
+                     postgresql_with={"factory": "HNSW32", "recall": 0.9})
+    declared.create(comparison.application.engine)
+    options = {index.name: index.dialect_options["postgresql"] for index in items().indexes}
+    declared.drop(comparison.application.engine)
+    assert options["declared"]["using"] == options["items_l2"]["using"] == "faiss"
+    assert options["declared"]["with"] == {"factory": "hnsw32", "recall": "0.9"}
 
 
 @pytest.mark.parametrize("driver", ["psycopg2", "pg8000"])

@@ -1,5 +1,5 @@
-// Guides and their search, as Drizzle's guide to pgvector has them, with node-postgres. Reads one command a line, such as
-// {"search": "similar"}, and answers each with a line of JSON: for each query vector, the ids that the search finds.
+// Guides and their search, as Drizzle's guide to pgvector has them, with node-postgres. Reads one command a line, such
+// as {"search": "similar"}, and answers each with a line of JSON: for each query vector, the ids that the search finds.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { and, asc, cosineDistance, desc, eq, getTableColumns, gt, inArray, l2Distance, lt, sql } from 'drizzle-orm';
@@ -7,7 +7,8 @@ import { drizzle } from 'drizzle-orm/node-postgres';
 import { halfvec, index, integer, pgTable, serial, text, vector } from 'drizzle-orm/pg-core';
 import pg from 'pg';
 
-const { vectors, queries, genres, years, dimensions, similarityOver, radius } = JSON.parse(readFileSync(process.argv[2]));
+const data = JSON.parse(readFileSync(process.argv[2]));
+const { vectors, queries, genres, years, dimensions, similarityOver, radius } = data;
 
 const guides = pgTable(
   'guides',

@@ -42,11 +42,14 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 PYTEST = $(VENV)/bin/python -m pytest -r fEs --tb=short
 # The major of the server with assertions.
 ASSERTIONS_MAJOR ?= 17
+CLIENTS := .venv-clients
+# Of the tests of clients, those of LangChain and LlamaIndex, which have packages of their own.
+LLM_TESTS := tests/clients/test_langchain.py tests/clients/test_llamaindex.py
 BENCH_VENV := .venv-bench
 # Parts and options of `make bench`, for instance "inserts vacuum" or "--quick"; empty: everything.
 BENCH ?=
 
-.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-assertions assertions-server stress lint docs bench bench-factories bench-vector
+.PHONY: build setup install uninstall demo test test-rust test-regress test-integration test-clients test-assertions assertions-server stress lint docs bench bench-factories bench-vector
 .PHONY: deb clean help
 
 build: ## compile the extension (release mode) into target/release
@@ -96,6 +99,22 @@ test-regress: ## SQL tests (pg_regress) of the installed extension, on a throw-a
 test-integration: $(VENV)/installed ## pytest on a server of its own: crashes, standbys, concurrency, recall
 	@server=$$(scripts/failpoint_server.sh) && scripts/pgvector_for_tests.sh "$$server" || [ $$? = 3 ]
 	@scripts/integration_tests.sh $(WORKERS) $(TESTS) $(PYTEST_ARGS)
+
+test-clients: $(CLIENTS)/pgvector/installed $(CLIENTS)/llm/installed tests/clients/drizzle/node_modules/.package-lock.json ## SQLAlchemy, Django, LangChain, LlamaIndex, Drizzle, unchanged, on faiss indexes
+	@server=$$(scripts/failpoint_server.sh) && scripts/pgvector_for_tests.sh "$$server" || [ $$? = 3 ]
+	@status=0; \
+	$(CLIENTS)/pgvector/bin/python -m pytest -r fEsx --tb=short $(LLM_TESTS:%=--ignore=%) tests/clients $(PYTEST_ARGS) || status=$$?; \
+	$(CLIENTS)/llm/bin/python -m pytest -r fEsx --tb=short $(LLM_TESTS) $(PYTEST_ARGS) || status=$$?; exit $$status
+
+$(CLIENTS)/%/installed: tests/clients/requirements-%.txt
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Node.js is not among what the tests need.
+tests/clients/drizzle/node_modules/.package-lock.json: tests/clients/drizzle/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix $(<D) && touch $@; \
+	else echo "NOT RUN: the tests of Drizzle (npm is not installed: apt-get install nodejs npm)" >&2; fi
 
 # Says where its pg_config is, and nothing where this machine cannot have such a server.
 assertions-server:
@@ -159,7 +178,7 @@ deb: ## build the package postgresql-NN-vekter for the PostgreSQL of PG_CONFIG=.
 	@scripts/deb.sh
 
 clean: ## remove everything that was built
-	rm -rf target $(VENV) $(BENCH_VENV) tests/regress/results tests/regress/regression.* .pytest_cache
+	rm -rf target $(VENV) $(CLIENTS) tests/clients/drizzle/node_modules $(BENCH_VENV) tests/regress/results tests/regress/regression.* .pytest_cache
 	find tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## this list

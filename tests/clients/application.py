@@ -86,6 +86,10 @@ class Database:
         self.execute(INSTALL)
         self.cluster.psql(f"SELECT statement FROM vekter.vekter_replace_pgvector_indexes('{table}', drop_old => true) "
                           "\\gexec", self.name)
+        # A new index has the name of the old one.
+        kept = self.execute("SELECT relname FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
+                            "WHERE amname IN ('hnsw', 'ivfflat')")
+        assert not kept, f"pgvector's indexes {kept} are kept"
 
     def searches(self, search) -> tuple[object, list[Statement]]:
         """What `search()` returns, and the statements with a distance that the client sent for it."""

@@ -176,7 +176,7 @@ def comparison(new_database):
 
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.__name__)
 def test_a_search_is_answered_by_the_index(comparison, search):
-    comparison.assert_index_answers(search, f"by_{SEARCHES[search]}_faiss")
+    comparison.assert_index_answers(search, f"by_{SEARCHES[search]}")
 
 
 class FaissIndex(PostgresIndex):

@@ -182,7 +182,7 @@ def store(new_database):
 
 @pytest.mark.parametrize("search", STORE_SEARCHES, ids=lambda search: search.__name__)
 def test_a_search_of_pgvectorstore_is_answered_by_the_index(store, search):
-    store.assert_index_answers(search, "by_cosine_faiss")
+    store.assert_index_answers(search, "by_cosine")
 
 
 def test_documents_that_come_and_go_are_seen_at_once(store):
@@ -219,11 +219,11 @@ def test_a_search_for_one_row_is_right_without_the_index(store):
                                        "the index, which takes an unknown condition for one that few rows meet")
 @pytest.mark.parametrize("search", UNKNOWN, ids=lambda search: search.__name__)
 def test_a_statement_that_was_prepared_before_the_index_uses_it(store, search):
-    store.assert_index_answers(search, "by_cosine_faiss")
+    store.assert_index_answers(search, "by_cosine")
 
 
 @pytest.mark.parametrize("search", UNKNOWN, ids=lambda search: search.__name__)
 def test_a_statement_of_a_new_session_uses_the_index(store, search):
     engine = store.application.engine
     engine._run_as_sync(engine._pool.dispose())
-    store.assert_index_answers(search, "by_cosine_faiss")
+    store.assert_index_answers(search, "by_cosine")

@@ -4,6 +4,7 @@ VEKTER_STORM_S says how long each storm lasts, in seconds (`make stress`: 600).
 """
 
 import collections
+import json
 import os
 import random
 import threading
@@ -132,11 +133,36 @@ def compare(storm, conn, metric, limit, query):
     if indexes_used(conn, sql):
         found = conn.execute(sql).fetchall()
         apply(conn, {"enable_seqscan": "on", "enable_sort": "on"})
-        assert_nearest(found, without_index(conn, nearest_sql("items", query, None, metric)), limit)
+        every_row = without_index(conn, nearest_sql("items", query, None, metric))
+        try:
+            assert_nearest(found, every_row, limit)
+        except AssertionError as failure:
+            failure.add_note(circumstances(conn, sql, metric, found, every_row))
+            raise
         storm.done[f"search {metric}"] += 1
     else:
         storm.done[f"search {metric}, no index"] += 1
     conn.execute("COMMIT")
+
+
+def circumstances(conn, sql, metric, found, every_row):
+    """What tells a lost row from one that a search did not reach; in the transaction of the search."""
+    index = next(name for name, (its_metric, _) in INDEXES.items() if its_metric == metric)
+    farthest, ids = found[-1][1] if found else None, {id for id, _ in found}
+    missing = [id for id, distance in every_row if id not in ids and farthest is not None and distance < farthest]
+    apply(conn, EVERY_LIST | ONLY_INDEX)
+    again = conn.execute(sql).fetchall()
+    whole = conn.execute(nearest_sql("items", json.loads(sql.split("'")[1]), None, metric)).fetchall()
+    places = conn.execute("SELECT id, ctid, xmin, xmax FROM items WHERE id = ANY (%s)", [missing]).fetchall()
+    by_again, by_whole = (sorted(set(missing) & {id for id, _ in rows}) for rows in (again, whole))
+    lines = [f"{index}; missing: {places}; found by the same search again: {by_again}, by one of all rows: {by_whole}"]
+    for function in ("vekter_segments(%s)", "vekter_check(%s, heap => true)"):
+        try:
+            with conn.transaction():
+                lines += map(str, conn.execute(f"SELECT * FROM {function}", [index]))
+        except psycopg.Error as error:
+            lines.append(str(error))
+    return "\n".join(lines)
 
 
 def vacuum(storm, conn, generator):

@@ -107,6 +107,7 @@ test-clients: $(CLIENTS)/pgvector/installed $(CLIENTS)/llm/installed tests/clien
 	$(CLIENTS)/llm/bin/python -m pytest -r fEsx --tb=short $(LLM_TESTS) $(PYTEST_ARGS) || status=$$?; exit $$status
 
 $(CLIENTS)/%/installed: tests/clients/requirements-%.txt
+	@scripts/setup.sh check test
 	python3 -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

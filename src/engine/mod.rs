@@ -17,7 +17,8 @@
 //! * E5. FAISS's answers are checked: positions exist, occur once, ascend in distance, and are not dead.
 //! * E6. A search uses the calling thread alone; a batch of searches uses its OpenMP threads.
 //! * E7. Long work ends within about a second of a cancel: FAISS polls [`initialise`]'s callback in k-means and graph
-//!   building, the engine polls it between batches and within each search (`searching.cc`, `graph_search.cc`).
+//!   building, the engine polls it between batches and within each search (`searching.cc`, `list_scan.cc`,
+//!   `graph_search.cc`).
 //!   Exceptions: LAPACK's decompositions (PCA, OPQ, ITQ, RR of more than about 1,000 dimensions; LSQ of 2,048
 //!   centroids), and one scan of LSH or fast-scan codes without lists, which compares a thousand million codes in a
 //!   second.

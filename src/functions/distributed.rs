@@ -1,15 +1,16 @@
 //! Tables whose rows are on other servers: foreign partitions, and tables that Citus distributes. A query over such a
 //! table is sent to where the rows are; the index that this server has of it is an empty shell.
 
+use core::ffi::CStr;
+
 use pgrx::{PgSqlErrorCode as Code, pg_sys};
 
 use super::target::relation_name;
 use crate::pg::catalogue;
 use crate::pg::error::SqlError;
-use crate::pg::text;
 
 /// Citus's catalogue of the tables whose rows are in shards (distributed, reference, local and schema-sharded ones).
-const CITUS_CATALOGUE: &str = "pg_dist_partition";
+const CITUS_CATALOGUE: &CStr = c"pg_dist_partition";
 
 const IS_IN_SHARDS: &str = "
 SELECT true FROM pg_catalog.pg_dist_partition
@@ -62,10 +63,10 @@ pub fn no_parameters(table: &str) -> SqlError {
 }
 
 fn is_in_shards(table: pg_sys::Oid) -> bool {
-    let citus = text::to_server(CITUS_CATALOGUE);
     let schema = pg_sys::Oid::from(pg_sys::PG_CATALOG_NAMESPACE);
     // SAFETY: looks a catalogue row up by its key.
-    let has_citus = unsafe { pg_sys::get_relname_relid(citus.as_ptr(), schema) } != pg_sys::InvalidOid;
+    let has_citus =
+        unsafe { pg_sys::get_relname_relid(CITUS_CATALOGUE.as_ptr(), schema) } != pg_sys::InvalidOid;
     has_citus && has_row(IS_IN_SHARDS, table)
 }
 

@@ -1,4 +1,4 @@
-//! What a backend does for an index at most once in a while.
+//! Limits how often a backend requests a worker for an index, and seals it itself after a failure.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -106,10 +106,9 @@ fn collect<T>(
     let prepared = prepare(question)?;
     check_dims(asked.query, prepared.known.target.dims)?;
     let request = request(&prepared, question, asked)?;
-    // Citus has no generic plans.
-    let is_search = (request.radius.is_some() || asked.limit.is_some_and(|limit| limit <= MAX_SEARCHED_ROWS))
-        && !prepared.known.target.is_searched_elsewhere;
-    let plan = match is_search {
+    let is_search = request.radius.is_some() || asked.limit.is_some_and(|limit| limit <= MAX_SEARCHED_ROWS);
+    // Citus refuses generic plans.
+    let plan = match is_search && !prepared.known.target.is_searched_elsewhere {
         true => &prepared.generic_plan,
         false => prepared.custom_plan.get_or_init(|| spi::Plan::prepare(&prepared.query, &prepared.types)),
     };
